@@ -1,0 +1,47 @@
+# Two commands matter: `make run` and `make test`. The others are for maintainers.
+PYTHON ?=
+export PYTHON
+BIN = .venv/bin
+SETUP = PYTHON='$(PYTHON)' scripts/setup-venv.sh
+
+.PHONY: run stop test e2e check lint types schemas lock bench clean
+
+run:  ## set everything up, serve the embedded model and ask it a question
+	@$(SETUP) run
+	@$(BIN)/orchestrate up quickstart --yes
+
+stop:  ## stop everything that `make run` started
+	@$(SETUP) run
+	@$(BIN)/orchestrate down quickstart --yes
+
+test:  ## set everything up and run the tests
+	@$(SETUP) dev
+	@scripts/run-tests.sh
+
+check: lint types  ## lint, format, strict types, scripts
+	$(BIN)/python -m schemas.export --check
+
+lint:
+	@$(SETUP) dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck scripts/*.sh .ci/run
+
+types:
+	@$(SETUP) dev
+	$(BIN)/mypy
+
+schemas:  ## write schemas/json and docs/reference.md from the types
+	@$(SETUP) dev
+	$(BIN)/python -m schemas.export
+
+lock:  ## resolve the dependencies again
+	@$(SETUP) dev
+	scripts/lock.sh
+
+bench:  ## side-by-side benchmarks; prints ratios
+	@$(SETUP) dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Runs the test-suite with coverage, subprocesses included, and prints the coverage. Arguments go to pytest.
+set -eu
+cd "$(dirname "$0")/.."
+rm -f .coverage .coverage.*
+status=0
+.venv/bin/coverage run -m pytest "$@" || status=$?
+.venv/bin/coverage combine --quiet
+.venv/bin/coverage report
+exit "$status"
