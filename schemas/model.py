@@ -1,0 +1,28 @@
+"""Pure: what is served: source, pinned revision, memory estimate. The content of `conf/models/*.yaml`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from schemas.base import COLD, HOT, Frozen
+
+SOURCE_PATTERN = r"^(hub|package|path|ollama):[^\s].*$"
+
+
+class Model(Frozen):
+    """One model, at one revision."""
+
+    source: Annotated[str, StringConstraints(pattern=SOURCE_PATTERN), COLD]
+    """Where it comes from: `hub:org/name`, `package:python-package/file`, `path:/directory` or `ollama:name:tag`."""
+    revision: Annotated[str | None, StringConstraints(min_length=1, max_length=128), COLD] = None
+    """The pinned revision: a commit for `hub:`, the package's version for `package:`."""
+    digest: Annotated[str | None, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$"), COLD] = None
+    """The SHA-256 of the file that a package carries; anything else is refused."""
+    kind: Annotated[Literal["chat", "embedding", "reranking"], COLD] = "chat"
+    """What it does."""
+    memory_gib: Annotated[float | None, Field(gt=0), HOT] = None
+    """Memory that a unit serving it needs, in GiB; estimated from the weights when absent."""
+    context: Annotated[int | None, Field(ge=16), COLD] = None
+    """The longest prompt plus answer, in tokens; the model's own limit when absent."""

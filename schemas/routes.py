@@ -1,0 +1,34 @@
+"""Pure: `routes.json`, what the orchestrator tells the gateway: where units run and which of them may be used."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.base import Frozen, ModelKey, NodeKey, ServiceKey, StackKey, UnitId
+
+
+class Instance(Frozen):
+    """One running copy of a service."""
+
+    unit: UnitId
+    node: NodeKey
+    service: ServiceKey
+    model: ModelKey
+    url: str
+    """Base URL of its HTTP server, without `/v1`."""
+    state: Literal["ready", "draining"]
+    """`draining`: no new requests, those in flight finish."""
+
+
+class Routes(Frozen):
+    """The whole file. It is replaced atomically, never edited."""
+
+    version: Literal[1] = 1
+    stack: StackKey
+    generation: int
+    """Number of the apply that wrote it."""
+    revision: str | None = None
+    """Git revision of the files that were applied, with `+` behind it where they had uncommitted changes."""
+    overrides: tuple[str, ...] = ()
+    """The overrides of that apply; the gateway composes the files with them."""
+    instances: tuple[Instance, ...] = ()

@@ -1,0 +1,251 @@
+"""Pure: the stack, one complete desired state. The content of `conf/stacks/*.yaml`, composed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, StringConstraints, Tag
+
+from schemas.base import (
+    COLD,
+    HOT,
+    EndpointKey,
+    Frozen,
+    HelperKey,
+    ModelKey,
+    NodeKey,
+    PolicyKey,
+    PublicName,
+    RoleKey,
+    Secret,
+    ServiceKey,
+    StackKey,
+)
+from schemas.model import Model
+from schemas.node import Address, Node
+from schemas.policy import Breaker, HealthCheck, Limits, Policy, Seconds, Timeouts
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$")]
+Scalar = str | int | float | bool
+
+UNION_TAGS = frozenset(
+    {"service endpoint", "helper endpoint", "local fallback", "role fallback", "named fallback", "keys", "no keys"}
+)
+"""Tags that pydantic puts into the location of an error inside a union; they are no keys of the file."""
+
+
+class Sharding(Frozen):
+    """How one model is spread over the nodes of a service."""
+
+    backend: Annotated[Literal["ring", "jaccl", "nccl"], COLD]
+    """What carries the collectives: `ring` everywhere, `jaccl` between Macs with RDMA, `nccl` on CUDA."""
+    strategy: Annotated[Literal["tensor", "pipeline"], COLD]
+    """`tensor` splits every layer, `pipeline` gives every rank some of the layers."""
+    split: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, COLD] = None
+    """Share of the layers per rank, for `pipeline`."""
+
+
+class Service(Frozen):
+    """A model that we run."""
+
+    model: Annotated[ModelKey, COLD]
+    """The name of a model of this stack."""
+    engine: Annotated[Literal["mlx", "mlx-lm-server", "llama-server", "vllm", "ollama", "command"], COLD] = "mlx"
+    """The program that serves it; `mlx` is orchestrate's own worker."""
+    nodes: Annotated[tuple[NodeKey, ...], Field(min_length=1), COLD]
+    """Where it runs: one node, or several as one sharded group."""
+    sharding: Annotated[Sharding | None, COLD] = None
+    """How it is spread, where there are several nodes."""
+    replicas: Annotated[int, Field(ge=1, le=64), COLD] = 1
+    """How many copies run."""
+    update: Annotated[Literal["auto", "surge", "swap"], HOT] = "auto"
+    """`surge` starts the new unit beside the old one, `swap` stops first, `auto` surges where memory allows."""
+    start: Annotated[Literal["always", "on-demand"], COLD] = "always"
+    """Whether it runs all the time or only when asked for."""
+    idle_stop_s: Annotated[Seconds | None, COLD] = None
+    """Seconds without a request after which an on-demand service stops."""
+    port: Annotated[Port | None, COLD] = None
+    """The port of its HTTP server; one of the node's `ports` when absent."""
+    max_batch: Annotated[int, Field(ge=1, le=256), COLD] = 8
+    """Requests that are answered at once."""
+    max_waiting: Annotated[int, Field(ge=0, le=4096), COLD] = 64
+    """Requests that may wait for a place in the batch; more are refused with 503."""
+    ready_timeout_s: Annotated[Seconds, HOT] = 600.0
+    """How long loading may take until the first real token, in seconds."""
+    drain_s: Annotated[Seconds, HOT] = 30.0
+    """How long requests in flight may take to finish when it is stopped, in seconds."""
+    args: Annotated[Mapping[str, Scalar], COLD] = Field(default_factory=dict)
+    """Arguments for engines other than `mlx`, by option name."""
+
+
+class HelperModel(Frozen):
+    """A model that a helper offers."""
+
+    ensure: Annotated[Literal["present"] | None, HOT] = None
+    """`present`: a helper that can pull models is asked to have it."""
+
+
+class Helper(Frozen):
+    """An inference server that somebody else runs."""
+
+    node: Annotated[NodeKey | None, HOT] = None
+    """The machine it runs on, where that machine is one of the stack's."""
+    url: Annotated[Url, HOT]
+    """Its base URL, without `/v1`."""
+    api: Annotated[Literal["openai", "ollama", "tei", "infinity", "worker"], HOT] = "openai"
+    """The protocol it speaks."""
+    models: Annotated[Mapping[PublicName, HelperModel], Field(min_length=1), HOT]
+    """The models that it offers, by its own names."""
+    key: Annotated[Secret | None, HOT] = None
+    """The key that it asks for; sent to no one else."""
+
+
+class ServiceEndpoint(Frozen):
+    """A place of a role that one of our services fills."""
+
+    service: Annotated[ServiceKey, HOT]
+    priority: Annotated[int, Field(ge=1, le=100), HOT] = 1
+    """Lower is tried first."""
+    weight: Annotated[int, Field(ge=1, le=100), HOT] = 1
+    """Share of the requests among endpoints of one priority."""
+    timeout_s: Annotated[Seconds | None, HOT] = None
+    """Seconds to the first content of an answer; the role's when absent."""
+
+
+class HelperEndpoint(Frozen):
+    """A place of a role that a helper's model fills."""
+
+    helper: Annotated[HelperKey, HOT]
+    model: Annotated[PublicName, HOT]
+    """One of the helper's models."""
+    priority: Annotated[int, Field(ge=1, le=100), HOT] = 1
+    """Lower is tried first."""
+    weight: Annotated[int, Field(ge=1, le=100), HOT] = 1
+    """Share of the requests among endpoints of one priority."""
+    timeout_s: Annotated[Seconds | None, HOT] = None
+    """Seconds to the first content of an answer; the role's when absent."""
+
+
+def _endpoint_tag(value: Any) -> str:
+    if isinstance(value, HelperEndpoint) or (isinstance(value, Mapping) and "helper" in value):
+        return "helper endpoint"
+    return "service endpoint"
+
+
+Endpoint = Annotated[
+    Annotated[ServiceEndpoint, Tag("service endpoint")] | Annotated[HelperEndpoint, Tag("helper endpoint")],
+    Discriminator(_endpoint_tag),
+]
+
+
+class LocalFallback(Frozen):
+    """Fall back to a service of ours."""
+
+    local: Annotated[ServiceKey, HOT]
+
+
+class RoleFallback(Frozen):
+    """Fall back to another role."""
+
+    role: Annotated[RoleKey, HOT]
+
+
+def _fallback_tag(value: Any) -> str:
+    if isinstance(value, LocalFallback) or (isinstance(value, Mapping) and "role" not in value):
+        return "local fallback"
+    if isinstance(value, RoleFallback | Mapping):
+        return "role fallback"
+    return "named fallback"
+
+
+Fallback = Annotated[
+    Annotated[Literal["error", "skip"], Tag("named fallback")]
+    | Annotated[LocalFallback, Tag("local fallback")]
+    | Annotated[RoleFallback, Tag("role fallback")],
+    Discriminator(_fallback_tag),
+]
+
+
+class Role(Frozen):
+    """A task that clients ask for by name, with the endpoints that can do it."""
+
+    endpoints: Annotated[Mapping[EndpointKey, Endpoint], Field(min_length=1), HOT]
+    """Who can answer, by a name of your choice."""
+    fallback: Annotated[Fallback, HOT] = "error"
+    """When no endpoint can answer: `error`, `skip` (reranking), `{local: service}` or `{role: other}`."""
+    policy: Annotated[PolicyKey | None, HOT] = None
+    """A policy of this stack; the role's own settings win over it."""
+    breaker: Annotated[Breaker | None, HOT] = None
+    health_check: Annotated[HealthCheck | None, HOT] = None
+    timeouts: Annotated[Timeouts | None, HOT] = None
+    limits: Annotated[Limits | None, HOT] = None
+    timeout_s: Annotated[Seconds | None, HOT] = None
+    """Seconds to the first content of an answer, for all its endpoints."""
+    dimensions: Annotated[int | None, Field(ge=1), HOT] = None
+    """The length of its vectors; answers of another length are refused."""
+
+
+class KeysFile(Frozen):
+    """Where the API keys are."""
+
+    keys_file: Annotated[str, StringConstraints(min_length=1), HOT]
+    """Path of the keys file, relative to the configuration directory."""
+
+
+Auth = Annotated[
+    Annotated[Literal["none"], Tag("no keys")] | Annotated[KeysFile, Tag("keys")],
+    Discriminator(lambda value: "keys" if isinstance(value, KeysFile | Mapping) else "no keys"),
+]
+
+
+class Gateway(Frozen):
+    """The process that serves clients."""
+
+    node: Annotated[NodeKey, COLD]
+    """Where it runs."""
+    bind: Annotated[Address, COLD] = "127.0.0.1"
+    """The address that it listens on."""
+    port: Annotated[Port, COLD] = 8000
+    """The port that it listens on."""
+    auth: Annotated[Auth | None, HOT] = None
+    """Who may ask. Without keys only a loopback address can be bound."""
+    exposed: Annotated[Literal["accepted"] | None, HOT] = None
+    """`accepted`, together with `auth: none`: anyone who reaches the address may use it."""
+    body_limit_mib: Annotated[float, Field(gt=0, le=1024), HOT] = 20.0
+    """The largest request body, in MiB."""
+
+
+class History(Frozen):
+    """What is remembered of requests."""
+
+    bodies: Annotated[bool, HOT] = False
+    """Whether prompts and answers are stored."""
+
+
+class Stack(Frozen):
+    """One complete desired state of the cluster."""
+
+    stack: StackKey
+    """Its name; the same as the file's."""
+    nodes: Mapping[NodeKey, Node] = Field(min_length=1)
+    """The machines, usually composed from `conf/nodes`."""
+    models: Mapping[ModelKey, Model] = Field(default_factory=dict)
+    """What can be served, usually composed from `conf/models`."""
+    policies: Mapping[PolicyKey, Policy] = Field(default_factory=dict)
+    """Named settings that roles refer to, usually composed from `conf/policies`."""
+    services: Mapping[ServiceKey, Service] = Field(default_factory=dict)
+    """What we run."""
+    helpers: Mapping[HelperKey, Helper] = Field(default_factory=dict)
+    """What somebody else runs."""
+    roles: Mapping[RoleKey, Role] = Field(min_length=1)
+    """What clients ask for."""
+    aliases: Annotated[Mapping[PublicName, tuple[str, ...]], HOT] = Field(default_factory=dict)
+    """Other public names: each an ordered list of roles, services or models; the first healthy one answers."""
+    gateway: Gateway
+    """Where clients ask."""
+    heal: Annotated[bool, HOT] = False
+    """Whether a supervised watcher mends the cluster by itself."""
+    history: Annotated[History, HOT] = History()
+    """What is remembered of requests."""
