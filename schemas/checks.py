@@ -1,0 +1,210 @@
+"""Pure: what must hold between the parts of a stack: names that exist, ports that differ, models that fit.
+
+The checks read the composed tree, not the validated types, so that they report even where another key is misspelt.
+Values of a wrong type are skipped here; the types report them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from schemas.problems import nearest
+from schemas.unit import GATEWAY_SERVICE
+
+Path = tuple[str, ...]
+Tree = Mapping[str, Any]
+
+
+class Finding(NamedTuple):
+    """A key, what is wrong with it, and the nearest valid name."""
+
+    path: Path
+    message: str
+    suggestion: str | None = None
+
+
+def check_tree(tree: Tree, name: str) -> list[Finding]:
+    """Return everything that the parts of one composed stack contradict each other in; `name` is the file's."""
+    checks = (
+        _check_services,
+        _check_helpers,
+        _check_roles,
+        _check_aliases,
+        _check_gateway,
+        _check_nodes,
+        _check_models,
+    )
+    findings = [finding for check in checks for finding in check(tree)]
+    if isinstance(tree.get("stack"), str) and tree["stack"] != name:
+        findings.append(Finding(("stack",), f"expected the file's own name, {name!r}, found {tree['stack']!r}"))
+    return findings + list(_check_ports(tree)) + list(_check_memory(tree))
+
+
+def _section(tree: Tree, name: str) -> dict[str, Tree]:
+    value = tree.get(name)
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(key): child for key, child in value.items() if isinstance(child, Mapping)}
+
+
+def _names(value: object) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _unknown(path: Path, kind: str, name: object, valid: Mapping[str, object] | set[str]) -> Iterator[Finding]:
+    if isinstance(name, str) and name not in valid:
+        known = ", ".join(sorted(valid)) or "none"
+        yield Finding(path, f"no {kind} is called {name!r}; there are: {known}", nearest(name, valid))
+
+
+def _check_services(tree: Tree) -> Iterator[Finding]:
+    for name, service in _section(tree, "services").items():
+        here = ("services", name)
+        if name == GATEWAY_SERVICE:
+            yield Finding(here, "the name is taken by the gateway's own unit; choose another")
+        yield from _unknown((*here, "model"), "model", service.get("model"), _section(tree, "models"))
+        nodes = _names(service.get("nodes"))
+        for index, node in enumerate(nodes):
+            yield from _unknown((*here, "nodes", str(index)), "node", node, _section(tree, "nodes"))
+            if _section(tree, "nodes").get(node, {}).get("reach") == "none":
+                yield Finding(
+                    (*here, "nodes", str(index)), f"node {node!r} has reach: none; nothing can be started there"
+                )
+        if len(set(nodes)) < len(nodes):
+            yield Finding((*here, "nodes"), "a node stands twice; a group has one rank on each")
+        if len(nodes) > 1 and service.get("sharding") is None:
+            yield Finding(
+                (*here, "nodes"), "several nodes are one sharded group: say how with `sharding:`, or use `replicas:`"
+            )
+
+
+def _check_helpers(tree: Tree) -> Iterator[Finding]:
+    for name, helper in _section(tree, "helpers").items():
+        yield from _unknown(("helpers", name, "node"), "node", helper.get("node"), _section(tree, "nodes"))
+
+
+def _check_roles(tree: Tree) -> Iterator[Finding]:
+    services, helpers, roles = (_section(tree, section) for section in ("services", "helpers", "roles"))
+    for name, role in roles.items():
+        here = ("roles", name)
+        yield from _unknown((*here, "policy"), "policy", role.get("policy"), _section(tree, "policies"))
+        for endpoint_name, endpoint in _section(role, "endpoints").items():
+            place = (*here, "endpoints", endpoint_name)
+            yield from _unknown((*place, "service"), "service", endpoint.get("service"), services)
+            yield from _unknown((*place, "helper"), "helper", endpoint.get("helper"), helpers)
+            offered = helpers.get(str(endpoint.get("helper")), {}).get("models")
+            if isinstance(offered, Mapping):
+                kind = f"model of helper {endpoint['helper']!r}"
+                yield from _unknown((*place, "model"), kind, endpoint.get("model"), offered)
+        fallback = role.get("fallback")
+        if isinstance(fallback, Mapping):
+            yield from _unknown((*here, "fallback", "local"), "service", fallback.get("local"), services)
+            yield from _unknown((*here, "fallback", "role"), "role", fallback.get("role"), roles)
+            if fallback.get("role") == name:
+                yield Finding((*here, "fallback", "role"), "a role cannot fall back to itself")
+
+
+def _check_aliases(tree: Tree) -> Iterator[Finding]:
+    aliases = tree.get("aliases")
+    if not isinstance(aliases, Mapping):
+        return
+    roles, services, models = (_section(tree, section) for section in ("roles", "services", "models"))
+    offered = {
+        str(m) for helper in _section(tree, "helpers").values() for m in _names(list(helper.get("models") or []))
+    }
+    valid = {*roles, *services, *models, *offered}
+    for alias, targets in aliases.items():
+        here = ("aliases", str(alias))
+        if alias in roles or alias in services:
+            yield Finding(here, "a role or service has this name already; an alias needs one of its own")
+        if isinstance(targets, list) and not targets:
+            yield Finding(here, "the list is empty; name at least one role, service or model")
+        for index, target in enumerate(_names(targets)):
+            yield from _unknown((*here, str(index)), "role, service or model", target, valid)
+
+
+def _check_gateway(tree: Tree) -> Iterator[Finding]:
+    gateway = tree.get("gateway")
+    if not isinstance(gateway, Mapping):
+        return
+    yield from _unknown(("gateway", "node"), "node", gateway.get("node"), _section(tree, "nodes"))
+    bind = gateway.get("bind", "127.0.0.1")
+    if not isinstance(bind, str) or _is_loopback(bind):
+        return
+    if not isinstance(gateway.get("auth"), Mapping) and not (
+        gateway.get("auth") == "none" and gateway.get("exposed") == "accepted"
+    ):
+        yield Finding(
+            ("gateway", "bind"),
+            f"{bind} can be reached from other machines and there are no keys: bind 127.0.0.1, "
+            "set `auth: {keys_file: ...}`, or accept it with `auth: none` and `exposed: accepted`",
+        )
+
+
+def _is_loopback(bind: str) -> bool:
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return bind == "localhost"
+
+
+def _check_nodes(tree: Tree) -> Iterator[Finding]:
+    for name, node in _section(tree, "nodes").items():
+        if node.get("reach") == "ssh" and node.get("host") is None:
+            yield Finding(("nodes", name, "host"), "is missing: the name or address that ssh connects to")
+        ports = node.get("ports")
+        parts = ports.split("-") if isinstance(ports, str) else []
+        if len(parts) == 2 and all(part.isdigit() for part in parts):
+            first, last = int(parts[0]), int(parts[1])
+            if not 1024 <= first <= last <= 65_535:
+                yield Finding(("nodes", name, "ports"), f"expected first <= last within 1024-65535, found {ports}")
+
+
+def _check_models(tree: Tree) -> Iterator[Finding]:
+    for name, model in _section(tree, "models").items():
+        source = model.get("source")
+        if isinstance(source, str) and source.startswith("package:") and model.get("revision") is None:
+            yield Finding(("models", name, "revision"), "is missing: the version of the package, in quotes")
+
+
+def _check_ports(tree: Tree) -> Iterator[Finding]:
+    taken: dict[tuple[str, int], str] = {}
+    gateway = tree.get("gateway")
+    if isinstance(gateway, Mapping) and isinstance(gateway.get("node"), str):
+        port = gateway.get("port", 8000)
+        if isinstance(port, int):
+            taken[(gateway["node"], port)] = "gateway.port"
+    for name, service in _section(tree, "services").items():
+        port = service.get("port")
+        if not isinstance(port, int) or isinstance(port, bool):
+            continue
+        for node in _names(service.get("nodes")):
+            key = f"services.{name}.port"
+            other = taken.setdefault((node, port), key)
+            if other != key:
+                yield Finding(("services", name, "port"), f"port {port} on node {node!r} is already that of {other}")
+
+
+def _check_memory(tree: Tree) -> Iterator[Finding]:
+    models = _section(tree, "models")
+    needed: dict[str, float] = {}
+    for service in _section(tree, "services").values():
+        need = models.get(str(service.get("model")), {}).get("memory_gib")
+        nodes = _names(service.get("nodes"))
+        if isinstance(need, int | float) and nodes:
+            for node in nodes:
+                needed[node] = needed.get(node, 0.0) + need / len(nodes)
+    for name, offer in _section(tree, "nodes").items():
+        memory, reserve = offer.get("memory_gib"), offer.get("reserve_gib", 0.0)
+        if (
+            isinstance(memory, int | float)
+            and isinstance(reserve, int | float)
+            and needed.get(name, 0.0) > memory - reserve
+        ):
+            yield Finding(
+                ("nodes", name, "memory_gib"),
+                f"the models on it need {needed[name]:g} GiB, it offers {memory - reserve:g} "
+                f"({memory:g} less {reserve:g} kept free)",
+            )

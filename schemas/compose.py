@@ -1,0 +1,216 @@
+"""I/O: composes the files of one stack with Hydra into a frozen `Stack`; the only reader of configuration.
+
+Order: the groups named in `defaults:`, then the stack file, then the overrides. Every problem of every file is
+reported at once, with file, line, key and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.checks import check_tree
+from schemas.explain import explain
+from schemas.problems import ConfigurationError, Problem, nearest
+from schemas.stack import Stack
+from schemas.unbuilt import LEGACY_KEYS, unbuilt_features
+from schemas.yaml_source import DefaultsEntry, Source, parse_source
+
+GROUPS = ("nodes", "models", "policies")
+COMMAND_LINE = "command line"
+_PACKAGE_LINE = "# @package _global_"
+_HYDRA_LOCK = threading.Lock()  # Hydra keeps its search path in a process-wide singleton: one composition at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A composed stack and the files that it was made from."""
+
+    stack: Stack
+    files: tuple[Path, ...]
+
+
+def stack_names(conf: Path) -> list[str]:
+    """Return the stacks of a configuration directory, sorted."""
+    return sorted(path.stem for path in (conf / "stacks").glob("*.yaml"))
+
+
+def compose(conf: Path, stack: str, overrides: Sequence[str] = ()) -> Composition:
+    """Compose and validate one stack.
+
+    `overrides` are `dotted.key=value` texts, the last one wins. Raises `ConfigurationError` with every problem.
+    """
+    _require_stack(conf, stack)
+    sources, problems = _read_sources(conf, stack)
+    keys = _override_keys(overrides, problems)
+    if problems:
+        raise ConfigurationError(problems)
+    tree = _compose_tree(conf, stack, overrides)
+    locate = _Locator(sources, keys)
+    problems = _find_problems(tree, stack, locate)
+    if problems:
+        raise ConfigurationError(sorted(problems, key=lambda p: (p.file, p.line or 0, p.key)))
+    files = tuple(conf / Path(source.file).relative_to(_shown(conf)) for source in sources)
+    return Composition(Stack.model_validate_json(json.dumps(tree)), files)
+
+
+def _shown(conf: Path) -> Path:
+    """Return the directory as messages name it: relative to where the user stands, if it is below."""
+    try:
+        return conf.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return conf
+
+
+def _require_stack(conf: Path, stack: str) -> None:
+    if not (conf / "stacks").is_dir():
+        message = "no such configuration directory (it needs stacks/); name one with --conf DIR or ORCHESTRATE_CONF"
+        raise ConfigurationError([Problem(file=str(conf), message=message)])
+    names = stack_names(conf)
+    if stack not in names:
+        known = ", ".join(names) or "none"
+        message = f"no stack is called {stack!r}; there are: {known}"
+        problem = Problem(file=str(_shown(conf) / "stacks"), message=message, suggestion=nearest(stack, names))
+        raise ConfigurationError([problem])
+
+
+def _read_sources(conf: Path, stack: str) -> tuple[list[Source], list[Problem]]:
+    """Read the stack's file and every file that its defaults name; groups first, the stack's own file last."""
+    path = conf / "stacks" / f"{stack}.yaml"
+    main, text = _read(conf, path, ())
+    problems = list(main.problems)
+    if text is not None and _PACKAGE_LINE not in text.splitlines()[:10] and not main.problems:
+        message = f"the line `{_PACKAGE_LINE}` is missing at the top"
+        problems.append(Problem(file=main.file, line=1, message=message))
+    groups: list[Source] = []
+    for entry in main.defaults:
+        group, names, _ = entry
+        problems += _check_default(conf, main.file, entry, is_last=entry is main.defaults[-1])
+        if group.removeprefix("/") in GROUPS:
+            files = [conf / group.removeprefix("/") / f"{name}.yaml" for name in names]
+            groups += [_read(conf, file, (group.removeprefix("/"),))[0] for file in files if file.is_file()]
+    problems += [problem for source in groups for problem in source.problems]
+    return [*groups, main], problems
+
+
+def _check_default(conf: Path, file: str, entry: DefaultsEntry, *, is_last: bool) -> list[Problem]:
+    group, names, line = entry
+
+    def problem(message: str, suggestion: str | None = None) -> Problem:
+        return Problem(file=file, line=line, key="defaults", message=message, suggestion=suggestion)
+
+    if group == "_self_":
+        return [] if is_last else [problem("`_self_` must be the last entry: the stack's own file wins over groups")]
+    if not names or group not in {f"/{known}" for known in GROUPS}:
+        return [problem(f"{group!r} is no group; expected /nodes, /models or /policies, and `_self_` last")]
+    found = [] if not is_last else [problem("`- _self_` must follow as the last entry")]
+    directory = conf / group.removeprefix("/")
+    available = sorted(path.stem for path in directory.glob("*.yaml"))
+    for name in names:
+        if name not in available:
+            message = (
+                f"no file {name}.yaml in {_shown(conf) / directory.name}; there are: {', '.join(available) or 'none'}"
+            )
+            found.append(problem(message, nearest(name, available)))
+    return found
+
+
+def _read(conf: Path, path: Path, prefix: tuple[str, ...]) -> tuple[Source, str | None]:
+    file = str(_shown(conf) / path.relative_to(conf))
+    if not path.resolve().is_relative_to(conf.resolve()):
+        message = f"leads out of the configuration directory, to {path.resolve()}"
+        return Source(file, prefix, problems=(Problem(file=file, message=message),)), None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        problem = Problem(file=file, message=f"not UTF-8 text (byte {error.start})")
+    except OSError as error:
+        problem = Problem(file=file, message=f"cannot be read: {error.strerror}")
+    else:
+        return parse_source(text, file, prefix), text
+    return Source(file, prefix, problems=(problem,)), None
+
+
+def _override_keys(overrides: Sequence[str], problems: list[Problem]) -> list[tuple[str, ...]]:
+    """Return the keys that the overrides set; adds a problem for each one that is not `key=value`."""
+    keys = []
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        is_removal = text.startswith("~")
+        key = key.lstrip("+~")
+        message = None
+        if (not equals and not is_removal) or not key or key != key.strip():
+            message = f"expected key=value, found {text!r}"
+        elif "@" in key or "/" in key or key in {*GROUPS, "defaults", "stack"} or key.split(".")[0] == "hydra":
+            message = f"{key!r} cannot be overridden; override the keys inside, such as services.NAME.port=18123"
+        elif "${" in text:
+            message = "no `${...}` in overrides"
+        if message is not None:
+            problems.append(Problem(file=COMMAND_LINE, key=key, message=message))
+        keys.append(tuple(key.split(".")))
+    return keys
+
+
+def _compose_tree(conf: Path, stack: str, overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    # `++` adds or replaces: which keys exist is for the types to say, with a better message
+    forced = [text if text.startswith(("~", "+")) else f"++{text}" for text in overrides]
+    try:
+        with _HYDRA_LOCK, initialize_config_dir(version_base="1.3", config_dir=str(conf.resolve())):
+            config = hydra_compose(config_name=f"stacks/{stack}", overrides=forced)
+        tree = OmegaConf.to_container(config, resolve=False)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        where = COMMAND_LINE if overrides else str(_shown(conf) / "stacks" / f"{stack}.yaml")
+        message = f"the overrides {' '.join(overrides)!r} cannot be read: {reason}" if overrides else reason
+        raise ConfigurationError([Problem(file=where, message=message)]) from error
+    if not isinstance(tree, dict):
+        raise ConfigurationError([Problem(file=stack, message="expected `key: value` lines")])
+    return {str(key): value for key, value in tree.items()}
+
+
+class _Locator:
+    """Finds the file and line that a key of the composed tree came from: the last one that set it."""
+
+    def __init__(self, sources: Sequence[Source], override_keys: Sequence[tuple[str, ...]]) -> None:
+        self._sources = sources
+        self._override_keys = override_keys
+
+    def problem(self, path: tuple[str, ...], message: str, suggestion: str | None = None) -> Problem:
+        key = ".".join(path)
+        if any(path[: len(override)] == override for override in self._override_keys):
+            return Problem(file=COMMAND_LINE, key=key, message=message, suggestion=suggestion)
+        for length in range(len(path), 0, -1):
+            for source in reversed(self._sources):
+                if path[:length] in source.lines:
+                    line = source.lines[path[:length]]
+                    return Problem(file=source.file, line=line, key=key, message=message, suggestion=suggestion)
+        return Problem(file=self._sources[-1].file, key=key, message=message, suggestion=suggestion)
+
+
+def _find_problems(tree: Mapping[str, Any], stack: str, locate: _Locator) -> list[Problem]:
+    problems = [locate.problem(*finding) for finding in check_tree(tree, stack)]
+    problems += [locate.problem(path, message) for path, message in unbuilt_features(tree)]
+    legacy = [key for key in LEGACY_KEYS if key in tree]
+    for key in legacy:
+        message = "this older shape arrives with helper adapters; use `helpers:` and `roles:`"
+        problems.append(locate.problem((key,), message))
+    rest = {key: value for key, value in tree.items() if key not in legacy}
+    try:
+        Stack.model_validate_json(json.dumps(rest))
+    except ValidationError as error:
+        problems += [locate.problem(*found) for found in explain(error.errors(include_url=False), Stack)]
+    except ValueError as error:  # NaN, infinity or a value that is not JSON
+        problems.append(locate.problem((), f"holds a value that is not plain data: {error}"))
+    return problems

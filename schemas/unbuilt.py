@@ -1,0 +1,79 @@
+"""Pure: the parts of the stack language whose engine is not there yet. They are refused by name, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unbuilt:
+    """One refused feature: a key pattern, the values that still work, and what will bring it."""
+
+    pattern: str
+    arrives: str
+    works: tuple[object, ...] = (None,)
+
+
+UNBUILT = (
+    Unbuilt("services.*.sharding", "sharding arrives with sharded groups over mx.distributed"),
+    Unbuilt("services.*.replicas", "replicas arrive with sharded groups and replicas", (1,)),
+    Unbuilt("services.*.engine", "other engines arrive with managed engines; `mlx` works now", ("mlx",)),
+    Unbuilt(
+        "services.*.start", "on-demand services arrive with the worker's cold loads; `always` works now", ("always",)
+    ),
+    Unbuilt("services.*.idle_stop_s", "idle stops arrive with on-demand services"),
+    Unbuilt("services.*.args", "engine arguments arrive with managed engines", (None, {})),
+    Unbuilt("nodes.*.reach", "other machines arrive with SSH nodes; `local` works now", ("local", "none")),
+    Unbuilt("models.*.kind", "embedding and reranking models arrive with the worker's encoders", ("chat",)),
+    Unbuilt("helpers.*.api", "other protocols arrive with helper adapters; `openai` works now", ("openai",)),
+    Unbuilt("helpers.*.models.*.ensure", "pulling models arrives with helper adapters"),
+    Unbuilt("roles.*.fallback", "fallbacks arrive with role ladders; `error` works now", ("error",)),
+    Unbuilt("roles.*.health_check", "health checks arrive with role probes"),
+    Unbuilt("policies.*.health_check", "health checks arrive with role probes"),
+    Unbuilt("roles.*.dimensions", "pinned dimensions arrive with embeddings"),
+    Unbuilt("roles.*.limits.queue", "queues arrive with role limits"),
+    Unbuilt("policies.*.limits.queue", "queues arrive with role limits"),
+    Unbuilt(
+        "gateway.auth",
+        "API keys arrive with the gateway's key store; without `auth` it serves loopback only",
+        (None, "none"),
+    ),
+    Unbuilt("heal", "healing by itself arrives with `orchestrate watch`", (False,)),
+    Unbuilt("history.bodies", "stored bodies arrive with the request history", (False,)),
+)
+LEGACY_KEYS = ("helper_nodes", "backends")
+"""Top-level keys of older files; they are converted once their helpers can be called."""
+
+
+def unbuilt_features(tree: Mapping[str, Any]) -> list[tuple[Path, str]]:
+    """Return (key path, message) for everything in a composed tree that this version cannot do."""
+    found = [(path, rule.arrives) for rule in UNBUILT for path, value in _select(tree, rule) if value not in rule.works]
+    sources = [(("models", name, "source"), model.get("source")) for name, model in _mappings(tree.get("models"))]
+    found += [
+        (path, "Ollama models arrive with managed engines; hub:, package: and path: work now")
+        for path, source in sources
+        if isinstance(source, str) and source.startswith("ollama:")
+    ]
+    return found
+
+
+def _mappings(value: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(value, Mapping):
+        yield from ((str(key), child) for key, child in value.items() if isinstance(child, Mapping))
+
+
+def _select(tree: Mapping[str, Any], rule: Unbuilt) -> Iterator[tuple[Path, object]]:
+    places: list[tuple[Path, object]] = [((), tree)]
+    for part in rule.pattern.split("."):
+        places = [
+            ((*path, str(key)), child)
+            for path, value in places
+            if isinstance(value, Mapping)
+            for key, child in value.items()
+            if part in ("*", str(key))
+        ]
+    yield from places
