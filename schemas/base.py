@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NewType, Self
+from typing import Annotated, Any, NewType, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -59,18 +58,10 @@ class Frozen(BaseModel):
         return cls.model_validate_json(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """How an edit of a field takes effect: `hot` by the gateway at once, `cold` by the next apply."""
-
-    when: Literal["hot", "cold"]
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), "x-change": self.when}
-
-
-HOT = Change("hot")
-COLD = Change("cold")
+HOT = Field(json_schema_extra={"x-change": "hot"})
+"""Marks a field whose edits the gateway or the orchestrator takes at once; it is in no spec hash."""
+COLD = Field(json_schema_extra={"x-change": "cold"})
+"""Marks a field whose edits need a new process: it is part of the unit's spec hash."""
 
 _ENV_REFERENCE = re.compile(r"^\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}$")
 

@@ -1,4 +1,4 @@
-"""I/O: writes `schemas/json/*.schema.json` and `docs/reference.md` from the types; `--check` tells whether they are fresh."""
+"""I/O: writes `schemas/json/*.schema.json` and `docs/reference.md` from the types; `--check` compares them."""
 
 from __future__ import annotations
 
@@ -103,9 +103,11 @@ def _type(field: Schema) -> str:
     if field.get("type") == "array":
         return f"list of {_type(field.get('items', {}))}"
     if field.get("type") == "object":
-        values = field.get("additionalProperties") or next(iter(field.get("patternProperties", {}).values()), {})
+        by_pattern: Schema = field.get("patternProperties", {})
+        values = field.get("additionalProperties") or next(iter(by_pattern.values()), None)
         return f"name -> {_type(values) if isinstance(values, dict) else 'value'}"
-    return {"string": "text", "integer": "whole number"}.get(field.get("type", ""), field.get("type", "value"))
+    kind = str(field.get("type", "value"))
+    return {"string": "text", "integer": "whole number"}.get(kind, kind)
 
 
 def generated_files() -> dict[Path, str]:
