@@ -1,0 +1,229 @@
+"""Pure: a plan as data: the changes a person reads, and the graph of actions that makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NewType
+
+from orchestrator.expand import DesiredUnit
+from schemas.base import NodeName, StackName, UnitId
+from schemas.hashing import canonical_json
+from schemas.routes import Instance
+from schemas.unit import ModelSpec
+
+ActionId = NewType("ActionId", str)
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Action:
+    id: ActionId
+    node: NodeName
+    cause: str
+    after: tuple[ActionId, ...] = ()
+    """The actions that must have succeeded before this one starts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync(_Action):
+    """Bring a model into the node's store; does nothing where it is there already."""
+
+    model: ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start(_Action):
+    """Start a unit. A unit that is alive already is left as it is."""
+
+    unit: DesiredUnit
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitReady(_Action):
+    """Wait until a unit has given a real answer; fails with its last log lines when it ends before."""
+
+    unit: UnitId
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish(_Action):
+    """Tell the gateway that an instance may be used; replaces an earlier entry of the same unit."""
+
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain(_Action):
+    """Send an instance no new requests and wait for those in flight, at most `drain_s`."""
+
+    unit: UnitId
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop(_Action):
+    """End a unit with its process group, by force after `grace_s`, and take it out of the routes."""
+
+    unit: UnitId
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw(_Action):
+    """Take a unit that is gone out of the routes."""
+
+    unit: UnitId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewire(_Action):
+    """Make the gateway compose the files again, with this plan's overrides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defer(_Action):
+    """Do nothing on a node that cannot be reached: what runs there is unknown."""
+
+
+Action = Sync | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
+
+ChangeKind = Literal["fetch", "start", "await", "replace", "rewire", "stop", "defer"]
+SYMBOLS: dict[ChangeKind, str] = {
+    "fetch": "~",
+    "start": "+",
+    "await": "~",
+    "replace": "+/-",
+    "rewire": "~",
+    "stop": "-",
+    "defer": "?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of a plan: what happens to what, and why."""
+
+    kind: ChangeKind
+    target: str
+    """`node/slot`, `node/model` or `gateway`."""
+    cause: str
+    how: str = ""
+    """`surge` or `swap`, for a replacement."""
+
+    @property
+    def verb(self) -> str:
+        """Return the word that the plan shows."""
+        return f"{self.kind} ({self.how})" if self.how else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be done, in full. Equal inputs give equal plans, down to the byte."""
+
+    stack: StackName
+    changes: tuple[Change, ...] = ()
+    actions: tuple[Action, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    """What keeps the plan from being applied, each with the way out."""
+    routing: tuple[str, ...] = ()
+    """What the stack's roles can lose, in words."""
+    memory: tuple[str, ...] = ()
+    """Memory in use by node, in words."""
+    outages: tuple[str, ...] = ()
+    """Services that will not answer for a while, in words; empty where nobody notices."""
+    drifted: int = 0
+    """Units that are not as the stack wants them."""
+    nodes_seen: int = 0
+    nodes: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether everything is as it should be."""
+        return not self.changes
+
+    @property
+    def unreachable(self) -> tuple[NodeName, ...]:
+        """Return the nodes that nothing could be decided for."""
+        return tuple(action.node for action in self.actions if isinstance(action, Defer))
+
+    def fingerprint(self) -> str:
+        """Return a digest of what would be done; a saved plan is stale when it differs."""
+        body = {"version": PLAN_VERSION, "stack": self.stack, "actions": [action_data(a) for a in self.actions]}
+        return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def action_data(action: Action) -> dict[str, Any]:
+    """Return an action as JSON data, with its kind."""
+    fields = {field.name: getattr(action, field.name) for field in dataclasses.fields(action)}
+    return {"kind": type(action).__name__, **{name: _plain(value) for name, value in fields.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, DesiredUnit):
+        return {"id": value.id, "spec": value.spec.model_dump(mode="json")}
+    if isinstance(value, ModelSpec | Instance):
+        return value.model_dump(mode="json")
+    return list(value) if isinstance(value, tuple) else value
+
+
+def plan_data(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yield a plan as JSON objects, one a line: its changes, then the summary."""
+    for change in plan.changes:
+        yield {"version": PLAN_VERSION, "type": "change", **dataclasses.asdict(change)}
+    for action in plan.actions:
+        yield {"version": PLAN_VERSION, "type": "action", **action_data(action)}
+    yield {
+        "version": PLAN_VERSION,
+        "type": "plan",
+        "stack": plan.stack,
+        "changes": len(plan.changes),
+        "conflicts": list(plan.conflicts),
+        "routing": list(plan.routing),
+        "memory": list(plan.memory),
+        "outages": list(plan.outages),
+        "unreachable": list(plan.unreachable),
+        "fingerprint": plan.fingerprint(),
+    }
+
+
+def render(plan: Plan, heading: str) -> str:
+    """Return the text of a plan; `heading` says which revision becomes which generation."""
+    seen = f"{plan.nodes_seen} of {plan.nodes} node{'s' if plan.nodes != 1 else ''} seen"
+    drifted = f", {plan.drifted} unit{'s' if plan.drifted != 1 else ''} drifted" if plan.drifted else ""
+    lines = [f"{heading}    {seen}{drifted}"]
+    target_width = max((len(change.target) for change in plan.changes), default=0)
+    verb_width = max((len(change.verb) for change in plan.changes), default=0)
+    lines += [
+        f"  {SYMBOLS[c.kind]:<3} {c.target:<{target_width}}   {c.verb:<{verb_width}}   {c.cause}" for c in plan.changes
+    ]
+    lines += [f"Conflict: {conflict}" for conflict in plan.conflicts]
+    if plan.is_empty and not plan.conflicts:
+        return "\n".join([*lines, "No changes. What runs is what the stack says."])
+    if plan.routing:
+        lines.append("Routing: " + "; ".join(plan.routing) + ".")
+    if plan.memory:
+        lines.append("Memory: " + ", ".join(plan.memory) + ".")
+    return "\n".join([*lines, _summary(plan)])
+
+
+_COUNTED: tuple[tuple[ChangeKind, str], ...] = (
+    ("fetch", "to fetch"),
+    ("start", "to start"),
+    ("await", "to wait for"),
+    ("replace", "to replace"),
+    ("rewire", "to rewire"),
+    ("stop", "to stop"),
+    ("defer", "deferred"),
+)
+
+
+def _summary(plan: Plan) -> str:
+    counts = [(sum(change.kind == kind for change in plan.changes), words) for kind, words in _COUNTED]
+    text = ", ".join(f"{count} {words}" for count, words in counts if count)
+    outage = "; ".join(plan.outages) or "0 s"
+    return f"Plan: {text or 'nothing'}. Expected outage {outage}."

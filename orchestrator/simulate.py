@@ -1,0 +1,120 @@
+"""Pure: what one action does to the world, as far as a plan can see it. The tests run whole plans on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from orchestrator.expand import Desired
+from orchestrator.observed import Observed, ObservedUnit, Reachable
+from orchestrator.plan import (
+    Action,
+    AwaitReady,
+    Defer,
+    Drain,
+    Publish,
+    Rewire,
+    Start,
+    Stop,
+    Sync,
+    Withdraw,
+)
+from schemas.admin import ConfigReport
+from schemas.base import ModelName, NodeName, UnitId
+from schemas.routes import Instance, Routes
+from schemas.unit import GatewaySpec
+
+
+def apply_action(action: Action, desired: Desired, observed: Observed) -> Observed:
+    """Return the world after one successful action."""
+    match action:
+        case Sync(node=node, model=model):
+            seen = _reachable(observed, node)
+            return _with_node(observed, node, replace(seen, models=seen.models | {ModelName(model.name)}))
+        case Start(node=node, unit=wanted, port=port):
+            unit = ObservedUnit(
+                wanted.id, node, alive=True, phase="starting", spec=wanted.spec, port=port, owner=desired.owner
+            )
+            return _with_unit(observed, node, unit)
+        case AwaitReady(node=node, unit=unit_id):
+            unit = replace(_reachable(observed, node).units[unit_id], ready=True, phase="running")
+            after = _with_unit(observed, node, unit)
+            is_gateway = isinstance(unit.spec, GatewaySpec)
+            return replace(after, gateway=_report(desired)) if is_gateway else after
+        case Publish(instance=instance):
+            return _with_routes(observed, desired, {**_instances(observed), instance.unit: instance})
+        case Drain(unit=unit_id):
+            entries = _instances(observed)
+            if unit_id in entries:
+                entries[unit_id] = entries[unit_id].model_copy(update={"state": "draining"})
+            return _with_routes(observed, desired, entries)
+        case Stop(node=node, unit=unit_id):
+            return _stopped(observed, desired, node, unit_id)
+        case Withdraw(unit=unit_id):
+            return _with_routes(observed, desired, _without(_instances(observed), unit_id))
+        case Rewire():
+            after = _with_routes(observed, desired, _instances(observed))
+            return after if after.gateway is None else replace(after, gateway=_report(desired))
+        case Defer():
+            return observed
+
+
+def _stopped(observed: Observed, desired: Desired, node: NodeName, unit_id: UnitId) -> Observed:
+    unit = _reachable(observed, node).units.get(unit_id)
+    if unit is None:
+        return observed
+    after = _with_unit(observed, node, replace(unit, alive=False, ready=False, phase="exited", exit="exit code 0"))
+    after = _with_routes(after, desired, _without(_instances(after), unit_id))
+    others = [other for other in after.units() if other.alive and other.ready and isinstance(other.spec, GatewaySpec)]
+    return after if others else replace(after, gateway=None)
+
+
+def _reachable(observed: Observed, node: NodeName) -> Reachable:
+    seen = observed.nodes[node]
+    if not isinstance(seen, Reachable):
+        raise TypeError(f"an action was planned on {node}, which did not answer")
+    return seen
+
+
+def _with_node(observed: Observed, name: NodeName, node: Reachable) -> Observed:
+    return replace(observed, nodes={**observed.nodes, name: node})
+
+
+def _with_unit(observed: Observed, name: NodeName, unit: ObservedUnit) -> Observed:
+    node = _reachable(observed, name)
+    return _with_node(observed, name, replace(node, units={**node.units, unit.id: unit}))
+
+
+def _instances(observed: Observed) -> dict[UnitId, Instance]:
+    return {instance.unit: instance for instance in observed.routes.instances} if observed.routes else {}
+
+
+def _without(instances: Mapping[UnitId, Instance], unit: UnitId) -> dict[UnitId, Instance]:
+    return {key: value for key, value in instances.items() if key != unit}
+
+
+def _with_routes(observed: Observed, desired: Desired, instances: Mapping[UnitId, Instance]) -> Observed:
+    generation = observed.routes.generation if observed.routes is not None else 1
+    routes = Routes(
+        stack=desired.stack,
+        generation=generation,
+        overrides=desired.overrides,
+        instances=tuple(instances[unit] for unit in sorted(instances)),
+    )
+    return replace(observed, routes=routes)
+
+
+def _report(desired: Desired) -> ConfigReport:
+    return ConfigReport(
+        stack=desired.stack,
+        generation=1,
+        revision=None,
+        routing_digest="",
+        routing=desired.routing,
+        is_current=True,
+        loaded_at=0.0,
+        reloads=1,
+        failed_reloads=0,
+        pid=1,
+        endpoints=(),
+    )
