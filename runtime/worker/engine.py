@@ -1,0 +1,271 @@
+"""I/O: the event loop's side of generation: admission, answers, and the thread that computes them.
+
+One thread owns the model and the batch. Commands reach it through a queue it sleeps on while there is nothing to do;
+what a round gave comes back to the loop as one call, however many requests it served. Everything else in this module
+belongs to the loop.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from runtime.worker import status
+from runtime.worker.batch import Delta, Event, Failure, Finish, Job, Removed
+from runtime.worker.errors import GenerationError, UnavailableError
+from runtime.worker.generation import GenerationThread, Loaded, Progress, Report, Rounds
+from runtime.worker.model import LoadedModel
+from runtime.worker.prompt import answer_limit, encode
+from runtime.worker.request import Request
+from runtime.worker.settings import Settings
+from schemas.messages import Phase, WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that arrived since the last look."""
+
+    text: str
+    finish: Finish | None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one request has been given so far.
+
+    Text waits here for its reader. A slow reader holds no place in the batch and costs at most the text of
+    `max_tokens` tokens: pieces that wait are joined, and generation does not wait for anybody.
+    """
+
+    id: int
+    prompt_tokens: int
+    generated_tokens: int = 0
+    is_over: bool = False
+    _texts: list[str] = field(default_factory=list)
+    _finish: Finish | None = None
+    _failure: str | None = None
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def feed(self, event: Delta | Failure) -> None:
+        """Add what a round gave."""
+        match event:
+            case Delta():
+                self._texts.append(event.text)
+                self.generated_tokens += 1
+                self._finish = event.finish
+                self.is_over = event.finish is not None
+            case Failure():
+                self._failure = event.message
+                self.is_over = True
+        self._arrived.set()
+
+    async def read(self) -> Piece:
+        """Wait for more text, or for the end.
+
+        Raises GenerationError.
+        """
+        await self._arrived.wait()
+        self._arrived.clear()
+        if self._failure is not None:
+            raise GenerationError(self._failure)
+        text = "".join(self._texts)
+        self._texts.clear()
+        return Piece(text, self._finish)
+
+
+class Engine:
+    """Admits requests, hands them to the generation thread and reports on both."""
+
+    def __init__(self, settings: Settings, on_end: Callable[[], None]) -> None:
+        """`on_end` is called on the loop when the generation thread has ended by itself: the process must end too."""
+        self.phase: Phase = "starting"
+        self.started_at = int(time.time())
+        """Seconds since 1970."""
+        self.meter = status.Meter()
+        self._settings = settings
+        self._on_end = on_end
+        self._progress: float | None = None
+        self._model: LoadedModel | None = None
+        self._answers: dict[int, Answer] = {}
+        self._preparing = 0
+        self._batch = 0
+        self._kv_bytes = 0
+        self._ids = itertools.count(1)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
+        self._thread = GenerationThread(settings, asyncio.get_running_loop(), self._receive)
+
+    def start(self) -> None:
+        """Load the model in the background."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether the generation thread lives."""
+        return self._thread.is_alive
+
+    @asynccontextmanager
+    async def answering(self, parse: Callable[[], Request]) -> AsyncIterator[tuple[Request, Answer]]:
+        """Admit one request and generate its answer while the block runs.
+
+        `parse` runs, like the tokenizer, in a thread of its own: a large body must not hold up the others' streams.
+        Leaving the block in any way, by cancellation too, frees the request's place within one round.
+
+        Raises UnavailableError where there is no place, and what `parse` raises.
+        """
+        model = self._check_open()
+        self._preparing += 1
+        self._idle.clear()
+        try:
+            loop = asyncio.get_running_loop()
+            request, tokens = await loop.run_in_executor(self._preparer, _prepare, parse, model)
+            answer = Answer(next(self._ids), len(tokens))
+            self._answers[answer.id] = answer
+        finally:
+            self._preparing -= 1
+            self._note_idle()
+        limit = answer_limit(request, len(tokens), model.limits)
+        try:
+            self._thread.add(Job(answer.id, tokens, limit, request.sampling, request.stop))
+            self.meter.prompt_tokens += len(tokens)
+            yield request, answer
+        finally:
+            if not answer.is_over:
+                self._thread.remove(answer.id)
+
+    def readiness(self) -> WorkerReadiness:
+        """Report whether a real token was produced since the load."""
+        return WorkerReadiness(
+            model=self._settings.name, is_ready=self.phase == "ready", phase=self.phase, progress=self._progress
+        )
+
+    def status(self) -> WorkerStatus:
+        """Report everything there is to know about this worker."""
+        model = self._model
+        return WorkerStatus(
+            model=self._settings.name,
+            phase=self.phase,
+            context_length=model.limits.context_length if model else None,
+            uptime_s=round(time.monotonic() - self.meter.started, 3),
+            queue=WorkerQueue(
+                batch=self._batch,
+                batch_limit=self._settings.max_batch,
+                waiting=self._waiting,
+                waiting_limit=self._settings.max_waiting,
+            ),
+            memory=self._memory(),
+            requests=self.meter.requests(),
+            tokens=self.meter.tokens(),
+            versions=status.versions(),
+        )
+
+    async def drain(self) -> None:
+        """Admit nobody any more, let the requests under way finish for `drain_s`, then end them and the thread."""
+        self.phase = "draining"
+        logger.info("draining: %d requests under way", len(self._answers))
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("drain ended with %d requests unfinished", len(self._answers))
+        self._fail_all("The worker was stopped before the answer was complete.")
+        await self._thread.stop()
+        self._preparer.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _waiting(self) -> int:
+        return self._preparing + max(0, len(self._answers) - self._batch)
+
+    def _memory(self) -> WorkerMemory:
+        return status.memory(self._model.size_bytes if self._model else 0, self._kv_bytes)
+
+    def _check_open(self) -> LoadedModel:
+        """Return the model where a request may enter.
+
+        Raises UnavailableError.
+        """
+        if self.phase == "draining":
+            raise self._refused("The worker is shutting down.", "shutting_down", 5)
+        if self.phase == "failed":
+            raise self._refused("The model stopped working; the worker restarts.", "model_failed", 5)
+        if self._model is None or self.phase in {"starting", "loading", "warming"}:
+            done = "" if self._progress is None else f" ({self._progress:.0%})"
+            raise self._refused(f"The model is {self.phase}{done}.", "model_loading", 5)
+        if self._preparing + len(self._answers) >= self._settings.max_batch + self._settings.max_waiting:
+            raise self._refused("The queue is full.", "queue_full", self._retry_after_s())
+        return self._model
+
+    def _refused(self, message: str, code: str, retry_after_s: int) -> UnavailableError:
+        self.meter.refused += 1
+        return UnavailableError(message, code=code, retry_after_s=retry_after_s)
+
+    def _retry_after_s(self) -> int:
+        """Estimate when a place is free: the mean rate at which requests have ended, between 1 and 60 s."""
+        ended = self.meter.completed + self.meter.cancelled
+        uptime = time.monotonic() - self.meter.started
+        return max(1, min(60, math.ceil(uptime / max(ended, 1))))
+
+    def _receive(self, report: Report) -> None:
+        """Take a report of the generation thread; runs on the loop."""
+        match report:
+            case Progress():
+                self._enter(report.phase)
+                self._progress = report.share
+            case Loaded():
+                self._model = report.model
+            case Rounds():
+                for event in report.events:
+                    self._deliver(event)
+                self._batch, self._kv_bytes = report.running, report.kv_bytes
+                self.meter.add_round(report.tokens, is_idle=report.running == 0)
+                self._note_idle()
+            case None:
+                self.phase = "failed"
+                self._fail_all("The model stopped working; the worker restarts.")
+                self._on_end()
+
+    def _enter(self, phase: Phase) -> None:
+        # Reports that were under way when the drain began do not undo it.
+        if self.phase not in {phase, "draining"}:
+            logger.info("%s: %s", phase, self._settings.name)
+            self.phase = phase
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, Removed):
+            if self._answers.pop(event.id, None) is not None:
+                self.meter.cancelled += 1
+            return
+        answer = self._answers.get(event.id)
+        if answer is None:
+            return
+        answer.feed(event)
+        if answer.is_over:
+            del self._answers[event.id]
+            if isinstance(event, Failure):
+                self.meter.failed += 1
+            else:
+                self.meter.completed += 1
+
+    def _fail_all(self, message: str) -> None:
+        for answer in self._answers.values():
+            answer.feed(Failure(answer.id, message))
+        self.meter.cancelled += len(self._answers)
+        self._answers.clear()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._answers and not self._preparing:
+            self._idle.set()
+
+
+def _prepare(parse: Callable[[], Request], model: LoadedModel) -> tuple[Request, list[int]]:
+    request = parse()
+    return request, encode(request, model.tokenizer, model.limits)

@@ -1,0 +1,164 @@
+"""I/O: the generation thread, the only one that touches MLX arrays."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.worker.batch import Batch, Event, Job
+from runtime.worker.model import LoadedModel, load
+from runtime.worker.settings import Settings
+from schemas.messages import Phase
+
+logger = logging.getLogger(__name__)
+
+JOIN_S = 5.0
+"""A round that takes longer than this does not delay the end of the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The thread entered a phase, or got further in it."""
+
+    phase: Phase
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model is in memory."""
+
+    model: LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What one round gave, and what it left."""
+
+    events: list[Event]
+    tokens: int
+    running: int
+    kv_bytes: int
+
+
+Report = Progress | Loaded | Rounds | None
+"""None is the last one of a thread that ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Add:
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class _Remove:
+    job_id: int
+
+
+_Command = _Add | _Remove | None
+"""None ends the thread."""
+
+
+class GenerationThread:
+    """Runs rounds while there is work and sleeps on its queue while there is none."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, receive: Callable[[Report], None]) -> None:
+        """`receive` is called on `loop` with everything the thread has to say."""
+        self._settings = settings
+        self._loop = loop
+        self._receive = receive
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        # A daemon: a model call that never returns must not keep the process from ending.
+        self._thread = threading.Thread(target=self._main, name="generation", daemon=True)
+        self._is_stopping = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether the thread lives."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start loading the model."""
+        self._thread.start()
+
+    def add(self, job: Job) -> None:
+        """Hand over a job; safe from any thread, like `remove`."""
+        self._commands.put(_Add(job))
+
+    def remove(self, job_id: int) -> None:
+        """Take a job out when the next round begins."""
+        self._commands.put(_Remove(job_id))
+
+    async def stop(self) -> None:
+        """End the thread after the round under way; give up on one that does not end."""
+        self._is_stopping = True
+        self._commands.put(None)
+        await asyncio.to_thread(self._thread.join, JOIN_S)
+        if self._thread.is_alive():
+            logger.warning("the generation thread did not end within %g s", JOIN_S)
+
+    def _main(self) -> None:
+        try:
+            model = self._load()
+            self._serve(model)
+        except BaseException:
+            logger.critical("the generation thread died", exc_info=True)
+            self._report(None)
+
+    def _load(self) -> LoadedModel:
+        self._report(Progress("loading", 0.0))
+        last = 0.0
+
+        def progress(share: float) -> None:
+            nonlocal last
+            if share - last >= 0.01:
+                last = share
+                self._report(Progress("loading", share))
+
+        return load(Path(self._settings.model_dir), self._settings.max_context, progress)
+
+    def _serve(self, model: LoadedModel) -> None:
+        batch = Batch(model, self._settings.max_batch)
+        self._report(Loaded(model))
+        self._prove(batch, "warming")
+        reported = 0
+        while self._take_commands(batch):
+            outcome = batch.round()
+            if outcome.events or batch.running != reported:
+                reported = batch.running
+                self._report(Rounds(outcome.events, outcome.tokens, reported, batch.kv_bytes))
+            if outcome.has_failed:
+                self._prove(batch, "recovering")
+        batch.close()
+
+    def _prove(self, batch: Batch, phase: Phase) -> None:
+        """Be ready only after a real token; a model that gives none ends the thread."""
+        self._report(Progress(phase))
+        batch.warm_up()
+        self._report(Progress("ready"))
+
+    def _take_commands(self, batch: Batch) -> bool:
+        """Apply all commands that wait; sleep where the batch has nothing to do. Return False to end."""
+        while True:
+            try:
+                command = self._commands.get(block=not batch.is_busy)
+            except queue.Empty:
+                return True
+            match command:
+                case _Add():
+                    batch.add(command.job)
+                case _Remove():
+                    batch.remove(command.job_id)
+                case None:
+                    return False
+
+    def _report(self, report: Report) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._receive, report)
+        except RuntimeError:
+            # The loop is closed: the process ends and nobody listens any more.
+            if not self._is_stopping:
+                raise

@@ -1,0 +1,97 @@
+"""I/O: load a model directory with mlx-lm, telling how far it is."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from runtime.worker.prompt import Limits
+from runtime.worker.text import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_level_table
+
+logger = logging.getLogger(__name__)
+
+_CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "seq_length", "n_positions", "n_ctx")
+_DEFAULT_CONTEXT = 4096
+"""For a model whose configuration names no length; `--max-context` overrides it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory, and how to speak to it."""
+
+    module: Any
+    tokenizer: Any
+    limits: Limits
+    end_tokens: frozenset[int]
+    size_bytes: int
+    new_detokenizer: Callable[[], Detokenizer]
+
+
+def load(directory: Path, max_context: int | None, progress: Callable[[float], None]) -> LoadedModel:
+    """Load weights and tokenizer from a local directory; nothing is ever downloaded and no code of the model is run.
+
+    `max_context` lowers the context length. `progress` receives the share of the weights that are in memory.
+
+    Raises what mlx-lm raises; the caller cannot go on without a model.
+    """
+    import mlx_lm
+
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory} is not a model directory: it has no config.json")
+    loaded: Any = mlx_lm.load(str(directory), lazy=True, return_config=True)
+    module, tokenizer, config = loaded
+    size = _materialise(module, progress)
+    vocabulary = _vocabulary(config, tokenizer)
+    limits = Limits(
+        context_length=_context_length(config, max_context),
+        vocabulary=vocabulary,
+        token_length=max(len(token) for token in tokenizer.get_vocab()),
+    )
+    end_tokens = frozenset(int(token) for token in tokenizer.eos_token_ids)
+    return LoadedModel(module, tokenizer, limits, end_tokens, size, _detokenizer_factory(tokenizer))
+
+
+def _materialise(module: Any, progress: Callable[[float], None]) -> int:
+    """Read the weights one by one; return their size in bytes."""
+    flat: Any = tree_flatten(module.parameters())
+    arrays: list[mx.array] = [array for _, array in flat]
+    total = sum(array.nbytes for array in arrays)
+    done = 0
+    for array in arrays:
+        mx.eval(array)
+        done += array.nbytes
+        progress(done / total)
+    return total
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the language part of the configuration of a model that has several parts."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _context_length(config: dict[str, Any], max_context: int | None) -> int:
+    text = _text_config(config)
+    known = next((text[key] for key in _CONTEXT_KEYS if isinstance(text.get(key), int)), None)
+    if known is None:
+        known = max_context or _DEFAULT_CONTEXT
+        logger.warning("config.json names no context length: using %d", known)
+    return min(known, max_context) if max_context else int(known)
+
+
+def _vocabulary(config: dict[str, Any], tokenizer: Any) -> int:
+    size = _text_config(config).get("vocab_size")
+    return size if isinstance(size, int) else len(tokenizer)
+
+
+def _detokenizer_factory(tokenizer: Any) -> Callable[[], Detokenizer]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and type(backend.decoder).__name__ == "ByteLevel":
+        tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+        table = byte_level_table(tokens, frozenset(tokenizer.added_tokens_decoder))
+        return lambda: ByteDetokenizer(table)
+    return lambda: WindowDetokenizer(lambda tokens: str(tokenizer.decode(tokens)))

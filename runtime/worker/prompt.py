@@ -1,0 +1,88 @@
+"""PURE: a request's prompt becomes tokens that fit the context."""
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from runtime.worker.errors import RequestError
+from runtime.worker.request import ChatPrompt, Request, TextPrompt, TokenPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model bounds."""
+
+    context_length: int
+    """Tokens of prompt and answer together."""
+    vocabulary: int
+    """Token ids are below this."""
+    token_length: int
+    """Characters of the longest token: a text has at least its length divided by this many tokens."""
+
+
+def encode(request: Request, tokenizer: Any, limits: Limits) -> list[int]:
+    """Return the prompt's tokens.
+
+    `tokenizer` is mlx-lm's wrapper.
+
+    Raises RequestError: `context_length_exceeded`, or a conversation that the model's template refuses.
+    """
+    prompt = request.prompt
+    match prompt:
+        case ChatPrompt():
+            tokens = _encode_chat(prompt, tokenizer, limits)
+        case TextPrompt():
+            tokens = _encode_text(prompt.text, tokenizer, limits, param="prompt")
+        case TokenPrompt():
+            tokens = list(prompt.tokens)
+            if max(tokens) >= limits.vocabulary:
+                message = f"prompt has a token id that is not below {limits.vocabulary}."
+                raise RequestError(message, param="prompt")
+        case _:
+            assert_never(prompt)
+    param = "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+    if not tokens:
+        raise RequestError(f"{param} has no tokens.", param=param)
+    if len(tokens) >= limits.context_length:
+        raise _too_long(f"{len(tokens)}", limits, param)
+    return tokens
+
+
+def answer_limit(request: Request, prompt_length: int, limits: Limits) -> int:
+    """Return how many tokens the answer may have: `max_tokens` is an upper bound and so is the end of the context."""
+    room = limits.context_length - prompt_length
+    return room if request.max_tokens is None else min(request.max_tokens, room)
+
+
+def _encode_chat(prompt: ChatPrompt, tokenizer: Any, limits: Limits) -> list[int]:
+    if not tokenizer.has_chat_template:
+        message = "This model has no chat template; use /v1/completions."
+        raise RequestError(message, param="messages")
+    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    _check_length(sum(len(message.content) for message in prompt.messages), limits, "messages")
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        # Templates are programs of the model's maker: they raise what they like about roles and their order.
+        raise RequestError(f"The model's chat template refused the messages: {error}", param="messages") from error
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _encode_text(text: str, tokenizer: Any, limits: Limits, *, param: str) -> list[int]:
+    _check_length(len(text), limits, param)
+    begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    return list(tokenizer.encode(text, add_special_tokens=not begins))
+
+
+def _check_length(characters: int, limits: Limits, param: str) -> None:
+    """Refuse a hopeless text before the tokenizer spends seconds on it."""
+    least = characters // limits.token_length
+    if least >= limits.context_length:
+        raise _too_long(f"at least {least}", limits, param)
+
+
+def _too_long(tokens: str, limits: Limits, param: str) -> RequestError:
+    message = (
+        f"The context of this model holds {limits.context_length} tokens; the prompt has {tokens} "
+        "and an answer needs at least one."
+    )
+    return RequestError(message, param=param, code="context_length_exceeded")

@@ -1,0 +1,75 @@
+"""PURE: build the sampler and the logits processors of one request, from mlx-lm's parts."""
+
+import secrets
+from collections.abc import Callable
+
+import mlx.core as mx
+from mlx_lm.sample_utils import (
+    apply_min_p,
+    apply_top_k,
+    apply_top_p,
+    make_frequency_penalty,
+    make_presence_penalty,
+    make_repetition_penalty,
+)
+
+from runtime.worker.request import Sampling
+
+Sampler = Callable[[mx.array], mx.array]
+"""Takes log-probabilities (rows x vocabulary), returns one token a row."""
+Processor = Callable[[mx.array, mx.array], mx.array]
+"""Takes the tokens so far, prompt included, and the logits of one row; returns the logits."""
+
+_WHOLE_CONTEXT = 1 << 30
+"""`context_size` of mlx-lm's penalties that no context reaches: they count every token, not the last 20."""
+
+
+class KeyedSampler:
+    """Draws tokens with random numbers of its own, so other requests in the batch cannot change them."""
+
+    def __init__(self, temperature: float, filters: list[Sampler], seed: int) -> None:
+        """`filters` are applied to the log-probabilities in turn, before the temperature."""
+        self._inverse = 1.0 / temperature
+        self._filters = filters
+        self._key = mx.random.key(seed)
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Draw one token for each row."""
+        self._key, draw = mx.random.split(self._key)
+        for narrow in self._filters:
+            logprobs = narrow(logprobs)
+        return mx.random.categorical(logprobs * self._inverse, key=draw)
+
+
+def make_sampler(sampling: Sampling, vocabulary: int) -> Sampler | None:
+    """Build a request's sampler; None asks the batch for greedy choice, which it computes for all rows at once.
+
+    `vocabulary` is the number of tokens that the model chooses from.
+    """
+    if sampling.temperature == 0:
+        return None
+    filters: list[Sampler] = []
+    if 0 < sampling.top_p < 1:
+        filters.append(lambda logprobs: apply_top_p(logprobs, sampling.top_p))
+    if sampling.min_p > 0:
+        filters.append(lambda logprobs: apply_min_p(logprobs, sampling.min_p))
+    if 0 < sampling.top_k < vocabulary:
+        filters.append(lambda logprobs: apply_top_k(logprobs, sampling.top_k))
+    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+    return KeyedSampler(sampling.temperature, filters, seed % (1 << 64))
+
+
+def make_processors(sampling: Sampling, prompt_length: int) -> list[Processor]:
+    """Build a request's penalties: repetition over prompt and answer, frequency and presence over the answer alone."""
+    processors: list[Processor] = []
+    if sampling.repetition_penalty != 1:
+        processors.append(make_repetition_penalty(sampling.repetition_penalty, _WHOLE_CONTEXT))
+    if sampling.presence_penalty:
+        processors.append(_on_answer(make_presence_penalty(sampling.presence_penalty, _WHOLE_CONTEXT), prompt_length))
+    if sampling.frequency_penalty:
+        processors.append(_on_answer(make_frequency_penalty(sampling.frequency_penalty, _WHOLE_CONTEXT), prompt_length))
+    return processors
+
+
+def _on_answer(processor: Processor, prompt_length: int) -> Processor:
+    return lambda tokens, logits: processor(tokens[prompt_length:], logits)

@@ -1,0 +1,25 @@
+"""PURE: what one worker process was told to do."""
+
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The command line and the environment, read once."""
+
+    model_dir: PurePath
+    name: str
+    """The only model name that clients may use."""
+    host: str
+    port: int
+    token: str | None = field(repr=False)
+    """Clients send it as a bearer token; none leaves the worker open and is allowed on loopback only."""
+    max_batch: int = 8
+    """Requests computed together."""
+    max_waiting: int = 64
+    """Further requests that wait; beyond them 503."""
+    max_context: int | None = None
+    """Lowers the model's own context length, in tokens."""
+    drain_s: float = 10.0
+    """Time that requests under way get after a TERM."""
