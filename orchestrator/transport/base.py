@@ -1,0 +1,80 @@
+"""Pure: what every way of reaching a node can do, and how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class TransportError(Exception):
+    """A node could not be asked; what it would have answered is unknown, which is not the same as empty."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(f"{node}: {message}")
+        self.node = node
+
+
+class NodeUnreachableError(TransportError):
+    """The node does not answer; asking again later may help."""
+
+
+class CommandTimeoutError(TransportError):
+    """The command was given up after its time and killed; it may or may not have taken effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a command on a node ended: `exit_code` is 127 when the program is missing, negative for a signal."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Stream(Protocol):
+    """A running command whose output is read as it comes."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over lines with their ends; a line over 1 MiB comes in pieces."""
+        ...
+
+    async def close_input(self) -> None:
+        """End the command's stdin, which stays open until then."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait for the end and return the exit code; read all output first."""
+        ...
+
+
+class NodeTransport(Protocol):
+    """Commands and files on one node. Paths are strings: they belong to the node, not to this machine."""
+
+    @property
+    def node(self) -> str:
+        """Name the node, for messages."""
+        ...
+
+    async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout_s: float) -> Completed:  # noqa: A002
+        """Run a command to its end, giving it `input` as stdin.
+
+        Raises TransportError. When the time is up, or the caller is cancelled, the command and its process group are
+        killed; a process that left for a session of its own stays.
+        """
+        ...
+
+    async def push(self, data: bytes, path: str, *, mode: int) -> None:
+        """Put a file at an absolute path, making its folders: a reader sees the whole file or none.
+
+        Raises TransportError.
+        """
+        ...
+
+    def stream(self, argv: Sequence[str], *, input: bytes = b"") -> AbstractAsyncContextManager[Stream]:  # noqa: A002
+        """Run a command while the context lasts; after `input` its stdin stays open. Leaving the context kills it.
+
+        Raises TransportError.
+        """
+        ...

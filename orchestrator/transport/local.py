@@ -1,0 +1,140 @@
+"""I/O: run commands on the machine we are on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from orchestrator.transport.base import CommandTimeoutError, Completed, TransportError
+
+LINE_LIMIT_BYTES = 1024 * 1024
+NOT_FOUND = 127  # what a shell, and therefore ssh, answers for a missing program
+
+
+class LocalStream:
+    """A running local command; see `Stream`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        reader = self._process.stdout
+        assert reader is not None  # noqa: S101 - it was opened as a pipe
+        while True:
+            try:
+                yield await reader.readuntil(b"\n")
+            except asyncio.IncompleteReadError as end:
+                if end.partial:
+                    yield end.partial
+                return
+            except asyncio.LimitOverrunError as long:
+                yield await reader.readexactly(long.consumed)
+
+    async def write(self, data: bytes) -> None:
+        """Write to the command's stdin; a command that has ended already does not read it."""
+        writer = self._process.stdin
+        assert writer is not None  # noqa: S101 - it was opened as a pipe
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            writer.write(data)
+            await writer.drain()
+
+    async def close_input(self) -> None:
+        """End the command's stdin."""
+        writer = self._process.stdin
+        assert writer is not None  # noqa: S101 - it was opened as a pipe
+        writer.close()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await writer.wait_closed()
+
+    async def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+        return await self._process.wait()
+
+
+class LocalTransport:
+    """The node that we are on."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+
+    @property
+    def node(self) -> str:
+        """Name the node."""
+        return self._node
+
+    async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout_s: float) -> Completed:  # noqa: A002
+        """Run a command to its end; see `NodeTransport.run`."""
+        try:
+            process = await _spawn(argv, stderr=asyncio.subprocess.PIPE)
+        except FileNotFoundError:
+            return Completed(NOT_FOUND, b"", f"{argv[0]}: not found".encode())
+        except OSError as error:
+            raise TransportError(self.node, f"cannot run {argv[0]}: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(timeout_s):
+                stdout, stderr = await process.communicate(input)
+        except TimeoutError as error:
+            raise CommandTimeoutError(self.node, f"{argv[0]} was given up after {timeout_s:g} s") from error
+        finally:
+            await _kill(process)
+        assert process.returncode is not None  # noqa: S101 - communicate has returned
+        return Completed(process.returncode, stdout, stderr)
+
+    async def push(self, data: bytes, path: str, *, mode: int) -> None:
+        """Put a file; see `NodeTransport.push`."""
+        try:
+            await asyncio.to_thread(_write_atomically, data, Path(path), mode)
+        except OSError as error:
+            raise TransportError(self.node, f"cannot write {path}: {error.strerror}") from error
+
+    @contextlib.asynccontextmanager
+    async def stream(self, argv: Sequence[str], *, input: bytes = b"") -> AsyncIterator[LocalStream]:  # noqa: A002
+        """Run a command while the context lasts; see `NodeTransport.stream`. Its stderr is dropped."""
+        try:
+            process = await _spawn(argv, stderr=asyncio.subprocess.DEVNULL)
+        except OSError as error:
+            raise TransportError(self.node, f"cannot run {argv[0]}: {error.strerror}") from error
+        try:
+            stream = LocalStream(process)
+            await stream.write(input)
+            yield stream
+        finally:
+            await _kill(process)
+
+
+async def _spawn(argv: Sequence[str], *, stderr: int) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        *argv, stdin=pipe, stdout=pipe, stderr=stderr, limit=LINE_LIMIT_BYTES, start_new_session=True
+    )
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill what is left of a command; it leads its own group, whose number stays taken until it has been reaped."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.stdin is not None:
+        process.stdin.close()
+    await process.wait()
+
+
+def _write_atomically(data: bytes, path: Path, mode: int) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,145 @@
+"""I/O: commands and files on the machine we are on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.transport.base import CommandTimeoutError, NodeTransport, TransportError
+from orchestrator.transport.local import LINE_LIMIT_BYTES, LocalTransport
+from tests.orchestrator.node.harness import eventually, is_running
+
+HERE: NodeTransport = LocalTransport("here")
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+ECHO = "import os, sys; sys.stdout.buffer.write(b'\\0'.join(map(os.fsencode, sys.argv[1:])))"
+
+
+async def until_gone(pid: int) -> None:
+    """Wait until a process does not run any more."""
+    await asyncio.to_thread(eventually, lambda: not is_running(pid))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+async def test_run_passes_input_and_returns_both_outputs_and_the_exit_code() -> None:
+    done = await HERE.run(["sh", "-c", "cat; echo oops >&2; exit 3"], input=b"in", timeout_s=20)
+
+    assert (done.exit_code, done.stdout, done.stderr) == (3, b"in", b"oops\n")
+
+
+async def test_missing_program_answers_as_a_shell_would() -> None:
+    done = await HERE.run(["no-such-program"], timeout_s=20)
+
+    assert done.exit_code == 127
+    assert b"no-such-program" in done.stderr
+
+
+@settings(max_examples=10, deadline=None)
+@given(words=st.lists(WORDS, max_size=5))
+def test_arguments_arrive_unchanged(words: list[str]) -> None:
+    done = asyncio.run(HERE.run([sys.executable, "-S", "-X", "utf8", "-c", ECHO, *words], timeout_s=20))
+
+    assert done.stdout == b"\0".join(word.encode() for word in words)
+
+
+def tree(pids: Path) -> list[str]:
+    """Return a command that leaves the pids of two processes in a file and never ends."""
+    place = shlex.quote(str(pids))
+    return ["sh", "-c", f"sleep 1000 & echo $$ $! > {place}.part; mv {place}.part {place}; wait"]
+
+
+async def pids_in(path: Path) -> list[int]:
+    text = await asyncio.to_thread(eventually, lambda: path.exists() and path.read_text())
+    return [int(word) for word in str(text).split()]
+
+
+async def test_timeout_kills_the_whole_command(tmp_path: Path) -> None:
+    with pytest.raises(CommandTimeoutError, match="here: sh was given up after"):
+        await HERE.run(tree(tmp_path / "pids"), timeout_s=0.5)
+
+    for pid in await pids_in(tmp_path / "pids"):
+        await until_gone(pid)
+
+
+async def test_cancellation_kills_the_whole_command(tmp_path: Path) -> None:
+    running = asyncio.create_task(HERE.run(tree(tmp_path / "pids"), timeout_s=100))
+    pids = await pids_in(tmp_path / "pids")
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    for pid in pids:
+        await until_gone(pid)
+
+
+async def test_push_makes_folders_and_replaces_atomically(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    await HERE.push(b"one", str(path), mode=0o600)
+    before = path.open("rb")
+
+    await HERE.push(b"two", str(path), mode=0o640)
+
+    with before:
+        assert before.read() == b"one"  # a reader of the old file is not disturbed
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert names(path.parent) == ["file"]
+
+
+async def test_push_that_fails_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+
+    with pytest.raises(TransportError, match=rf"here: cannot write {tmp_path}/file: Is a directory"):
+        await HERE.push(b"x", str(tmp_path / "file"), mode=0o600)
+
+    assert names(tmp_path) == ["file"]
+
+
+async def test_stream_keeps_input_open_and_gives_lines_as_they_come() -> None:
+    script = "read -r line; echo got $line; cat; exit 4"
+    async with HERE.stream(["sh", "-c", script], input=b"one\n") as stream:
+        lines = aiter(stream)
+        assert await anext(lines) == b"got one\n"
+        await stream.close_input()
+        assert [line async for line in lines] == []
+        assert await stream.wait() == 4
+
+
+async def test_stream_gives_long_lines_in_pieces_and_a_last_line_without_an_end() -> None:
+    size = LINE_LIMIT_BYTES * 2 + 10
+    async with HERE.stream([sys.executable, "-c", f"print('x' * {size}); print('end', end='')"]) as stream:
+        pieces = [piece async for piece in stream]
+
+    assert b"".join(pieces) == b"x" * size + b"\nend"
+    assert pieces[-1] == b"end"
+
+
+async def test_leaving_a_stream_kills_the_whole_command(tmp_path: Path) -> None:
+    async with HERE.stream(tree(tmp_path / "pids")):
+        pids = await pids_in(tmp_path / "pids")
+
+    for pid in pids:
+        await until_gone(pid)
+
+
+async def test_stream_of_a_missing_program_is_an_error() -> None:
+    with pytest.raises(TransportError, match="here: cannot run no-such-program: No such file or directory"):
+        async with HERE.stream(["no-such-program"]):
+            pass
+
+
+async def test_command_that_was_killed_has_a_negative_exit_code() -> None:
+    async with HERE.stream(["sh", "-c", "echo $$; exec sleep 1000"]) as stream:
+        os.kill(int(await anext(aiter(stream))), signal.SIGTERM)
+        assert await stream.wait() == -signal.SIGTERM
