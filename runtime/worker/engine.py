@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from runtime.worker import status
 from runtime.worker.batch import Delta, Event, Failure, Finish, Job, Removed
 from runtime.worker.errors import GenerationError, UnavailableError
-from runtime.worker.generation import GenerationThread, Loaded, Progress, Report, Rounds
-from runtime.worker.model import LoadedModel
+from runtime.worker.generation import GenerationThread, Loaded, Loader, Progress, Report, Rounds
+from runtime.worker.model import LoadedModel, load
 from runtime.worker.prompt import answer_limit, encode
 from runtime.worker.request import Request
 from runtime.worker.settings import Settings
@@ -83,7 +83,7 @@ class Answer:
 class Engine:
     """Admits requests, hands them to the generation thread and reports on both."""
 
-    def __init__(self, settings: Settings, on_end: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, on_end: Callable[[], None], load: Loader = load) -> None:
         """`on_end` is called on the loop when the generation thread has ended by itself: the process must end too."""
         self.phase: Phase = "starting"
         self.started_at = int(time.time())
@@ -101,7 +101,7 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-        self._thread = GenerationThread(settings, asyncio.get_running_loop(), self._receive)
+        self._thread = GenerationThread(settings, load, asyncio.get_running_loop(), self._receive)
 
     def start(self) -> None:
         """Load the model in the background."""

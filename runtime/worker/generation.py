@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.worker.batch import Batch, Event, Job
-from runtime.worker.model import LoadedModel, load
+from runtime.worker.model import LoadedModel
 from runtime.worker.settings import Settings
 from schemas.messages import Phase
 
 logger = logging.getLogger(__name__)
+
+Loader = Callable[[Path, int | None, Callable[[float], None]], LoadedModel]
+"""Loads a model directory with a bound on its context, telling the share that is loaded; see `model.load`."""
 
 JOIN_S = 5.0
 """A round that takes longer than this does not delay the end of the process."""
@@ -65,9 +68,16 @@ _Command = _Add | _Remove | None
 class GenerationThread:
     """Runs rounds while there is work and sleeps on its queue while there is none."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, receive: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Loader,
+        loop: asyncio.AbstractEventLoop,
+        receive: Callable[[Report], None],
+    ) -> None:
         """`receive` is called on `loop` with everything the thread has to say."""
         self._settings = settings
+        self._load_model = load
         self._loop = loop
         self._receive = receive
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
@@ -118,7 +128,7 @@ class GenerationThread:
                 last = share
                 self._report(Progress("loading", share))
 
-        return load(Path(self._settings.model_dir), self._settings.max_context, progress)
+        return self._load_model(Path(self._settings.model_dir), self._settings.max_context, progress)
 
     def _serve(self, model: LoadedModel) -> None:
         batch = Batch(model, self._settings.max_batch)

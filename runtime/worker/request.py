@@ -177,7 +177,7 @@ def _message(value: object, where: str) -> Message:
         raise RequestError(f"{where} must be an object.", param=where)
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        arrives = " Messages of tools arrive with tool calls." if role in {"tool", "function"} else ""
+        arrives = " Messages of tools arrive with tool calls." if role in ("tool", "function") else ""
         raise RequestError(f"{where}.role must be one of {', '.join(_ROLES)}.{arrives}", param=f"{where}.role")
     if value.get("tool_calls") or value.get("function_call"):
         raise RequestError(f"{where}.tool_calls arrives with tool calls.", param=f"{where}.tool_calls")

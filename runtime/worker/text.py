@@ -32,6 +32,10 @@ class ByteDetokenizer:
         return self._decoder.decode(b"", final=True)
 
 
+_MAX_HELD_TOKENS = 8
+"""A character has at most four bytes, so tokens held back longer than this will never become one."""
+
+
 class WindowDetokenizer:
     """For every other tokenizer: decodes the last few tokens with and without the new ones.
 
@@ -49,7 +53,7 @@ class WindowDetokenizer:
         """Take the next token; return the text that is now certain."""
         self._fresh.append(token)
         text = self._difference()
-        if not text or text.endswith("\ufffd"):
+        if not text or (text.endswith("\ufffd") and len(self._fresh) < _MAX_HELD_TOKENS):
             return ""
         self._context, self._fresh = self._fresh, []
         return text

@@ -1,0 +1,99 @@
+"""I/O: a worker as a real process on a free loopback port."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+
+DEADLINE_S = 60.0
+T = TypeVar("T")
+
+
+def wait_until(look: Callable[[], T | None], what: str, deadline_s: float = DEADLINE_S) -> T:
+    """Poll `look` until it returns something true; fail with `what` at the deadline."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"not within {deadline_s:g} s: {what}")
+
+
+class Worker:
+    """Starts `python -m runtime.worker`; as a context it ends it."""
+
+    def __init__(self, model_dir: Path, log: Path, *arguments: str, token: str | None = None) -> None:
+        environment = {key: value for key, value in os.environ.items() if key != "ORCHESTRATE_WORKER_TOKEN"}
+        if token is not None:
+            environment["ORCHESTRATE_WORKER_TOKEN"] = token
+        command = [sys.executable, "-m", "runtime.worker", "--model-dir", str(model_dir), "--name", "tiny"]
+        self.log = log
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*command, "--port", "0", *arguments], stderr=stderr, stdin=subprocess.DEVNULL, env=environment
+            )
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        port = wait_until(self._port, "the worker listens")
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, headers=headers)
+
+    def _port(self) -> str | None:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the worker ended with {self.process.returncode}: {self.text()}")
+        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", self.text())
+        return found[1] if found else None
+
+    def text(self) -> str:
+        """Return what the worker has logged."""
+        return self.log.read_text()
+
+    def wait_ready(self) -> Self:
+        """Wait for `/ready`."""
+        wait_until(lambda: self.http.get("/ready").status_code == 200, "the worker is ready")
+        return self
+
+    def status(self) -> dict[str, Any]:
+        """Return `/status`."""
+        return self.http.get("/status").json()
+
+    def chat(self, **body: Any) -> httpx.Response:
+        """Post a chat."""
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def complete(self, **body: Any) -> httpx.Response:
+        """Post a text completion."""
+        return self.http.post("/v1/completions", json=body)
+
+    def text_of(self, **body: Any) -> str:
+        """Return the text of a completion that must succeed."""
+        response = self.complete(**body)
+        assert response.status_code == 200, response.text
+        return response.json()["choices"][0]["text"]
+
+    def terminate(self) -> None:
+        """Send TERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait_exit(self) -> int:
+        """Wait for the end; return the exit code."""
+        return self.process.wait(DEADLINE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()

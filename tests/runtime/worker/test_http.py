@@ -1,0 +1,252 @@
+"""The worker as its clients see it: a real process, real requests, a tiny real model."""
+
+import concurrent.futures
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mlx_lm
+import pytest
+
+from schemas.messages import WorkerReadiness, WorkerStatus
+from tests.runtime.worker import bodies
+from tests.runtime.worker.process import Worker, wait_until
+from tests.runtime.worker.test_text import first_stop
+
+PROMPTS = ["the quick brown fox", "a", "what is the capital of France? " * 40, "user: lazy dog\n", "é\N{PILE OF POO}"]
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """Return the stream's data, the terminator as text."""
+    frames = response.content.decode("utf-8").split("\n\n")
+    assert frames.pop() == ""
+    datas = [frame.removeprefix("data: ") for frame in frames]
+    return [data if data == "[DONE]" else json.loads(data) for data in datas]
+
+
+def assert_error(response: httpx.Response, status: int, param: str | None) -> None:
+    """Check OpenAI's error shape."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert error["param"] == param
+
+
+@pytest.fixture(scope="session")
+def reference(tiny_model_dir: Path) -> dict[str, str]:
+    """What `mlx_lm` itself generates greedily, as text: 40 tokens for each prompt."""
+    model, tokenizer = mlx_lm.load(str(tiny_model_dir))
+    texts = {}
+    for prompt in PROMPTS:
+        responses = mlx_lm.stream_generate(model, tokenizer, prompt, max_tokens=40)
+        texts[prompt] = tokenizer.decode([response.token for response in responses])
+    return texts
+
+
+def test_greedy_text_is_that_of_mlx_lm(worker: Worker, reference: dict[str, str]) -> None:
+    for prompt in PROMPTS:
+        assert worker.text_of(prompt=prompt, max_tokens=40, temperature=0) == reference[prompt]
+
+
+def test_greedy_text_is_the_same_in_a_batch_of_mixed_lengths(worker: Worker, reference: dict[str, str]) -> None:
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        asked = [
+            (prompt, pool.submit(worker.text_of, prompt=prompt, max_tokens=40, temperature=0)) for prompt in PROMPTS * 2
+        ]
+        for prompt, text in asked:
+            assert text.result() == reference[prompt]
+
+
+def test_a_seed_gives_the_same_text_alone_and_in_a_batch(worker: Worker) -> None:
+    wanted = {"prompt": "the lazy dog", "max_tokens": 30, "temperature": 1.2, "top_p": 0.9, "top_k": 50, "min_p": 0.01}
+    alone = worker.text_of(**wanted, seed=11)
+    assert worker.text_of(**wanted, seed=11) == alone
+    assert worker.text_of(**wanted, seed=12) != alone
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        noise = [pool.submit(worker.text_of, **{**wanted, "prompt": prompt}) for prompt in PROMPTS]
+        again = [pool.submit(worker.text_of, **wanted, seed=11) for _ in range(3)]
+        assert [text.result() for text in again] == [alone] * 3
+        for text in noise:
+            text.result()
+
+
+def test_without_a_seed_texts_differ(worker: Worker) -> None:
+    wanted = {"prompt": "the lazy dog", "max_tokens": 30, "temperature": 1.5}
+    assert worker.text_of(**wanted) != worker.text_of(**wanted)
+
+
+@pytest.mark.parametrize("penalty", [{"repetition_penalty": 5}, {"frequency_penalty": 2}, {"presence_penalty": 2}])
+def test_penalties_change_a_repetitive_answer(worker: Worker, penalty: dict[str, float]) -> None:
+    wanted = {"prompt": "the the the the", "max_tokens": 60, "temperature": 0}
+    assert worker.text_of(**wanted, **penalty) != worker.text_of(**wanted)
+
+
+def test_a_stop_string_ends_the_answer_before_itself(worker: Worker, reference: dict[str, str]) -> None:
+    text = reference[PROMPTS[0]]
+    for begin in (3, 7, 12):
+        stops = [text[begin : begin + 4], "never there"]
+        response = worker.complete(prompt=PROMPTS[0], max_tokens=40, temperature=0, stop=stops)
+        choice = response.json()["choices"][0]
+        assert choice["text"] == first_stop(text, stops)
+        assert choice["finish_reason"] == "stop"
+        assert response.json()["usage"]["completion_tokens"] < 40
+
+
+def test_chat_answer_has_the_shape_of_openai(worker: Worker) -> None:
+    answer = worker.chat(**bodies.chat(max_tokens=5, temperature=0, model="tiny")).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "tiny"
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    usage = answer["usage"]
+    assert usage["completion_tokens"] == 5
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 5
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_chat_stream_says_the_same_as_the_whole_answer(worker: Worker, include_usage: bool) -> None:
+    body = bodies.chat(max_tokens=25, temperature=0)
+    whole = worker.chat(**body).json()
+    response = worker.chat(**body, stream=True, stream_options={"include_usage": include_usage})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert "content-encoding" not in response.headers
+    *chunks, done = events(response)
+    assert done == "[DONE]"
+    assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}) == 1
+    if include_usage:
+        last = chunks.pop()
+        assert (last["choices"], last["usage"]) == ([], whole["usage"])
+        assert all(chunk["usage"] is None for chunk in chunks)
+    else:
+        assert not any("usage" in chunk for chunk in chunks)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert choices[0]["delta"]["role"] == "assistant"
+    assert not any("role" in choice["delta"] for choice in choices[1:])
+    text = "".join(choice["delta"].get("content", "") for choice in choices)
+    assert text == whole["choices"][0]["message"]["content"]
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
+
+
+def test_completion_stream_says_the_same_as_the_whole_answer(worker: Worker, reference: dict[str, str]) -> None:
+    response = worker.complete(prompt=PROMPTS[4], max_tokens=40, temperature=0, stream=True)
+    *chunks, done = events(response)
+    assert done == "[DONE]"
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == reference[PROMPTS[4]]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_token_prompts_are_continued(worker: Worker, tiny_model_dir: Path, reference: dict[str, str]) -> None:
+    _, tokenizer = mlx_lm.load(str(tiny_model_dir))
+    tokens = tokenizer.encode(PROMPTS[0])
+    assert worker.text_of(prompt=tokens, max_tokens=40, temperature=0) == reference[PROMPTS[0]]
+
+
+def test_hostile_bodies_are_refused_and_the_next_request_is_answered(worker: Worker) -> None:
+    before = worker.status()["requests"]
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        for _, body in bodies.BROKEN:
+            response = worker.http.post(path, content=body)
+            assert_error(response, 400, response.json()["error"]["param"])
+    for body, status, param in bodies.CHAT:
+        raw = json.dumps(body).encode()
+        assert_error(worker.http.post("/v1/chat/completions", content=raw), status, param)
+    for body, status, param in bodies.COMPLETIONS:
+        raw = json.dumps(body).encode()
+        assert_error(worker.http.post("/v1/completions", content=raw), status, param)
+    assert worker.chat(**bodies.chat()).status_code == 200
+    after = worker.status()["requests"]
+    assert (after["completed"] - before["completed"], after["failed"]) == (1, before["failed"])
+
+
+@pytest.mark.parametrize("body", bodies.TOLERATED)
+def test_tolerated_bodies_are_answered(worker: Worker, body: dict[str, Any]) -> None:
+    response = worker.chat(**body)
+    assert response.status_code == 200, response.text
+
+
+def test_a_prompt_beyond_the_context_is_refused(worker: Worker) -> None:
+    length = worker.status()["context_length"]
+    for prompt in ("a b " * length, [1] * length, "a " * 2_000_000):
+        response = worker.complete(prompt=prompt)
+        assert_error(response, 400, "prompt")
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_an_oversized_body_is_413(worker: Worker) -> None:
+    try:
+        response = worker.http.post("/v1/chat/completions", content=b" " * 21_000_000)
+    except httpx.WriteError:
+        return  # the worker answered and closed before everything was sent
+    assert_error(response, 413, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nope", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models", 405),
+        ("POST", "/status", 405),
+    ],
+)
+def test_unknown_paths_and_methods_have_the_error_shape(worker: Worker, method: str, path: str, status: int) -> None:
+    assert_error(worker.http.request(method, path), status, None)
+
+
+def test_reports(worker: Worker) -> None:
+    assert worker.http.get("/health").json() == {"status": "ok"}
+    assert WorkerReadiness.from_json(worker.http.get("/ready").content).is_ready
+    status = WorkerStatus.from_json(worker.http.get("/status").content)
+    assert status.model == "tiny"
+    assert status.memory.model_bytes > 0
+    assert status.versions.mlx_lm.startswith("0.32.")
+    models = worker.http.get("/v1/models").json()
+    assert [model["id"] for model in models["data"]] == ["tiny"]
+
+
+LONG = {"prompt": "the quick brown fox", "max_tokens": 20_000}
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_place(worker: Worker, seed: int | None, stream: bool) -> None:
+    cancelled = worker.status()["requests"]["cancelled"]
+    body = {**LONG, "seed": seed, "stream": stream, "temperature": 0.1}
+    with httpx.Client(base_url=worker.http.base_url) as client:
+        if stream:
+            with client.stream("POST", "/v1/completions", json=body) as response:
+                next(response.iter_bytes())
+                wait_until(lambda: worker.status()["queue"]["batch"] == 1, "it is in the batch")
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/completions", json=body, timeout=0.5)
+    wait_until(lambda: worker.status()["queue"]["batch"] == 0, "its place is free")
+    assert worker.status()["requests"]["cancelled"] == cancelled + 1
+
+
+@pytest.fixture
+def open_streams(worker: Worker) -> Iterator[list[httpx.Response]]:
+    """As many streams as the worker admits, all of them running or waiting."""
+    limits = httpx.Limits(max_connections=None)
+    with httpx.Client(base_url=worker.http.base_url, limits=limits, timeout=60) as client:
+        queue = worker.status()["queue"]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            places = queue["batch_limit"] + queue["waiting_limit"]
+            request = client.build_request("POST", "/v1/completions", json={**LONG, "stream": True})
+            asked = [pool.submit(client.send, request, stream=True) for _ in range(places)]
+            wait_until(lambda: worker.status()["queue"]["waiting"] == queue["waiting_limit"], "the queue is full")
+            running = [asked_.result() for asked_ in concurrent.futures.wait(asked, 30, "FIRST_COMPLETED").done]
+            yield running
+            client.close()
+
+
+def test_a_full_queue_refuses_at_once_and_recovers(worker: Worker, open_streams: list[httpx.Response]) -> None:
+    response = worker.complete(prompt="a")
+    assert_error(response, 503, None)
+    assert response.json()["error"]["code"] == "queue_full"
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+    for stream in open_streams:
+        stream.close()

@@ -1,0 +1,76 @@
+"""I/O: a tiny random llama model and a byte-level tokenizer, written once as an MLX directory."""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.llama import Model, ModelArgs
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+CONTEXT = 30_000
+END = "<|end|>"
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog and asks what the capital of France is",
+    "user assistant system: the answer to the question is that the question has no answer",
+]
+# Refuses two users in a row, as the templates of Mistral and Gemma do.
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if not loop.first and message.role == messages[loop.index0 - 1].role %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def write_model(directory: Path) -> Path:
+    """Write the model; the same every time."""
+    tokenizer = _tokenizer()
+    config = {
+        "model_type": "llama",
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "intermediate_size": 96,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": False,
+        "eos_token_id": tokenizer.token_to_id(END),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(directory / "model.safetensors"), _weights(config), metadata={"format": "mlx"})
+    (directory / "config.json").write_text(json.dumps(config))
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "chat_template": TEMPLATE}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def _weights(config: dict[str, object]) -> dict[str, mx.array]:
+    key = mx.random.key(7)
+    weights = {}
+    for name, value in tree_flatten(Model(ModelArgs.from_dict(config)).parameters()):
+        key, draw = mx.random.split(key)
+        is_norm = "norm" in name
+        weights[name] = mx.ones_like(value) if is_norm else mx.random.normal(value.shape, scale=0.3, key=draw)
+    # Answers end by length alone: the end token's logit is always 0, far below the largest of the others.
+    head = weights["lm_head.weight"]
+    head[int(config["eos_token_id"])] = 0.0  # type: ignore[call-overload]
+    return weights
+
+
+def _tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
