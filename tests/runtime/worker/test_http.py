@@ -218,7 +218,8 @@ def test_a_client_that_leaves_frees_its_place(worker: Worker, seed: int | None, 
     with httpx.Client(base_url=worker.http.base_url) as client:
         if stream:
             with client.stream("POST", "/v1/completions", json=body) as response:
-                next(response.iter_bytes())
+                chunks = response.iter_bytes()  # dropping the iterator would close the connection
+                next(chunks)
                 wait_until(lambda: worker.status()["queue"]["batch"] == 1, "it is in the batch")
         else:
             with pytest.raises(httpx.ReadTimeout):
