@@ -72,6 +72,7 @@ class _Reconciliation:
             else:
                 self.ended[unit.id] = unit
         self.changes: list[Change] = []
+        self.fetches: list[Change] = []
         self.actions: dict[ActionId, Action] = {}
         self.conflicts: list[str] = []
         self.outages: list[str] = []
@@ -89,7 +90,7 @@ class _Reconciliation:
         self._withdraw_the_gone()
         return Plan(
             stack=self.desired.stack,
-            changes=tuple(self.changes),
+            changes=(*self.fetches, *self.changes),
             actions=tuple(self.actions.values()),
             conflicts=tuple(self.conflicts),
             routing=tuple(_routing_notes(self.desired)),
@@ -142,7 +143,7 @@ class _Reconciliation:
     def _start_missing(self, wanted: DesiredUnit) -> None:
         ended = self.ended.get(wanted.id)
         cause = "not running" if ended is None or ended.exit is None else f"not running: {ended.exit}"
-        self.drifted += 1
+        self.drifted += ended is not None
         self._change("start", _target(wanted.node, wanted.spec.slot), cause)
         self._start(wanted, cause, self._memory_stops(wanted))
 
@@ -245,7 +246,7 @@ class _Reconciliation:
         action_id = ActionId(f"sync:{spec.node}/{name}")
         if action_id not in self.actions:
             cause = "not in the model store"
-            self._change("fetch", f"{spec.node}/{name}", f"{cause}: {spec.model.source}")
+            self.fetches.append(Change("fetch", f"{spec.node}/{name}", f"{cause}: {spec.model.source}"))
             self._add(Sync(id=action_id, node=spec.node, cause=cause, model=spec.model))
         return (action_id,)
 

@@ -35,9 +35,9 @@ def spec_hash(spec: Frozen) -> str:
 def routing_fields(stack: Stack) -> dict[str, str]:
     """Return everything that the gateway takes from the files at once: dotted key -> JSON text. Secrets are `***`."""
     tree = stack.model_dump(mode="json", exclude_unset=True)
-    hot: dict[str, Any] = {section: tree[section] for section in _ROUTING_SECTIONS if section in tree}
     gateway = {field: tree["gateway"][field] for field in _ROUTING_GATEWAY_FIELDS if field in tree["gateway"]}
-    return dict(sorted(_flatten({**hot, "gateway": gateway}, "")))
+    hot = {**{section: tree.get(section) for section in _ROUTING_SECTIONS}, "gateway": gateway}
+    return dict(sorted(_flatten({section: fields for section, fields in hot.items() if fields}, "")))
 
 
 def routing_digest(stack: Stack) -> str:

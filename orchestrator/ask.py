@@ -1,0 +1,66 @@
+"""I/O: asks the gateway one question, the way a client would, to show that a stack answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+
+from schemas.stack import Stack
+
+QUESTION = "What is the capital of France?"
+ANSWER_TIMEOUT_S = 120.0
+MAX_TOKENS = 64
+
+
+class NoAnswerError(Exception):
+    """The gateway did not answer the question."""
+
+
+def chat_role(stack: Stack) -> str | None:
+    """Return the role to ask: `chat` where there is one, else the first whose first endpoint serves a chat model."""
+    if "chat" in stack.roles:
+        return "chat"
+    return next((name for name, role in stack.roles.items() if role.dimensions is None), None)
+
+
+def request_body(model: str, question: str) -> dict[str, object]:
+    """Return the body of the chat request."""
+    messages = [{"role": "user", "content": question}]
+    return {"model": model, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0}
+
+
+def curl_line(url: str, model: str) -> str:
+    """Return a command that asks the same by hand."""
+    body = json.dumps(request_body(model, QUESTION))
+    return f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+
+
+async def ask(url: str, model: str, question: str) -> AsyncIterator[str]:
+    """Yield the pieces of the answer as they come; raises `NoAnswerError`."""
+    body = {**request_body(model, question), "stream": True}
+    timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=5.0)
+    try:
+        async with (
+            httpx.AsyncClient(timeout=timeout, trust_env=False) as http,
+            http.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
+        ):
+            if answer.status_code != 200:
+                text = (await answer.aread()).decode("utf-8", "replace")
+                raise NoAnswerError(f"{url} answered {answer.status_code}: {text[:500]}")
+            async for line in answer.aiter_lines():
+                for piece in _pieces(line):
+                    yield piece
+    except httpx.HTTPError as error:
+        raise NoAnswerError(f"{url} did not answer: {error or type(error).__name__}") from error
+
+
+def _pieces(line: str) -> list[str]:
+    data = line.removeprefix("data:").strip()
+    if not line.startswith("data:") or data == "[DONE]":
+        return []
+    event = json.loads(data)
+    if "error" in event:
+        raise NoAnswerError(str(event["error"].get("message", event["error"])))
+    return [choice["delta"].get("content") or "" for choice in event.get("choices", ())]

@@ -1,0 +1,219 @@
+"""I/O: `plan`, `apply`, `up` and `down`: what would change, and changing it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.ask import QUESTION, NoAnswerError, ask, chat_role, curl_line
+from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.main import program_name
+from orchestrator.cli.options import conf_option, controller, print_json, run, stack_options
+from orchestrator.cli.progress import printer
+from orchestrator.controller import Controller, Planned
+from orchestrator.plan import PLAN_VERSION, plan_data, render
+from orchestrator.readiness import gateway_url
+from schemas.stack import Stack
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+timeout_option = click.option(
+    "--timeout", type=click.FloatRange(min=1), default=None, help="Give up after so many seconds."
+)
+
+
+@click.command()
+@stack_options
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan for `apply FILE`.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 when there are changes.")
+def plan(
+    stack: str, overrides: tuple[str, ...], conf: Path | None, as_json: bool, out: Path | None, detailed_exitcode: bool
+) -> int:
+    """Show what apply would do. Changes nothing."""
+    control = controller(conf, stack, overrides)
+    planned = run(control.plan())
+    _print_plan(planned, as_json)
+    if out is not None:
+        _save(out, control, planned)
+    if planned.plan.conflicts:
+        return ExitCode.ERROR
+    if planned.plan.unreachable:
+        return ExitCode.PARTIAL
+    return ExitCode.PENDING if detailed_exitcode and not planned.plan.is_empty else ExitCode.FINE
+
+
+@click.command()
+@stack_options
+@yes_option
+@timeout_option
+def apply(
+    stack: str, overrides: tuple[str, ...], conf: Path | None, as_json: bool, yes: bool, timeout: float | None
+) -> int:
+    """Make what runs be what the stack says.
+
+    STACK may be a plan saved with `plan --out FILE`; one that is no longer what would be done is refused.
+    """
+    if Path(stack).is_file():
+        control, expected = _load(Path(stack))
+        return run(_apply(control, as_json, yes, timeout, expected))
+    return run(_apply(controller(conf, stack, overrides), as_json, yes, timeout))
+
+
+@click.command()
+@stack_options
+@yes_option
+@timeout_option
+def up(
+    stack: str, overrides: tuple[str, ...], conf: Path | None, as_json: bool, yes: bool, timeout: float | None
+) -> int:
+    """Apply, wait until ready, ask the stack one question."""
+    control = controller(conf, stack, overrides)
+
+    async def work() -> int:
+        code = await _apply(control, as_json, yes, timeout)
+        return code if code != ExitCode.FINE else await _ask(control.compose().stack, as_json)
+
+    return run(work())
+
+
+@click.command()
+@click.argument("stack")
+@conf_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@yes_option
+@timeout_option
+def down(stack: str, conf: Path | None, as_json: bool, yes: bool, timeout: float | None) -> int:
+    """Stop everything that runs of a stack. Models stay in the store."""
+    control = controller(conf, stack)
+
+    async def work() -> int:
+        async with control.lock(f"down {stack}"):
+            planned = await control.plan_down()
+            if planned.plan.is_empty:
+                _say(f"Nothing of stack {stack} is running.", as_json, {"type": "result", "outcome": "unchanged"})
+                return ExitCode.FINE
+            return await _confirm_and_execute(control, planned, as_json, yes, timeout)
+
+    return run(work())
+
+
+async def _apply(
+    control: Controller, as_json: bool, yes: bool, timeout: float | None, expected: str | None = None
+) -> int:
+    control.compose()  # bad files are reported before anything is locked or asked
+    async with control.lock(f"apply {control.stack}"):
+        planned = await control.plan()
+        if expected is not None and planned.plan.fingerprint() != expected:
+            _print_plan(planned, as_json)
+            raise CommandError(
+                ExitCode.STALE, "The saved plan is stale: the plan above is what would be done now. Save it again."
+            )
+        if planned.plan.is_empty and not planned.plan.conflicts:
+            _print_plan(planned, as_json)
+            return ExitCode.FINE
+        return await _confirm_and_execute(control, planned, as_json, yes, timeout)
+
+
+async def _confirm_and_execute(
+    control: Controller, planned: Planned, as_json: bool, yes: bool, timeout: float | None
+) -> int:
+    _print_plan(planned, as_json)
+    if planned.plan.conflicts:
+        return ExitCode.ERROR
+    if not yes:
+        await _confirm(as_json)
+    try:
+        async with asyncio.timeout(timeout):
+            with printer(as_json) as shown:
+                outcome = await control.apply(planned, shown.emit)
+    except TimeoutError:
+        raise CommandError(ExitCode.PARTIAL, f"Given up after {timeout:g} s. Running it again is safe.") from None
+    if not outcome.is_complete:
+        message = (
+            f"Partly applied: {len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.skipped)} not tried."
+        )
+        raise CommandError(ExitCode.PARTIAL, message + " Running it again is safe.")
+    done = "Everything is stopped." if not planned.desired.units else f"Applied generation {planned.generation}."
+    _say(done, as_json, {"type": "result", "outcome": "applied", "generation": planned.generation})
+    return ExitCode.FINE
+
+
+async def _confirm(as_json: bool) -> None:
+    if as_json or not sys.stdin.isatty():
+        raise CommandError(
+            ExitCode.ERROR, "Nothing was changed: there is no terminal to ask on. Add --yes to go ahead."
+        )
+    if not await asyncio.to_thread(click.confirm, "Make these changes?"):
+        raise CommandError(ExitCode.ERROR, "Nothing was changed.")
+
+
+async def _ask(stack: Stack, as_json: bool) -> int:
+    url = gateway_url(stack.gateway.bind, stack.gateway.port)
+    role = chat_role(stack)
+    if role is None:
+        _say(f"Gateway    {url}", as_json, {"type": "urls", "gateway": url})
+        return ExitCode.FINE
+    if not as_json:
+        click.echo(f"\nYou        {QUESTION}\n{role:<10} ", nl=False)
+    pieces = []
+    try:
+        async for piece in ask(url, role, QUESTION):
+            pieces.append(piece)
+            if not as_json:
+                click.echo(piece, nl=False)
+    except NoAnswerError as error:
+        raise CommandError(ExitCode.ERROR, f"\nThe stack is up but did not answer: {error}") from error
+    if as_json:
+        print_json({"type": "answer", "role": role, "question": QUESTION, "answer": "".join(pieces), "gateway": url})
+        return ExitCode.FINE
+    program = program_name()
+    click.echo(
+        f"\n\nGateway    {url}/v1 (OpenAI API), {url}/health, {url}/metrics\n"
+        f"Try        {curl_line(url, role)}\n"
+        f"Status     {program} status {stack.stack}\n"
+        f"Stop       {program} down {stack.stack}" + (" (or: make stop)" if stack.stack == "quickstart" else "")
+    )
+    return ExitCode.FINE
+
+
+def _print_plan(planned: Planned, as_json: bool) -> None:
+    if as_json:
+        for line in plan_data(planned.plan):
+            click.echo(json.dumps(line))
+    else:
+        click.echo(render(planned.plan, planned.heading()))
+
+
+def _say(text: str, as_json: bool, line: dict[str, Any]) -> None:
+    if as_json:
+        print_json(line)
+    else:
+        click.echo(text)
+
+
+def _save(path: Path, control: Controller, planned: Planned) -> None:
+    body = {
+        "version": PLAN_VERSION,
+        "type": "saved plan",
+        "stack": control.stack,
+        "conf": str(control.conf),
+        "overrides": list(control.overrides),
+        "fingerprint": planned.plan.fingerprint(),
+    }
+    path.write_text(json.dumps(body, indent=2) + "\n")
+    click.echo(f"Saved to {path}; apply it with: {program_name()} apply {path}", err=True)
+
+
+def _load(path: Path) -> tuple[Controller, str]:
+    try:
+        body = json.loads(path.read_text())
+        if body["type"] != "saved plan" or body["version"] != PLAN_VERSION:
+            raise ValueError(f"expected a saved plan of version {PLAN_VERSION}")
+        control = controller(Path(body["conf"]), str(body["stack"]), tuple(body["overrides"]))
+        return control, str(body["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(ExitCode.USAGE, f"{path} is no plan saved with `plan --out`: {error}") from error

@@ -1,0 +1,112 @@
+"""I/O: the `orchestrate` program: finds the command, maps errors to exit codes. Imports nothing heavy before that."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.exits import CommandError, ExitCode
+
+# name -> (module below orchestrator.cli, one line for --help); the module is imported when the command is used
+COMMANDS: dict[str, tuple[str, str]] = {
+    "validate": ("inspect", "Check a stack's files; every problem at once."),
+    "show": ("inspect", "Print a stack as it is composed."),
+    "plan": ("change", "Show what apply would do."),
+    "apply": ("change", "Make what runs be what the stack says."),
+    "up": ("change", "Apply, wait until ready, ask the stack one question."),
+    "down": ("change", "Stop everything that runs of a stack."),
+    "status": ("observe", "Show what runs and whether it is well."),
+    "logs": ("observe", "Print a unit's log."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, so that `--help` is fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"orchestrator.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from schemas.problems import nearest
+
+            guess = nearest(args[0], COMMANDS)
+            hint = f" Did you mean '{guess}'?" if guess else f" There are: {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--conf",
+    type=click.Path(path_type=Path),
+    envvar="ORCHESTRATE_CONF",
+    default=Path("conf"),
+    show_default=True,
+    help="The configuration directory (also ORCHESTRATE_CONF).",
+)
+@click.version_option(package_name="orchestrate")
+@click.pass_context
+def cli(ctx: click.Context, conf: Path) -> None:
+    """Turn a few machines into one dependable LLM endpoint, from YAML in git.
+
+    Every command takes the name of a stack, conf/stacks/NAME.yaml, and overrides such as services.chat.port=18123.
+
+    Exit codes: 0 fine, 1 error, 2 changes pending (plan --detailed-exitcode), 3 configuration invalid, 4 a node
+    unreachable or partly applied (run it again), 5 locked by another apply, 6 plan stale, 64 usage, 130 interrupted.
+    """
+    ctx.obj = conf
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        result: Any = cli.main(args=arguments, prog_name=program_name(), standalone_mode=False)
+        code = int(result) if isinstance(result, int) else ExitCode.FINE
+    except click.UsageError as error:
+        error.show()
+        code = ExitCode.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. Running it again is safe.", err=True)
+        code = ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.ERROR
+    except CommandError as failure:
+        failure.show("--json" in arguments)
+        code = failure.code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as `head` does
+        code = ExitCode.FINE
+    return code
+
+
+def program_name() -> str:
+    """Return how this program was called, so that the commands it suggests can be pasted."""
+    called = Path(sys.argv[0])
+    if called.name == "orchestrate" and called.parent.name == "bin":
+        try:
+            return str(called.absolute().relative_to(Path.cwd()))
+        except ValueError:
+            return "orchestrate"
+    return "orchestrate"

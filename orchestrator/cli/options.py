@@ -1,0 +1,100 @@
+"""I/O: what all commands share: the stack they work on, `--json`, and what errors from below become."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.controller import Controller
+from orchestrator.directories import Directories
+from orchestrator.node.client import LockedError, ShimError
+from orchestrator.transport.base import TransportError
+from schemas.problems import ConfigurationError
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def stack_options(command: Command) -> Command:
+    """Add STACK, OVERRIDES, `--conf` and `--json` to a command."""
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
+        conf_option,
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+        click.argument("stack"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def conf_option(command: Command) -> Command:
+    """Add `--conf`, which may stand before or after the command's name."""
+    option = click.option(
+        "--conf", type=click.Path(path_type=Path), default=None, help="The configuration directory.  [default: conf]"
+    )
+    return option(command)
+
+
+def controller(conf: Path | None, stack: str, overrides: tuple[str, ...] = ()) -> Controller:
+    """Return the controller of a stack; `conf` after the command wins over the one before it."""
+    chosen = conf or click.get_current_context().obj
+    return Controller(chosen, stack, overrides, directories())
+
+
+def directories() -> Directories:
+    """Return where this machine keeps its state."""
+    return Directories.from_environment(os.environ)
+
+
+def print_json(line: Mapping[str, Any]) -> None:
+    """Print one object of the machine-readable output, with the version of its shape."""
+    click.echo(json.dumps({"version": 1, **line}))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work to its end; errors that a person can act on become `CommandError`."""
+    try:
+        return asyncio.run(work)
+    except BaseExceptionGroup as group:
+        raise _failure(_first(group)) from group
+    except (ConfigurationError, ShimError, TransportError) as error:
+        raise _failure(error) from error
+
+
+def invalid(error: ConfigurationError) -> CommandError:
+    """Return the failure for a configuration that cannot be used, with every problem."""
+    lines = [{"type": "problem", **problem.model_dump(mode="json")} for problem in error.problems]
+    count = len(error.problems)
+    ending = f"{count} problem{'s' if count != 1 else ''}. Nothing was changed."
+    return CommandError(ExitCode.INVALID, f"{error}\n{ending}", lines)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _failure(error: BaseException) -> BaseException:
+    match error:
+        case ConfigurationError():
+            return invalid(error)
+        case LockedError(holder=holder):
+            who = f"{holder.get('actor')} (pid {holder.get('pid')}, {holder.get('command')})"
+            return CommandError(
+                ExitCode.LOCKED, f"Another command is changing this stack: {who}. Wait for it, then run this again."
+            )
+        case TransportError():
+            return CommandError(ExitCode.PARTIAL, f"{error}")
+        case ShimError():
+            return CommandError(ExitCode.ERROR, f"{error}")
+        case _:
+            return error

@@ -1,0 +1,54 @@
+"""I/O: where this machine keeps state and models, and the few files that the orchestrator itself writes there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.base import StackName
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """The two roots on this machine: `state` for units, routes and journals, `cache` for models."""
+
+    state: Path
+    cache: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Directories:
+        """Read `ORCHESTRATE_STATE` (moves both), `XDG_STATE_HOME` and `XDG_CACHE_HOME`; XDG base directory defaults."""
+        if moved := environ.get("ORCHESTRATE_STATE"):
+            root = Path(moved).expanduser().absolute()
+            return cls(root, root / "cache")
+        home = Path(environ.get("HOME") or Path.home())
+        state = Path(environ.get("XDG_STATE_HOME") or home / ".local" / "state")
+        cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+        return cls(state / "orchestrate", cache / "orchestrate")
+
+    def stack(self, name: StackName) -> Path:
+        """Return the directory of one stack's own files: routes, journal, token."""
+        return self.state / "stacks" / name
+
+    def routes(self, name: StackName) -> Path:
+        """Return the path of the stack's `routes.json`."""
+        return self.stack(name) / "routes.json"
+
+    def worker_token(self, name: StackName) -> str:
+        """Return the token that the stack's workers ask for, made at the first call and readable by this user only."""
+        path = self.stack(name) / "worker.token"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            if token := path.read_text().strip():
+                return token
+            path.unlink(missing_ok=True)  # a crash between creating and writing left it empty
+            return self.worker_token(name)
+        token = secrets.token_urlsafe(32)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token)
+        return token

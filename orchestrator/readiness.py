@@ -1,0 +1,94 @@
+"""I/O: asks a worker or a gateway whether it really serves: a token was given, these routes are held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from orchestrator.observed import ObservedUnit
+from schemas.admin import ConfigReport
+from schemas.messages import WorkerReadiness, WorkerStatus
+from schemas.unit import GatewaySpec
+
+PROBE_TIMEOUT_S = 3.0
+"""A loopback or LAN answer takes milliseconds, also from a worker in the middle of a long prefill."""
+GATEWAY_TRIES = 8
+"""Connections made to find both of two gateways that share a port: the system picks one of them each time."""
+
+
+def client() -> httpx.AsyncClient:
+    """Return an HTTP client for control traffic: no proxies from the environment, no redirects."""
+    return httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False, follow_redirects=False)
+
+
+async def worker_readiness(http: httpx.AsyncClient, url: str, token: str) -> WorkerReadiness | None:
+    """Return what a worker says of itself; None while it does not answer."""
+    body = await _get(http, f"{url}/ready", token)
+    try:
+        return None if body is None else WorkerReadiness.from_json(body)
+    except ValidationError:
+        return None
+
+
+async def worker_status(http: httpx.AsyncClient, url: str, token: str) -> WorkerStatus | None:
+    """Return a worker's figures; None while it does not answer."""
+    body = await _get(http, f"{url}/status", token)
+    try:
+        return None if body is None else WorkerStatus.from_json(body)
+    except ValidationError:
+        return None
+
+
+async def gateway_reports(bind: str, port: int, pids: set[int]) -> dict[int, ConfigReport]:
+    """Return what the gateways on a port say: pid -> report. Stops once all of `pids` were heard."""
+    found: dict[int, ConfigReport] = {}
+    for _ in range(GATEWAY_TRIES):
+        async with client() as http:  # a new connection each time: an open one leads to the same process for ever
+            body = await _get(http, f"{gateway_url(bind, port)}/admin/config", None)
+        try:
+            report = None if body is None else ConfigReport.from_json(body)
+        except ValidationError:
+            report = None
+        if report is None:
+            break
+        found[report.pid] = report
+        if pids <= found.keys():
+            break
+    return found
+
+
+async def reload_gateway(bind: str, port: int) -> ConfigReport | None:
+    """Make a gateway read its files now; returns what it serves afterwards, None where it does not answer."""
+    async with client() as http:
+        try:
+            answer = await http.post(f"{gateway_url(bind, port)}/admin/config/reload", timeout=30.0)
+            return ConfigReport.from_json(answer.content)
+        except (httpx.HTTPError, ValidationError):
+            return None
+
+
+def gateway_url(bind: str, port: int) -> str:
+    """Return where a gateway can be asked from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104
+    return f"http://{host}:{port}"
+
+
+def worker_url(unit: ObservedUnit, host: str) -> str:
+    """Return the base URL of a worker's HTTP server."""
+    return f"http://{host}:{unit.port}"
+
+
+def is_gateway(unit: ObservedUnit) -> bool:
+    """Tell whether a unit is a gateway."""
+    return isinstance(unit.spec, GatewaySpec)
+
+
+async def _get(http: httpx.AsyncClient, url: str, token: str | None) -> bytes | None:
+    headers: dict[str, Any] = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = await http.get(url, headers=headers)
+    except httpx.HTTPError:
+        return None
+    return answer.content if answer.status_code in (200, 503) else None
