@@ -1,0 +1,73 @@
+"""I/O: `python -m runtime.gateway`: serve a stack."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+WORKER_TOKEN = "ORCHESTRATE_WORKER_TOKEN"  # noqa: S105 - the variable's name
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the gateway until it is told to end; return its exit code: 0 after draining, 1 when it cannot listen."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("sanic.root", "sanic.server", "sanic.access", "sanic.error"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime.gateway", description="Serve a stack over HTTP.")
+    parser.add_argument("--conf", type=Path, required=True, help="configuration directory")
+    parser.add_argument("--stack", required=True, help="name of the stack")
+    parser.add_argument("--routes", type=Path, required=True, help="routes.json, written by the orchestrator")
+    parser.add_argument("--bind", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on")
+    parser.add_argument("--drain-s", type=float, default=30.0, help="seconds for requests in flight when told to end")
+    return parser
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    from runtime.gateway.assembly import assemble
+    from runtime.gateway.reload import Sources, compose_stack
+    from runtime.gateway.server import listen, serve
+
+    log = logging.getLogger("runtime.gateway")
+    token = os.environ.get(WORKER_TOKEN, "").strip() or None
+    sources = Sources(arguments.conf.absolute(), arguments.stack, arguments.routes.absolute(), token)
+    gateway = assemble(sources, compose_stack)
+    reloader, live = gateway.services.reloader, gateway.services.live
+    # Before listening: beside an old process, a new one must not answer before it knows its routes.
+    await reloader.reload()
+    try:
+        sock = listen(arguments.bind, arguments.port)
+    except OSError as error:
+        log.critical("cannot listen: address=%s port=%d reason=%s", arguments.bind, arguments.port, error.strerror)
+        return 1
+    address, port = sock.getsockname()[:2]
+    following = asyncio.create_task(reloader.run())
+    try:
+        await serve(
+            gateway.app,
+            sock,
+            live,
+            arguments.drain_s,
+            lambda: log.info("listening: address=%s port=%d stack=%s", address, port, live.stack),
+        )
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        gateway.connections.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""I/O: what all answers have in common: the headers of ours, and the reading of request bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from typing import Any, cast
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from runtime.gateway.errors import ApiError
+from runtime.gateway.live import Live
+
+JSON = "application/json"
+BODY_S = 120.0
+"""How long a request body may take to arrive."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id(request: Request) -> str:
+    """Return the id of a request: the client's where it is a sane token, else a new one, the same at every call."""
+    found: str | None = getattr(request.ctx, "request_id", None)
+    if found is None:
+        given = request.headers.getone("x-request-id", "")
+        found = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
+        request.ctx.request_id = found
+    return found
+
+
+def headers(request: Request, live: Live, *, endpoint: str = "", attempts: int = 0) -> dict[str, str]:
+    """Return the headers that every answer carries; `endpoint` is left out where none was asked."""
+    common = {
+        "x-orchestrate-attempts": str(attempts),
+        "x-orchestrate-generation": str(live.table.generation if live.table else 0),
+        "x-orchestrate-request-id": request_id(request),
+    }
+    return {"x-orchestrate-endpoint": endpoint, **common} if endpoint else common
+
+
+def json_answer(request: Request, live: Live, document: object, status: int = 200) -> HTTPResponse:
+    """Answer with a JSON document."""
+    body = json.dumps(document, ensure_ascii=False).encode()
+    return HTTPResponse(body, status, headers(request, live), JSON)
+
+
+def error_answer(request: Request, live: Live, error: ApiError) -> HTTPResponse:
+    """Answer with an error in OpenAI's shape."""
+    answer = HTTPResponse(error.body(), error.status, headers(request, live), JSON)
+    if error.retry_after_s is not None:
+        answer.headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    return answer
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return a request's body; raises `ApiError` with status 413 or 408."""
+    declared = request.headers.getone("content-length", "0")
+    if int(declared) > limit:
+        raise _too_large(limit)
+    stream = cast(Any, request.stream)
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            while part := await stream.read():
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise ApiError(408, "The request body took too long to arrive.", code="request_timeout") from None
+    # Sanic stops reading a connection while much waits to be read, and a connection that is not read from cannot
+    # tell that its client left.
+    cast(asyncio.Transport, request.transport).resume_reading()
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The request body is larger than {limit} bytes.", code="request_too_large")

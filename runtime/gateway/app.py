@@ -1,0 +1,124 @@
+"""I/O: the Sanic application: routes, limits, and errors in OpenAI's shape. Wiring only."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.compat import Header
+from sanic.config import Config
+from sanic.exceptions import BadRequest, SanicException
+from sanic.handlers import ErrorHandler
+from sanic.models.protocol_types import TransportProtocol
+
+from runtime.gateway.api import admin, health, openai
+from runtime.gateway.api.answers import error_answer
+from runtime.gateway.errors import ApiError
+from runtime.gateway.framing import find_fault
+from runtime.gateway.live import Live
+from runtime.gateway.services import Services
+
+log = logging.getLogger(__name__)
+
+NEVER_S = 30 * 24 * 3600
+"""Sanic answers 503 after its response timeout, whatever the handler does; the gateway has timers of its own."""
+MOST_DISCARDED = 64 * 1024 * 1024
+"""Bytes of a refused body that are read so that its sender gets to see the answer."""
+
+_numbers = itertools.count()
+
+
+class MalformedHeadError(BadRequest):
+    """The head of a request can be read in more than one way. Its text is ours and may be shown."""
+
+
+class StrictRequest(Request):
+    """A request whose head was read strictly, before anything is routed by it. The connection ends with the refusal."""
+
+    def __init__(
+        self,
+        url_bytes: bytes,
+        headers: Header,
+        version: str,
+        method: str,
+        transport: TransportProtocol,
+        app: Sanic[Any, Any],
+        head: bytes = b"",
+        stream_id: int = 0,
+    ) -> None:
+        # Sanic makes a request without a head only to report an error of its own.
+        fault = find_fault(head) if head else None
+        if fault is not None:
+            raise MalformedHeadError(fault)
+        super().__init__(url_bytes, headers, version, method, transport, app, head, stream_id)
+
+
+class OpenAIErrors(ErrorHandler):
+    """Answers every error in OpenAI's shape; Sanic's own pages are never shown."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__()
+        self._live = live
+
+    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+        """Turn an exception into an answer."""
+        if isinstance(exception, ApiError):
+            return error_answer(request, self._live, exception)
+        if not isinstance(exception, SanicException):
+            log.error("a handler failed: path=%s", request.path, exc_info=exception)
+            return error_answer(request, self._live, ApiError(500, "Internal error.", code="internal_error"))
+        answer = error_answer(request, self._live, _from_sanic(request, exception))
+        allowed = (exception.headers or {}).get("Allow")
+        if allowed:
+            answer.headers["allow"] = allowed
+        return answer
+
+
+def create_app(services: Services) -> Sanic[Any, Any]:
+    """Build the application around a gateway's services."""
+    app: Sanic[Any, Any] = Sanic(
+        f"gateway-{next(_numbers)}",
+        config=_config(),
+        request_class=StrictRequest,
+        error_handler=OpenAIErrors(services.live),
+        configure_logging=False,
+    )
+    openai.register(app, services)
+    admin.register(app, services)
+    health.register(app, services)
+    return app
+
+
+def _config() -> Config:
+    config = Config(env_prefix=None)
+    config.update(
+        ACCESS_LOG=False,
+        AUTO_EXTEND=False,
+        KEEP_ALIVE_TIMEOUT=75,
+        MOTD=False,
+        REQUEST_MAX_HEADER_SIZE=16_384,
+        REQUEST_MAX_SIZE=MOST_DISCARDED,
+        REQUEST_TIMEOUT=30,
+        RESPONSE_TIMEOUT=NEVER_S,
+    )
+    return config
+
+
+def _from_sanic(request: Request, exception: SanicException) -> ApiError:
+    """Describe an error of Sanic in our own words: its texts repeat what the client sent."""
+    status = exception.status_code or 500
+    match status:
+        case 404:
+            return ApiError(404, "There is no such path here.", code="unknown_url")
+        case 405:
+            return ApiError(405, f"The method {request.method} is not allowed here.", code="method_not_allowed")
+        case 400:
+            fault = str(exception) if isinstance(exception, MalformedHeadError) else ""
+            return ApiError(400, fault or "The request is malformed.", code="bad_request")
+        case 413:
+            return ApiError(413, "The request is too large.", code="request_too_large")
+        case _:
+            return ApiError(status, f"{HTTPStatus(status).phrase}.", code="bad_request" if status < 500 else None)

@@ -1,0 +1,44 @@
+"""I/O: puts the parts of a gateway together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sanic import Sanic
+
+from runtime.gateway.app import create_app
+from runtime.gateway.connections import Connections
+from runtime.gateway.exchange import Exchanges
+from runtime.gateway.live import Live, gauges
+from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.relay import Relay
+from runtime.gateway.reload import Compose, Reloader, Sources
+from runtime.gateway.routing.pool import Pool
+from runtime.gateway.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that does not listen yet."""
+
+    app: Sanic[Any, Any]
+    services: Services
+    connections: Connections
+
+
+def assemble(sources: Sources, compose: Compose) -> Gateway:
+    """Build a gateway for the running event loop. Its table is empty until the first reload."""
+    now = asyncio.get_running_loop().time
+    live = Live(stack=sources.stack, pid=os.getpid(), started_at=time.time())
+    pool = Pool(now, random.random)
+    metrics = Metrics(lambda: gauges(live, pool))
+    connections = Connections()
+    relay = Relay(Exchanges(connections, metrics, now), pool, metrics, now)
+    reloader = Reloader(sources, live, pool, metrics, compose)
+    services = Services(live, pool, metrics, relay, reloader)
+    return Gateway(create_app(services), services, connections)

@@ -1,0 +1,211 @@
+"""Pure: request bodies: what is refused before anybody is asked, and the one change that is made to what passes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.gateway.errors import ApiError
+
+DEEPEST = 64
+"""Levels of nesting: deeper documents exhaust the stacks of parsers further on."""
+LONGEST_MODEL = 256
+
+_FORBIDDEN = ("api_base", "base_url", "api_key", "extra_headers")
+"""URLs and credentials come from the stack files only."""
+_MODEL_KEY = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request body that may be passed on."""
+
+    raw: bytes
+    document: Mapping[str, Any]
+    model: str
+    is_stream: bool
+
+
+def parse_chat(raw: bytes) -> Body:
+    """Check the body of a chat completion; raises `ApiError` with status 400."""
+    document = _document(raw)
+    messages = document.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _invalid("messages", "must be a list with at least one message")
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]")
+    return _body(raw, document)
+
+
+def parse_completion(raw: bytes) -> Body:
+    """Check the body of a text completion; raises `ApiError` with status 400."""
+    document = _document(raw)
+    if not _is_prompt(document.get("prompt")):
+        raise _invalid("prompt", "must be a text, a list of texts, or tokens, and not empty")
+    return _body(raw, document)
+
+
+def with_model(body: Body, model: str) -> bytes:
+    """Return the body asking for another model. Everything else keeps its bytes where that is provably the same."""
+    if body.model == model:
+        return body.raw
+    # One match means one key "model" in the whole document, unless another one is written with \\u escapes, whose
+    # letters all begin with \\u006. Text inside strings has its quotes escaped and cannot match.
+    written = _MODEL_KEY.findall(body.raw)
+    if len(written) == 1 and b"\\u006" not in body.raw:
+        return _MODEL_KEY.sub(lambda _: b'"model":' + json.dumps(model).encode(), body.raw, count=1)
+    return json.dumps({**body.document, "model": model}, separators=(",", ":")).encode()
+
+
+def _invalid(param: str, message: str) -> ApiError:
+    return ApiError(400, f"'{param}' {message}.", code="invalid_value", param=param)
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
+_decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+
+
+def _document(raw: bytes) -> dict[str, Any]:
+    try:
+        document = _decode(raw.decode())
+    except UnicodeDecodeError:
+        raise ApiError(400, "The request body is not valid UTF-8.", code="invalid_json") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        raise ApiError(400, "The request body is not valid JSON.", code="invalid_json") from None
+    if not isinstance(document, dict):
+        raise ApiError(400, "The request body must be a JSON object.", code="invalid_json")
+    # No document is deeper than it has opening brackets; most requests need no walk.
+    if raw.count(b"{") + raw.count(b"[") > DEEPEST and _is_deeper(document, DEEPEST):
+        raise _too_deep()
+    return document
+
+
+def _too_deep() -> ApiError:
+    return ApiError(400, f"The request body is nested more than {DEEPEST} levels deep.", code="invalid_json")
+
+
+def _is_deeper(document: object, levels: int) -> bool:
+    layer = [document]
+    for _ in range(levels):
+        layer = [
+            child
+            for node in layer
+            for child in (node.values() if isinstance(node, dict) else node)  # type: ignore[attr-defined]
+            if isinstance(child, dict | list)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _body(raw: bytes, document: dict[str, Any]) -> Body:
+    for key in _FORBIDDEN:
+        if key in document:
+            raise ApiError(400, f"'{key}' is not accepted in requests.", code="unsupported_parameter", param=key)
+    model = document.get("model")
+    if not isinstance(model, str) or not model or len(model) > LONGEST_MODEL:
+        raise _invalid("model", "must name a role, an alias or a model")
+    for key, (is_valid, expected) in _TYPES.items():
+        value = document.get(key)
+        if value is not None and not is_valid(value):
+            raise _invalid(key, f"must be {expected}")
+    return Body(raw, document, model, document.get("stream") is True)
+
+
+def _check_message(message: object, where: str) -> None:
+    if not isinstance(message, dict):
+        raise _invalid(where, "must be an object")
+    if not isinstance(message.get("role"), str) or not message["role"]:
+        raise _invalid(f"{where}.role", "must be a text")
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return
+    if not isinstance(content, list) or not all(isinstance(part, dict | str) for part in content):
+        raise _invalid(f"{where}.content", "must be a text or a list of parts")
+
+
+def _is_prompt(prompt: object) -> bool:
+    if isinstance(prompt, str):
+        return prompt != ""
+    if not isinstance(prompt, list) or not prompt:
+        return False
+    if all(isinstance(part, str) and part for part in prompt):
+        return True
+    return _is_tokens(prompt) or all(isinstance(part, list) and part and _is_tokens(part) for part in prompt)
+
+
+def _is_tokens(part: list[Any]) -> bool:
+    return all(type(token) is int and token >= 0 for token in part)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_integer(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_text_or_texts(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_logprobs(value: object) -> bool:
+    return type(value) in {bool, int}
+
+
+_TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "stream": (_is_bool, "true or false"),
+    "stream_options": (_is_object, "an object"),
+    "max_tokens": (_is_count, "a whole number of at least 1"),
+    "max_completion_tokens": (_is_count, "a whole number of at least 1"),
+    "n": (_is_count, "a whole number of at least 1"),
+    "temperature": (_is_number, "a number"),
+    "top_p": (_is_number, "a number"),
+    "top_k": (_is_integer, "a whole number"),
+    "min_p": (_is_number, "a number"),
+    "presence_penalty": (_is_number, "a number"),
+    "frequency_penalty": (_is_number, "a number"),
+    "repetition_penalty": (_is_number, "a number"),
+    "seed": (_is_integer, "a whole number"),
+    "stop": (_is_text_or_texts, "a text or a list of texts"),
+    "logprobs": (_is_logprobs, "true, false or a whole number"),
+    "top_logprobs": (_is_integer, "a whole number"),
+    "logit_bias": (_is_object, "an object"),
+    "response_format": (_is_object, "an object"),
+    "tools": (_is_list, "a list"),
+    "user": (lambda value: isinstance(value, str), "a text"),
+}
+"""Parameters by name: what is accepted apart from null, and its description. Unknown parameters are passed on."""

@@ -1,0 +1,122 @@
+"""Pure: what clients are told when something is wrong, in OpenAI's shape, and the cleaning of texts of others."""
+
+from __future__ import annotations
+
+import json
+import re
+from http import HTTPStatus
+
+LONGEST_TEXT = 500
+"""Characters of an upstream's text that clients may see."""
+
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)\]}]+", re.IGNORECASE)
+_IPV4 = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
+_IPV6 = re.compile(r"\[?\b(?:[0-9a-f]{1,4}:){2,}[0-9a-f:]*(?:[0-9a-f]{1,4}|:)\]?(?::\d{1,5})?", re.IGNORECASE)
+_HOST_PORT = re.compile(r"\b[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*:\d{2,5}\b", re.IGNORECASE)
+_PATH = re.compile(r"(?<![\w/.])(?:~|[A-Za-z]:)?[/\\][\w.@+~-]+(?:[/\\][\w.@+~-]*)+")
+_CREDENTIAL = re.compile(r"\b(?:Bearer\s+\S+|(?:sk|hf|key|tok)[-_][\w-]{6,})", re.IGNORECASE)
+_REPLACEMENTS = (
+    (_CREDENTIAL, "[credential]"),
+    (_URL, "[address]"),
+    (_IPV4, "[address]"),
+    (_IPV6, "[address]"),
+    (_HOST_PORT, "[address]"),
+    (_PATH, "[path]"),
+)
+
+
+class ApiError(Exception):
+    """A request ends with an error; the API layer turns it into an answer."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        """Sent as Retry-After, rounded up to whole seconds."""
+
+    def body(self) -> bytes:
+        """Return the JSON document."""
+        return error_body(self.status, self.message, code=self.code, param=self.param)
+
+
+def error_type(status: int) -> str:
+    """Return OpenAI's `type` of an error with this status."""
+    match status:
+        case 401:
+            return "authentication_error"
+        case 403:
+            return "permission_error"
+        case 429:
+            return "rate_limit_error"
+        case _ if status < 500:
+            return "invalid_request_error"
+        case _:
+            return "server_error"
+
+
+def error_body(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
+    """Write an error as JSON."""
+    error = {"message": message, "type": error_type(status), "param": param, "code": code}
+    return json.dumps({"error": error}, ensure_ascii=False).encode(errors="replace")
+
+
+def error_event(message: str, code: str) -> bytes:
+    """Write an error as the last event of a stream."""
+    return b"data: " + error_body(HTTPStatus.BAD_GATEWAY, message, code=code) + b"\n\n"
+
+
+def clean(text: str) -> str:
+    """Take addresses, paths and credentials out of a text that somebody else wrote, and shorten it."""
+    for pattern, replacement in _REPLACEMENTS:
+        text = pattern.sub(replacement, text)
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable if len(printable) <= LONGEST_TEXT else printable[:LONGEST_TEXT] + "..."
+
+
+def cleaned_error(status: int, raw: bytes) -> bytes:
+    """Return an upstream's error body as clients may see it: unchanged where it is in shape and gives nothing away."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        document = None
+    error = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return error_body(status, clean(_any_text(document) or HTTPStatus(status).phrase), code="upstream_error")
+    if _is_clean(document):
+        return raw
+    code, param = error.get("code"), error.get("param")
+    return error_body(
+        status,
+        clean(error["message"]),
+        code=clean(code) if isinstance(code, str) else None,
+        param=clean(param) if isinstance(param, str) else None,
+    )
+
+
+def _any_text(document: object) -> str | None:
+    """Find the message in the shapes that other servers use: `error`, `message` or `detail` as text."""
+    if not isinstance(document, dict):
+        return None
+    texts = (document.get(key) for key in ("error", "message", "detail"))
+    return next((text for text in texts if isinstance(text, str) and text), None)
+
+
+def _is_clean(document: object) -> bool:
+    if isinstance(document, str):
+        return clean(document) == document
+    if isinstance(document, dict):
+        return all(_is_clean(key) and _is_clean(value) for key, value in document.items())
+    if isinstance(document, list):
+        return all(_is_clean(value) for value in document)
+    return True

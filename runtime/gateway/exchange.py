@@ -1,0 +1,318 @@
+"""I/O: one attempt: a request to one endpoint and its answer, up to the stream's last byte.
+
+Until the first content of a stream is written to the client nothing is sent, so that another endpoint can take over
+unseen. After it the client gets exactly what the endpoint sent, and an error event where that broke off. Whatever ends
+the task (the client left, the gateway stops) closes the endpoint's connection, which frees the endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.gateway import sse
+from runtime.gateway.bodies import Body, with_model
+from runtime.gateway.connections import Connections, origin_of
+from runtime.gateway.errors import clean, cleaned_error, error_body, error_event
+from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.outcome import SUCCESS, Verdict, judge_error_event, judge_fault, judge_status
+from runtime.gateway.routing.table import Route, Target
+from runtime.gateway.upstream import Connection, UpstreamError
+
+LARGEST_ANSWER = 64 * 1024 * 1024
+"""Bytes of an answer that is not streamed."""
+LARGEST_ERROR = 64 * 1024
+ERROR_BODY_S = 5.0
+"""How long the body of an error may take."""
+HOLD_S = 10.0
+"""How long a stream's headers are held back for the sake of failover."""
+COMMENT_S = 15.0
+"""Time between the comments that keep a waiting stream alive."""
+TRAILER_S = 1.0
+"""How long an endpoint may take to end its answer after `[DONE]`."""
+
+_COMMENT = b": waiting\n\n"
+_OK = 200
+
+
+class ClientLeftError(Exception):
+    """The client closed its connection, or does not read any more."""
+
+
+class Client(Protocol):
+    """The client's side of a stream."""
+
+    @property
+    def is_started(self) -> bool:
+        """Whether status and headers were sent."""
+        ...
+
+    async def start(self, endpoint: str, attempts: int) -> None:
+        """Send status 200 and the headers of an event stream; raises `ClientLeftError`."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes of the stream, waiting while the client reads slowly; raises `ClientLeftError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of a client."""
+
+    route: Route
+    path: str
+    """Path at the endpoint, behind its base path."""
+    body: Body
+    request_id: str
+
+
+class Course:
+    """What has happened to a request so far, over all its attempts."""
+
+    __slots__ = ("attempts", "deadline", "started_at", "wake_at")
+
+    def __init__(self, now: float, total_s: float) -> None:
+        self.attempts = 0
+        self.started_at = now
+        self.deadline = now + total_s
+        """When the first content must have come, on the loop's clock."""
+        self.wake_at = now + HOLD_S
+        """When a waiting client gets its next comment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An attempt that ends its request."""
+
+    verdict: Verdict
+    status: int = _OK
+    body: bytes | None = None
+    """The answer; None where it was streamed to the client."""
+    error: str | None = None
+
+
+class AttemptError(Exception):
+    """An attempt that another endpoint may make good."""
+
+    def __init__(self, verdict: Verdict, error: str, status: int = 0, body: bytes = b"") -> None:
+        super().__init__(error)
+        self.verdict = verdict
+        self.error = error
+        self.status = status
+        self.body = body
+        """What the endpoint answered, as clients may see it."""
+
+
+class Exchanges:
+    """Makes attempts. Used on one event loop."""
+
+    def __init__(self, connections: Connections, metrics: Metrics, now: Callable[[], float]) -> None:
+        """`now` is the event loop's clock."""
+        self._connections = connections
+        self._metrics = metrics
+        self._now = now
+
+    async def attempt(self, ask: Ask, target: Target, course: Course, client: Client) -> Result:
+        """Send a request to an endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
+        first_due = course.deadline
+        if ask.body.is_stream:
+            # Without a stream the first content is the whole answer, however long that takes to generate.
+            first_due = min(first_due, self._now() + target.timeouts.first_token_s)
+        connection: Connection | None = None
+        try:
+            connection = await self._open(ask, target, course, client, first_due)
+            if connection.status != _OK:
+                return await self._refusal(connection)
+            if not ask.body.is_stream:
+                return await self._whole(connection, target)
+            committed = await self._first_content(connection, target, course, client, first_due)
+            if isinstance(committed, Result):
+                return committed
+            self._metrics.first_content(ask.route.name, self._now() - course.started_at)
+            return await self._stream(connection, target, course, client, committed)
+        except UpstreamError as error:
+            raise AttemptError(judge_fault(error.fault, is_committed=False), str(error)) from error
+        finally:
+            if connection is not None:
+                self._connections.give_back(origin_of(target.identity), connection)
+
+    async def _open(self, ask: Ask, target: Target, course: Course, client: Client, first_due: float) -> Connection:
+        """Send the request and wait for the answer's head.
+
+        A kept connection may have been closed by the endpoint just before: when it dies without one byte of an answer,
+        the request is sent once more on a new one.
+        """
+        origin, body = origin_of(target.identity), with_model(ask.body, target.identity.model)
+        head = _head(ask, target, len(body))
+        for is_fresh in (False, True):
+            connect_s = min(target.timeouts.connect_s, max(first_due - self._now(), 0.001))
+            connection = await self._connections.take(origin, connect_s, is_fresh=is_fresh)
+            try:
+                connection.send(head, body)
+                wake_at = course.wake_at if ask.body.is_stream else None
+                while not await connection.wait_head(first_due, wake_at):
+                    wake_at = await _comment(target, course, client)
+            except UpstreamError as error:
+                is_stale = connection.is_reused and not connection.has_answered and error.fault == "reset"
+                self._connections.give_back(origin, connection)
+                if not is_stale:
+                    raise
+            except BaseException:
+                self._connections.give_back(origin, connection)
+                raise
+            else:
+                return connection
+        raise UpstreamError("reset", "a new connection died like the kept one")
+
+    async def _refusal(self, connection: Connection) -> Result:
+        """Judge an answer that is no success: pass it on, or leave the request to another endpoint."""
+        retry_after = connection.headers.get(b"retry-after", b"").decode("latin-1") or None
+        try:
+            raw = await connection.read_all(LARGEST_ERROR, ERROR_BODY_S)
+        except UpstreamError:
+            raw = b""
+        verdict = judge_status(connection.status, retry_after, raw.decode(errors="replace").lower())
+        status = connection.status if connection.status >= 400 else 502
+        body = cleaned_error(status, raw)
+        if verdict.then == "pass":
+            return Result(verdict, status, body)
+        raise AttemptError(verdict, f"{verdict.label} (status {connection.status})", status, body)
+
+    async def _whole(self, connection: Connection, target: Target) -> Result:
+        _expect_type(connection, b"application/json")
+        body = await connection.read_all(LARGEST_ANSWER, target.timeouts.idle_s)
+        if not body.lstrip()[:1] == b"{":
+            raise UpstreamError("bad answer", "no JSON object")
+        self._metrics.tokens(sse.completion_tokens(body) or 0)
+        return Result(SUCCESS, body=body)
+
+    async def _first_content(
+        self, connection: Connection, target: Target, course: Course, client: Client, due: float
+    ) -> tuple[bytes, sse.Framer] | Result:
+        """Hold the stream until its first content; return what was held, and where its last event is cut."""
+        _expect_type(connection, b"text/event-stream")
+        commit = sse.Commit()
+        while True:
+            data = await connection.read(due, "no first content", course.wake_at)
+            if data is None:
+                await _comment(target, course, client)
+                continue
+            if not data:
+                raise UpstreamError("ended early", "no content")
+            try:
+                found = commit.feed(data)
+            except sse.EventTooLargeError as error:
+                raise UpstreamError("bad answer", "an event is too large") from error
+            if isinstance(found, sse.StreamError):
+                return _refused_in_stream(found)
+            if found is not None:
+                self._metrics.malformed(commit.malformed)
+                return found, commit.framer()
+
+    async def _stream(
+        self,
+        connection: Connection,
+        target: Target,
+        course: Course,
+        client: Client,
+        committed: tuple[bytes, sse.Framer],
+    ) -> Result:
+        """Pass the stream on from its first content to its end. No other endpoint is asked any more."""
+        if not client.is_started:
+            await client.start(target.name, course.attempts)
+        tail = sse.Tail()
+        try:
+            await self._splice(connection, target, client, committed, tail)
+        except UpstreamError as error:
+            verdict = judge_fault(error.fault, is_committed=True)
+            message = f"The endpoint '{target.name}' broke off in the middle of its answer: {error.fault}."
+            await client.send(error_event(message, "upstream_error"))
+            return Result(verdict, error=str(error))
+        except sse.StreamFailedError as error:
+            await client.send(error_event(clean(error.message), "upstream_error"))
+            return Result(judge_fault("ended early", is_committed=True), error=clean(error.message))
+        self._metrics.tokens(tail.completion_tokens() or 0)
+        return Result(SUCCESS)
+
+    async def _splice(
+        self,
+        connection: Connection,
+        target: Target,
+        client: Client,
+        committed: tuple[bytes, sse.Framer],
+        tail: sse.Tail,
+    ) -> None:
+        """Copy whole events until the endpoint has ended its answer; raises where it did not."""
+        events, framer = committed
+        idle_s = target.timeouts.idle_s
+        while True:
+            if events:
+                before, failed = sse.cut_error(events)
+                tail.feed(before)
+                await client.send(before)
+                if failed is not None:
+                    raise sse.StreamFailedError(failed.message)
+            is_done = sse.DONE_MARK in events and tail.is_done()
+            data = await connection.read(self._now() + (TRAILER_S if is_done else idle_s))
+            if not data:
+                break
+            try:
+                events = framer.feed(data)
+            except sse.EventTooLargeError as error:
+                raise UpstreamError("bad answer", "an event is too large") from error
+        await self._end(client, framer.rest(), tail)
+
+    async def _end(self, client: Client, rest: bytes, tail: sse.Tail) -> None:
+        """Complete the ending that clients wait for, where the answer itself is complete."""
+        if rest.strip() and sse.read_event(rest) in {"content", "nothing"}:
+            # Only the blank line is missing behind the last event.
+            tail.feed(rest + b"\n\n")
+            await client.send(rest + b"\n\n")
+        if not tail.is_finished():
+            raise UpstreamError("ended early", "no finish reason")
+        if not tail.is_done():
+            await client.send(sse.DONE)
+
+
+async def _comment(target: Target, course: Course, client: Client) -> float:
+    """Let a waiting client know that somebody is there; return when to do so again."""
+    if not client.is_started:
+        await client.start(target.name, course.attempts)
+    await client.send(_COMMENT)
+    course.wake_at += COMMENT_S
+    return course.wake_at
+
+
+def _head(ask: Ask, target: Target, size: int) -> bytes:
+    identity = target.identity
+    host = f"[{identity.host}]" if ":" in identity.host else identity.host
+    lines = (
+        f"POST {identity.base_path}{ask.path} HTTP/1.1",
+        f"host: {host}:{identity.port}",
+        "content-type: application/json",
+        f"accept: {'text/event-stream' if ask.body.is_stream else 'application/json'}",
+        "accept-encoding: identity",
+        f"content-length: {size}",
+        f"x-request-id: {ask.request_id}",
+        *(() if target.token is None else (f"authorization: Bearer {target.token}",)),
+    )
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+def _expect_type(connection: Connection, expected: bytes) -> None:
+    found = connection.headers.get(b"content-type", b"").lower()
+    if not found.startswith(expected):
+        raise UpstreamError("bad answer", f"content type {clean(found.decode('latin-1'))!r}")
+    if connection.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UpstreamError("bad answer", "compressed although identity was asked for")
+
+
+def _refused_in_stream(error: sse.StreamError) -> Result:
+    verdict = judge_error_event(error.type, error.message.lower())
+    status = 400 if verdict.then == "pass" else 502
+    body = error_body(status, clean(error.message), code=error.code, param=error.param)
+    if verdict.then == "pass":
+        return Result(verdict, status, body)
+    raise AttemptError(verdict, f"{verdict.label} (in the stream)", status, body)

@@ -1,0 +1,152 @@
+"""I/O: reads the stack files and `routes.json` whenever they change, and swaps the routing table.
+
+The newest good stack and the newest good routes make the table, each on its own: a broken stack file does not keep the
+gateway from learning that a worker moved, nor the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from runtime.gateway.live import Live
+from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.pool import Pool
+from runtime.gateway.routing.table import build_table
+from runtime.gateway.watch import watch_files
+from schemas.problems import ConfigurationError, Problem
+from schemas.routes import Routes
+from schemas.stack import Stack
+
+log = logging.getLogger(__name__)
+
+
+class Compose(Protocol):
+    """Composes a stack from its files; raises `ConfigurationError`."""
+
+    def __call__(self, conf: Path, stack: str, overrides: Sequence[str]) -> Stack: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the configuration is."""
+
+    conf: Path
+    stack: str
+    routes: Path
+    worker_token: str | None = None
+
+
+class Reloader:
+    """Keeps `Live` up to date. Everything but reading files happens on the event loop."""
+
+    def __init__(self, sources: Sources, live: Live, pool: Pool, metrics: Metrics, compose: Compose) -> None:
+        self._sources = sources
+        self._live = live
+        self._pool = pool
+        self._metrics = metrics
+        self._compose = compose
+        self._stack: Stack | None = None
+        self._routes: Routes | None = None
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the files until cancelled."""
+        conf, routes = self._sources.conf, self._sources.routes
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(conf, "*.yaml", is_recursive=True))
+            tasks.create_task(self._watch(routes.parent, routes.name, is_recursive=False))
+            while True:
+                await self._changed.wait()
+                # Cleared first: a change during the reading below causes another one.
+                self._changed.clear()
+                await self.reload()
+
+    async def reload(self) -> None:
+        """Read everything now. Problems are kept in `Live`; nothing is raised."""
+        async with self._lock:
+            routes, problems = await asyncio.to_thread(self._read_routes)
+            overrides = routes.overrides if routes else ()
+            stack, stack_problems = await asyncio.to_thread(self._read_stack, overrides)
+            self._swap(stack, routes, (*stack_problems, *problems))
+
+    async def _watch(self, directory: Path, pattern: str, *, is_recursive: bool) -> None:
+        await watch_files(
+            directory,
+            pattern,
+            is_recursive=is_recursive,
+            on_change=self._changed.set,
+            on_restart=self._metrics.watch_restart,
+        )
+
+    def _swap(self, stack: Stack | None, routes: Routes | None, problems: tuple[Problem, ...]) -> None:
+        live = self._live
+        if problems and problems != live.problems:
+            for problem in problems:
+                log.warning("configuration not taken over: %s", problem)
+        elif live.problems and not problems:
+            log.info("configuration is good again")
+        is_changed = (stack, routes) != (self._stack, self._routes) or live.table is None
+        live.problems = problems
+        live.failed_reloads += bool(problems)
+        self._metrics.reload(is_good=not problems)
+        self._stack, self._routes = stack, routes
+        if stack is None or not is_changed:
+            return
+        table = build_table(stack, routes, environ=os.environ, worker_token=self._sources.worker_token)
+        self._pool.adopt(table)
+        live.table = table
+        live.loaded_at = time.time()
+        live.reloads += 1
+        log.info("configuration taken over: generation=%d digest=%s", table.generation, table.digest)
+
+    def _read_routes(self) -> tuple[Routes | None, tuple[Problem, ...]]:
+        """Return the newest good routes, and what is wrong with the file."""
+        path = self._sources.routes
+        try:
+            routes = Routes.from_json(path.read_bytes())
+        except FileNotFoundError:
+            if self._routes is None:
+                # Nothing was applied yet: helpers are served.
+                return None, ()
+            return self._routes, (Problem(file=str(path), message="the file is gone"),)
+        except OSError as error:
+            return self._routes, (Problem(file=str(path), message=f"cannot be read: {error.strerror}"),)
+        except ValidationError as error:
+            return self._routes, tuple(_problem(path, detail["loc"], detail["msg"]) for detail in error.errors())
+        if routes.stack != self._sources.stack:
+            message = f"is of the stack '{routes.stack}', this gateway serves '{self._sources.stack}'"
+            return self._routes, (Problem(file=str(path), key="stack", message=message),)
+        return routes, ()
+
+    def _read_stack(self, overrides: Sequence[str]) -> tuple[Stack | None, tuple[Problem, ...]]:
+        """Return the newest good stack, and what is wrong with the files."""
+        try:
+            return self._compose(self._sources.conf, self._sources.stack, overrides), ()
+        except ConfigurationError as error:
+            return self._stack, error.problems
+        except Exception as error:
+            # Whatever a file does to the composing library, the last good table is served.
+            log.exception("composing failed")
+            message = f"composing failed: {type(error).__name__}: {error}"
+            return self._stack, (Problem(file=str(self._sources.conf), message=message),)
+
+
+def compose_stack(conf: Path, stack: str, overrides: Sequence[str]) -> Stack:
+    """Compose a stack with Hydra, which is imported only when it is needed."""
+    from schemas.compose import compose
+
+    return compose(conf, stack, overrides).stack
+
+
+def _problem(path: Path, location: Sequence[int | str], message: str) -> Problem:
+    return Problem(file=str(path), key=".".join(str(part) for part in location), message=message)

@@ -1,0 +1,115 @@
+"""Pure: what one attempt's end means, for the breaker and for the request. The table of the gateway's specification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.gateway.routing.breaker import Effect
+
+Fault = Literal[
+    "refused",
+    "unreachable",
+    "name not found",
+    "connect timeout",
+    "TLS error",
+    "connection limit",
+    "reset",
+    "bad answer",
+    "no first content",
+    "stalled",
+    "ended early",
+]
+"""How an exchange with an endpoint can break, apart from the statuses that it answers with."""
+
+Next = Literal["next", "pass", "stop"]
+"""What the request does: try another endpoint, pass the answer on, or end."""
+
+DEFAULT_BUSY_S = 1.0
+"""How long a busy endpoint that names no time is skipped."""
+LOADING_S = 5.0
+"""How long an endpoint that is loading and names no time is skipped."""
+ABSENT_S = 30.0
+"""How long an endpoint without the model comes after all others: the default interval of health checks."""
+LONGEST_BUSY_S = 300.0
+
+_BUSY_WORDS = ("busy", "overloaded", "queue is full", "too many requests", "capacity")
+_MODEL_WORDS = ("model", "not found", "does not exist")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an attempt's end means."""
+
+    label: str
+    """A few words for metrics and messages; one of a small fixed set."""
+    effect: Effect
+    then: Next
+    busy_s: float = 0.0
+    """How long the endpoint is skipped although nothing is wrong with it."""
+    absent_s: float = 0.0
+    """How long other endpoints are preferred, because this one has not got the model."""
+
+
+SUCCESS = Verdict("ok", "success", "pass")
+CLIENT_LEFT = Verdict("client left", "neutral", "stop")
+CONNECTION_LIMIT = Verdict("connection limit", "neutral", "next")
+
+
+def judge_fault(fault: Fault, *, is_committed: bool) -> Verdict:
+    """Judge an exchange that broke. After the commit point no other endpoint is tried."""
+    if fault == "connection limit":
+        return CONNECTION_LIMIT
+    return Verdict(fault, "failure", "stop" if is_committed else "next")
+
+
+def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
+    """Judge a status of 300 or more, or of less than 200.
+
+    `retry_after` is the header's value; `text` is the beginning of the body, lower case.
+    """
+    named_s = _seconds(retry_after)
+    match status:
+        case 503 if "loading" in text:
+            return Verdict("loading", "neutral", "next", busy_s=LOADING_S if named_s is None else named_s)
+        case 429:
+            return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
+        case 503 if named_s is not None or any(word in text for word in _BUSY_WORDS):
+            return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
+        case 501 | 505:
+            return Verdict("not supported", "neutral", "pass")
+        case 401 | 403:
+            return Verdict("credentials refused", "neutral", "next")
+        case 404 if any(word in text for word in _MODEL_WORDS):
+            return Verdict("model absent", "neutral", "next", absent_s=ABSENT_S)
+        case 404:
+            # mlx_lm.server answers errors of its engine with 404.
+            return Verdict("engine error", "failure", "next")
+        case _ if 400 <= status < 500:
+            return Verdict("client error", "neutral", "pass")
+        case _ if status >= 500:
+            return Verdict("server error", "failure", "next")
+        case _:
+            # A redirect is never followed: URLs come from files only.
+            return Verdict("bad answer", "failure", "next")
+
+
+def judge_error_event(kind: str, text: str) -> Verdict:
+    """Judge an error that an endpoint reports inside a stream before any content. `kind` is the error's `type`."""
+    if kind == "invalid_request_error":
+        return Verdict("client error", "neutral", "pass")
+    if "loading" in text:
+        return Verdict("loading", "neutral", "next", busy_s=LOADING_S)
+    if any(word in text for word in _BUSY_WORDS):
+        return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S)
+    return Verdict("server error", "failure", "next")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds of a Retry-After header; a date counts as the default, so that no clock is compared."""
+    if retry_after is None:
+        return None
+    value = retry_after.strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:9]), LONGEST_BUSY_S)
+    return LOADING_S if value else None

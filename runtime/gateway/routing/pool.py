@@ -1,0 +1,145 @@
+"""Pure: what is remembered of endpoints across requests and reloads, by identity. The only mutable state of routing.
+
+Used on the event loop only; every method runs to its end without waiting, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from runtime.gateway.routing import breaker
+from runtime.gateway.routing.outcome import CLIENT_LEFT, Verdict
+from runtime.gateway.routing.select import Choice, choose
+from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
+
+RETRY_SHARE = 0.2
+"""Share of the requests in flight that may be second or later attempts."""
+LEAST_RETRIES = 3
+"""Retries that are allowed however few requests are in flight."""
+_LARGEST_JITTER = 0.1
+
+
+@dataclass(slots=True)
+class Standing:
+    """One endpoint's state."""
+
+    in_flight: int = 0
+    breaker: breaker.State = field(default_factory=breaker.Closed)
+    busy_until: float = 0.0
+    absent_until: float = 0.0
+    last_error: str | None = None
+    is_listed: bool = True
+    """False once no table names it; it is dropped when its last request ends."""
+
+
+class Lease:
+    """The right to send one request to one endpoint. It is given back exactly once."""
+
+    __slots__ = ("_is_done", "_permit", "_pool", "_standing", "is_retry", "target")
+
+    def __init__(self, pool: Pool, target: Target, standing: Standing, *, is_retry: bool) -> None:
+        self.target = target
+        self.is_retry = is_retry
+        self._pool = pool
+        self._standing = standing
+        self._permit = standing.breaker.generation
+        self._is_done = False
+
+    def finish(self, verdict: Verdict, error: str | None = None) -> None:
+        """Record how the request ended. Only the first call counts."""
+        if self._is_done:
+            return
+        self._is_done = True
+        self._pool.take_back(self, self._standing, self._permit, verdict, error)
+
+    def release(self) -> None:
+        """Give the lease back without a verdict, when the request ended for a reason of its own."""
+        self.finish(CLIENT_LEFT)
+
+
+class Pool:
+    """Standings by identity, turns by route, and the retry budget."""
+
+    def __init__(self, clock: Callable[[], float], draw: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds; `draw` gives numbers from 0 to 1 for the jitter of breakers."""
+        self._clock = clock
+        self._draw = draw
+        self._standings: dict[EndpointIdentity, Standing] = {}
+        self._turns: Counter[str] = Counter()
+        self._retrying = 0
+        self._active = 0
+
+    @property
+    def standings(self) -> Mapping[EndpointIdentity, Standing]:
+        """Everything that is remembered, to be read only."""
+        return self._standings
+
+    def adopt(self, table: RoutingTable) -> None:
+        """Make room for a new table's endpoints. Known ones keep their state, unlisted ones go when they are idle."""
+        listed = {target.identity for target in table.targets()}
+        for identity in listed:
+            self._standings.setdefault(identity, Standing()).is_listed = True
+        for identity in [known for known in self._standings if known not in listed]:
+            self._standings[identity].is_listed = False
+            if not self._standings[identity].in_flight:
+                del self._standings[identity]
+        self._turns = Counter({name: turn for name, turn in self._turns.items() if name in table.routes})
+
+    def look(self, route: Route) -> Choice:
+        """Return whom a request would go to now, without sending one."""
+        return choose(route, self._with_room(route), (), self._clock(), self._turns[route.name])
+
+    def lease(self, route: Route, tried: Collection[EndpointIdentity]) -> Lease | Choice:
+        """Choose an endpoint and take a place on it, or return the choice that says why there is none."""
+        now = self._clock()
+        choice = choose(route, self._with_room(route), tried, now, self._turns[route.name])
+        target = choice.target
+        if target is None:
+            return choice
+        if not tried:
+            self._turns[route.name] += 1
+        standing = self._standings[target.identity]
+        standing.breaker = breaker.admit(standing.breaker, now, target.timeouts.total_s)
+        standing.in_flight += 1
+        self._active += 1
+        self._retrying += bool(tried)
+        return Lease(self, target, standing, is_retry=bool(tried))
+
+    def may_retry(self) -> bool:
+        """Tell whether the retry budget has room: retries must not multiply the load of a failing cluster."""
+        return self._retrying < max(LEAST_RETRIES, RETRY_SHARE * self._active)
+
+    def take_back(self, lease: Lease, standing: Standing, permit: int, verdict: Verdict, error: str | None) -> None:
+        """Record the end of a leased request."""
+        now, target = self._clock(), lease.target
+        self._active -= 1
+        self._retrying -= lease.is_retry
+        standing.in_flight -= 1
+        standing.breaker = breaker.record(
+            standing.breaker,
+            permit,
+            verdict.effect,
+            now,
+            settings=target.breaker,
+            jitter=self._draw() * _LARGEST_JITTER,
+        )
+        if verdict.busy_s:
+            standing.busy_until = now + verdict.busy_s
+        if verdict.absent_s:
+            standing.absent_until = now + verdict.absent_s
+        if verdict.effect == "success":
+            standing.absent_until = 0.0
+        if error is not None:
+            standing.last_error = error
+        if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:
+            del self._standings[target.identity]
+
+    def _with_room(self, route: Route) -> Mapping[EndpointIdentity, Standing]:
+        # A request keeps the table that it started with; that table's endpoints may have been dropped since.
+        for tier in route.tiers:
+            for target in tier:
+                if target.identity not in self._standings:
+                    self._standings[target.identity] = Standing(is_listed=False)
+        return self._standings

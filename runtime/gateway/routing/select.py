@@ -1,0 +1,111 @@
+"""Pure: which endpoint of a route comes next, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from runtime.gateway.routing.breaker import Closed, Open, State, wait_s, would_admit
+from runtime.gateway.routing.table import EndpointIdentity, Route, Target
+
+Reason = Literal["not running", "draining", "misconfigured", "tried", "open", "half-open", "busy", "full"]
+
+
+class Standing(Protocol):
+    """What is remembered of an endpoint across requests and reloads, as far as choosing needs it."""
+
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def breaker(self) -> State: ...
+    @property
+    def busy_until(self) -> float: ...
+    @property
+    def absent_until(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An endpoint that was not taken."""
+
+    name: str
+    reason: Reason
+    detail: str = ""
+    retry_s: float | None = None
+    """Seconds after which it may be available; None when nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The endpoint to try, or None with the reasons for all of them."""
+
+    target: Target | None
+    skipped: tuple[Skipped, ...]
+
+
+def choose(
+    route: Route,
+    standings: Mapping[EndpointIdentity, Standing],
+    tried: Collection[EndpointIdentity],
+    now: float,
+    turn: int,
+) -> Choice:
+    """Choose by priority tier; inside a tier by fewest in flight for its weight, ties in weighted turns.
+
+    `turn` counts the requests of the route. Endpoints that lately had not got the model come after all the others.
+    """
+    skipped: list[Skipped] = []
+    absent: list[Target] = []
+    for tier in route.tiers:
+        fit: list[Target] = []
+        for target in tier:
+            standing = standings[target.identity]
+            reason = None if target.identity not in tried else Skipped(target.name, "tried")
+            reason = reason or _obstacle(target, standing, now)
+            if reason is not None:
+                skipped.append(reason)
+            elif standing.absent_until > now:
+                absent.append(target)
+            else:
+                fit.append(target)
+        if fit:
+            return Choice(_least_loaded(fit, standings, turn), tuple(skipped))
+    if absent:
+        return Choice(absent[0], tuple(skipped))
+    skipped.extend(Skipped(missing.name, missing.reason, missing.detail) for missing in route.missing)
+    return Choice(None, tuple(skipped))
+
+
+def _obstacle(target: Target, standing: Standing, now: float) -> Skipped | None:
+    if not would_admit(standing.breaker, now):
+        reason: Reason = "open" if isinstance(standing.breaker, Open) else "half-open"
+        return Skipped(target.name, reason, retry_s=wait_s(standing.breaker, now))
+    if standing.busy_until > now:
+        return Skipped(target.name, "busy", retry_s=standing.busy_until - now)
+    if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:
+        return Skipped(target.name, "full", retry_s=1.0)
+    return None
+
+
+def _least_loaded(fit: Sequence[Target], standings: Mapping[EndpointIdentity, Standing], turn: int) -> Target:
+    if len(fit) == 1:
+        return fit[0]
+    start = _whose_turn(fit, turn)
+    rotated = (*fit[start:], *fit[:start])
+    return min(rotated, key=lambda target: _load(target, standings[target.identity]))
+
+
+def _load(target: Target, standing: Standing) -> float:
+    # Recent failures count like requests in flight: an endpoint that fails at once must not look idle.
+    failures = standing.breaker.failures if isinstance(standing.breaker, Closed) else 1
+    return (standing.in_flight + failures) / target.weight
+
+
+def _whose_turn(fit: Sequence[Target], turn: int) -> int:
+    place = turn % sum(target.weight for target in fit)
+    for index, target in enumerate(fit):
+        place -= target.weight
+        if place < 0:
+            return index
+    raise AssertionError("weights are positive")

@@ -1,0 +1,225 @@
+"""I/O: gateways for tests: one inside the test's loop on a real socket, and one as a real process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from sanic import Sanic
+
+from runtime.gateway.assembly import Gateway, assemble
+from runtime.gateway.reload import Sources
+from runtime.gateway.server import listen
+from schemas.stack import Stack
+
+ROOT = Path(__file__).parents[3]
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
+STREAM = {**CHAT, "stream": True}
+DEADLINE_S = 20.0
+
+Sanic.test_mode = True  # several applications in one process
+
+
+def stack_document(endpoints: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """Return a stack with helpers at the given URLs, one per priority in their order, in the role `chat`."""
+    role = {
+        "endpoints": {
+            name: {"helper": name, "model": f"model-{name}", "priority": index + 1}
+            for index, name in enumerate(endpoints)
+        }
+    }
+    return {
+        "stack": "lab",
+        "nodes": {"here": {"reach": "local"}},
+        "helpers": {name: {"url": url, "models": {f"model-{name}": {}}} for name, url in endpoints.items()},
+        "roles": {"chat": role | more.pop("chat", {})},
+        "gateway": {"node": "here"} | more.pop("gateway", {}),
+        **more,
+    }
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S, what: str = "condition") -> Any:
+    """Poll a condition, plain or awaitable, until it is true; fail at the deadline."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = condition()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what} did not come true within {within_s} s"
+        await asyncio.sleep(0.005)
+
+
+class LocalGateway:
+    """A gateway in the test's own loop: its state can be looked at."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.gateway: Gateway
+        self.url = ""
+        self._server: Any = None
+
+    def compose(self, conf: Path, stack: str, overrides: Sequence[str]) -> Stack:
+        return Stack.model_validate_json(json.dumps(self.document))
+
+    async def start(self, tmp_path: Path) -> None:
+        sources = Sources(tmp_path, "lab", tmp_path / "routes.json", "worker-token")
+        self.gateway = assemble(sources, self.compose)
+        await self.reload()
+        sock = listen("127.0.0.1", 0)
+        self.port = sock.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._server = await self.gateway.app.create_server(sock=sock)
+        await self._server.startup()
+        await self._server.start_serving()
+
+    async def reload(self, document: dict[str, Any] | None = None) -> None:
+        self.document = document or self.document
+        await self.gateway.services.reloader.reload()
+
+    async def stop(self) -> None:
+        self._server.close()
+        for connection in list(self._server.connections):
+            connection.abort()
+        self.gateway.connections.close()
+        await asyncio.sleep(0)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(standing.in_flight for standing in self.gateway.services.pool.standings.values())
+
+    def standing(self, endpoint: str) -> Any:
+        """Return what the pool remembers of the endpoint with the model `model-<endpoint>`."""
+        standings = self.gateway.services.pool.standings
+        return next(standing for identity, standing in standings.items() if identity.model == f"model-{endpoint}")
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
+
+
+@contextlib.asynccontextmanager
+async def local_gateway(tmp_path: Path, document: dict[str, Any]) -> AsyncIterator[LocalGateway]:
+    """Run a gateway in this loop."""
+    gateway = LocalGateway(document)
+    await gateway.start(tmp_path)
+    try:
+        yield gateway
+    finally:
+        await gateway.stop()
+
+
+class Conf:
+    """A configuration directory and a routes.json in a temporary directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "conf"
+        self.routes_path = root / "state" / "routes.json"
+        for group in ("stacks", "nodes", "models", "policies"):
+            (self.root / group).mkdir(parents=True)
+        self.routes_path.parent.mkdir()
+
+    @property
+    def stack_path(self) -> Path:
+        return self.root / "stacks" / "lab.yaml"
+
+    def write_stack(self, document: dict[str, Any]) -> None:
+        """Write the stack in place, as editors do. JSON is YAML."""
+        self.stack_path.write_text("# @package _global_\n" + json.dumps(document, indent=1))
+
+    def write_routes(self, **fields: Any) -> None:
+        """Replace routes.json as the orchestrator does."""
+        document = {"version": 1, "stack": "lab", "generation": 1, **fields}
+        fresh = self.routes_path.with_suffix(".new")
+        fresh.write_text(json.dumps(document))
+        fresh.replace(self.routes_path)
+
+
+class GatewayProcess:
+    """A gateway as a process of its own."""
+
+    def __init__(self, conf: Conf, port: int | None = None, *, drain_s: float = 30.0, **environ: str) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = conf.root.parent / f"gateway-{time.monotonic_ns()}.log"
+        self._conf = conf
+        self._drain_s = drain_s
+        self._environ = environ
+        self.process: asyncio.subprocess.Process
+
+    async def start(self, *, is_awaited: bool = True) -> Self:
+        arguments = {
+            "--conf": self._conf.root,
+            "--stack": "lab",
+            "--routes": self._conf.routes_path,
+            "--port": self.port,
+            "--drain-s": self._drain_s,
+        }
+        with self.log_path.open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "runtime.gateway"),
+                *(str(part) for pair in arguments.items() for part in pair),
+                cwd=ROOT,
+                env={**os.environ, **self._environ},
+                stdout=log,
+                stderr=log,
+            )
+        if is_awaited:
+            await until(lambda: "listening:" in self.log, what="the gateway listens")
+        return self
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
+
+    async def config(self) -> dict[str, Any]:
+        async with self.client() as client:
+            found: dict[str, Any] = (await client.get("/admin/config")).json()
+            return found
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def stop(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(conf: Conf, **options: Any) -> AsyncIterator[GatewayProcess]:
+    """Run a gateway as a process; it is killed at the end."""
+    gateway = GatewayProcess(conf, **options)
+    await gateway.start()
+    try:
+        yield gateway
+    finally:
+        await gateway.stop()
+
+
+def words_of(text: str) -> list[str]:
+    """Return the generated words in the text of an event stream."""
+    documents = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    deltas = [choice.get("delta", {}) for document in documents for choice in document.get("choices", [])]
+    return "".join(delta.get("content") or "" for delta in deltas).split()
