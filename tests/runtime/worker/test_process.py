@@ -1,0 +1,128 @@
+"""The worker as a process: how it starts, refuses to start, drains and dies."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.runtime.worker.process import Worker, wait_until
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a worker that is expected to end by itself."""
+    command = [sys.executable, "-m", "runtime.worker", "--name", "tiny", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_open_address_without_a_token_is_refused(tiny_model_dir: Path) -> None:
+    finished = run("--model-dir", str(tiny_model_dir), "--host", "0.0.0.0", "--port", "0")
+    assert finished.returncode == 2
+    assert "ORCHESTRATE_WORKER_TOKEN" in finished.stderr
+
+
+def test_a_taken_port_is_named(tiny_model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        finished = run("--model-dir", str(tiny_model_dir), "--port", str(port))
+    assert finished.returncode == 1
+    assert f"port {port}" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_model_that_does_not_load_ends_the_process(tmp_path: Path) -> None:
+    finished = run("--model-dir", str(tmp_path / "nothing"), "--port", "0")
+    assert finished.returncode == 1
+    assert "nothing" in finished.stderr
+
+
+def test_the_token_guards_everything_but_health(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Worker(tiny_model_dir, tmp_path / "log", token="sesame") as worker:
+        worker.wait_ready()
+        paths = ["/ready", "/status", "/v1/models", "/v1/chat/completions", "/nope"]
+        for header in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "sesame"},
+            {"authorization": "Bearer é"},
+        ):
+            with httpx.Client(base_url=worker.http.base_url) as stranger:
+                raw = {name: value.encode() for name, value in header.items()}
+                assert stranger.get("/health", headers=raw).status_code == 200
+                for path in paths:
+                    response = stranger.get(path, headers=raw)
+                    assert response.status_code == 401
+                    assert response.json()["error"]["code"] == "invalid_api_key"
+        assert worker.text_of(prompt="a", max_tokens=2)
+        assert "sesame" not in worker.text()
+
+
+def read_stream(worker: Worker, started: threading.Event, datas: list[str]) -> None:
+    body = {"prompt": "the quick brown fox", "max_tokens": 300, "temperature": 0, "stream": True}
+    with worker.http.stream("POST", "/v1/completions", json=body) as response:
+        for line in response.iter_lines():
+            started.set()
+            if line:
+                datas.append(line.removeprefix("data: "))
+
+
+def test_term_lets_running_requests_finish_and_admits_no_new_ones(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Worker(tiny_model_dir, tmp_path / "log", "--drain-s", "60") as worker:
+        worker.wait_ready()
+        started, datas = threading.Event(), []
+        reader = threading.Thread(target=read_stream, args=(worker, started, datas))
+        kept = httpx.Client(base_url=worker.http.base_url)
+        kept.get("/health")
+        reader.start()
+        assert started.wait(30)
+        worker.terminate()
+        wait_until(lambda: kept.get("/ready").json()["phase"] == "draining", "it drains")
+        refused = kept.post("/v1/completions", json={"prompt": "a"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+        assert int(refused.headers["retry-after"]) >= 1
+        reader.join()
+        kept.close()
+        assert datas[-1] == "[DONE]"
+        assert json.loads(datas[-2])["choices"][0]["finish_reason"] == "length"
+        assert worker.wait_exit() == 0
+
+
+def test_a_drain_that_takes_too_long_ends_streams_with_an_error(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Worker(tiny_model_dir, tmp_path / "log", "--drain-s", "0.2") as worker:
+        worker.wait_ready()
+        body = {"prompt": "the quick brown fox", "max_tokens": 25_000, "temperature": 0, "stream": True}
+        with worker.http.stream("POST", "/v1/completions", json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            worker.terminate()
+            last = [line for line in lines if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
+        assert worker.wait_exit() == 0
+
+
+def test_kill_leaves_nothing_behind(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Worker(tiny_model_dir, tmp_path / "log") as worker:
+        worker.wait_ready()
+        worker.process.send_signal(signal.SIGKILL)
+        assert worker.wait_exit() == -signal.SIGKILL
+        with pytest.raises(httpx.TransportError):
+            worker.http.get("/health")
+
+
+def test_an_idle_worker_uses_no_cpu(worker: Worker) -> None:
+    def spent_s() -> float:
+        fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("no /proc on this system")
+    wait_until(lambda: worker.status()["queue"]["batch"] == 0, "it is idle")
+    before, begun = spent_s(), time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 2, "time passes")
+    assert spent_s() - before < 0.1  # polling for work at 1 kHz would use more
