@@ -110,7 +110,9 @@ def _failure(requirement: str, said: list[str], folder: Path, need_bytes: int | 
     text = "\n".join(said)
     if "No space left on device" in text:
         return DiskFullError(folder, need_bytes, shutil.disk_usage(folder).free)
-    errors = [line.removeprefix("ERROR:").strip() for line in said if line.startswith("ERROR:")] or said or ["nothing"]
+    errors = [line.removeprefix("ERROR:").strip() for line in said if line.startswith("ERROR:")]
+    if not errors or errors[-1] == "Exception:":  # pip's word before a traceback, whose last line names the cause
+        errors = said or ["nothing"]
     if "DO NOT MATCH THE HASHES" in text:
         return DamagedDownloadError(f"{requirement}: the download differs from what the index declares; {NEXT_STEP}")
     # Without a network pip ends by saying that there is no such package; the cause stands in an earlier warning.
