@@ -16,6 +16,7 @@ from typing import Any
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
 """What a model is loaded from: neither code nor the weights of other engines."""
 EVERY_S = 0.25
+MESSAGE_CHARS = 400
 
 
 def emit(event: str, **fields: Any) -> None:
@@ -66,8 +67,8 @@ def main(arguments: list[str]) -> int:
     try:
         commit = download(repo, revision, folder, cache)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever huggingface_hub raises becomes one message
-        cause = error.__cause__
-        emit("error", message=f"{type(error).__name__}: {error}" + (f" ({cause})" if cause else ""))
+        cause = error.__cause__ or error  # a dry run wraps what the hub said
+        emit("error", message=f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:MESSAGE_CHARS])
         return 1
     emit("done", revision=commit)
     return 0

@@ -162,7 +162,9 @@ def test_missing_network_is_named_with_the_next_step(shop: Shop, monkeypatch: py
 def test_index_that_refuses_is_named_with_the_next_step(index: PackageIndex, shop: Shop) -> None:
     index.refuse = True
 
-    with pytest.raises(DownloadError, match=r"tiny-model==1\.0 cannot be downloaded; pip said: .*50[03] error.*run apply again"):
+    with pytest.raises(
+        DownloadError, match=r"tiny-model==1\.0 cannot be downloaded; pip said: .*50[03] error.*run apply again"
+    ):
         shop.install()
 
     shop.assert_nothing_installed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -35,6 +36,18 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the flock of a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Shim:
@@ -110,7 +123,8 @@ class Shim:
                     pipe.close()
             verb.wait()
         for directory in self.state.glob("units/*/*"):
-            self.ask("stop", stack=directory.parent.name, unit=directory.name, grace_s=0)
+            if is_locked(directory / "lock"):
+                self.ask("stop", stack=directory.parent.name, unit=directory.name, grace_s=0)
         for pid in self.strays:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
