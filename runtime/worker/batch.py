@@ -6,6 +6,7 @@ each of them, and whatever goes wrong inside a round ends at most the requests o
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from mlx_lm.generate import BatchGenerator, GenerationBatch, StopSequences
 
 from runtime.worker.model import LoadedModel
 from runtime.worker.request import Sampling
-from runtime.worker.sampling import make_processors, make_sampler
+from runtime.worker.sampling import Chooser, make_chooser
 from runtime.worker.text import Detokenizer, StopMatcher
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Round:
 @dataclass(slots=True)
 class _Running:
     job: Job
+    chooser: Chooser
     detokenizer: Detokenizer
     stops: StopMatcher
 
@@ -87,6 +89,7 @@ class Batch:
 
     model: LoadedModel
     limit: int
+    new_chooser: Callable[[Sampling, int, int], Chooser] = make_chooser
     _waiting: deque[Job] = field(default_factory=deque)
     _running: dict[int, _Running] = field(default_factory=dict)
     """Keyed by the generator's uid."""
@@ -173,33 +176,34 @@ class Batch:
         while self._waiting and len(self._running) < self.limit:
             job = self._waiting.popleft()
             try:
+                chooser = self.new_chooser(job.sampling, self.model.limits.vocabulary, len(job.tokens))
                 (uid,) = self._generator.insert(
                     [job.tokens],
                     max_tokens=[job.max_tokens],
-                    samplers=[make_sampler(job.sampling, self.model.limits.vocabulary)],
-                    logits_processors=[make_processors(job.sampling, len(job.tokens))],
+                    samplers=[chooser.sampler],
+                    logits_processors=[chooser.processors],
                     stop_sequences=[self._stop_sequences],
                 )
             except Exception:
                 logger.exception("a request could not enter the batch")
                 failures.append(Failure(job.id, "The request could not enter the batch."))
             else:
-                self._running[uid] = _Running(job, self.model.new_detokenizer(), StopMatcher(job.stop))
+                self._running[uid] = _Running(job, chooser, self.model.new_detokenizer(), StopMatcher(job.stop))
         return failures
 
     def _collect(self, responses: list[GenerationBatch.Response]) -> list[Event]:
-        """Turn tokens into text; a request that a stop string ended leaves the generator at once."""
+        """Turn tokens into text; a request that ended otherwise than in the generator leaves it at once."""
         events: list[Event] = []
-        stopped = []
+        ended_here = []
         for response in responses:
-            delta = _advance(self._running[response.uid], response.token, response.finish_reason)
-            if delta.finish is not None:
+            event = _advance(self._running[response.uid], response.token, response.finish_reason)
+            if isinstance(event, Failure) or event.finish is not None:
                 del self._running[response.uid]
                 if response.finish_reason is None:
-                    stopped.append(response.uid)
-            events.append(delta)
-        if stopped:
-            self._generator.remove(stopped)
+                    ended_here.append(response.uid)
+            events.append(event)
+        if ended_here:
+            self._generator.remove(ended_here)
         return events
 
     def _fail_running(self) -> list[Event]:
@@ -221,8 +225,11 @@ class Batch:
         )
 
 
-def _advance(running: _Running, token: int, reason: str | None) -> Delta:
+def _advance(running: _Running, token: int, reason: str | None) -> Delta | Failure:
     """Turn one generated token into the text that may leave; a stop string ends the request like an end token."""
+    if running.chooser.error is not None:
+        logger.error("choosing a token failed", exc_info=running.chooser.error)
+        return Failure(running.job.id, "Choosing the next token failed.")
     if reason == "stop":
         text, is_stopped = "", False
     else:

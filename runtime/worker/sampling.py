@@ -41,13 +41,47 @@ class KeyedSampler:
         return mx.random.categorical(logprobs * self._inverse, key=draw)
 
 
-def make_sampler(sampling: Sampling, vocabulary: int) -> Sampler | None:
-    """Build a request's sampler; None asks the batch for greedy choice, which it computes for all rows at once.
+class Chooser:
+    """One request's sampler and processors, fenced: what they raise is kept in `error` and ends that request alone.
 
-    `vocabulary` is the number of tokens that the model chooses from.
+    The batch calls them in the middle of a step that serves other requests too. After an error the row goes on with
+    any token at all, since the request is taken out after the step.
     """
-    if sampling.temperature == 0:
-        return None
+
+    def __init__(self, sampler: Sampler | None, processors: list[Processor]) -> None:
+        """`sampler` none asks the batch for greedy choice, which it computes for all such rows at once."""
+        self.error: Exception | None = None
+        self.sampler = self._fenced_sampler(sampler) if sampler else None
+        self.processors = [self._fenced_processor(processor) for processor in processors]
+
+    def _fenced_sampler(self, sampler: Sampler) -> Sampler:
+        def choose(logprobs: mx.array) -> mx.array:
+            try:
+                return sampler(logprobs)
+            except Exception as error:  # noqa: BLE001 - the fence
+                self.error = error
+                return mx.argmax(logprobs, axis=-1)
+
+        return choose
+
+    def _fenced_processor(self, processor: Processor) -> Processor:
+        def process(tokens: mx.array, logits: mx.array) -> mx.array:
+            try:
+                return processor(tokens, logits)
+            except Exception as error:  # noqa: BLE001 - the fence
+                self.error = error
+                return logits
+
+        return process
+
+
+def make_chooser(sampling: Sampling, vocabulary: int, prompt_length: int) -> Chooser:
+    """Build what chooses a request's tokens; `vocabulary` is the number of tokens that the model chooses from."""
+    sampler = None if sampling.temperature == 0 else _sampler(sampling, vocabulary)
+    return Chooser(sampler, _processors(sampling, prompt_length))
+
+
+def _sampler(sampling: Sampling, vocabulary: int) -> Sampler:
     filters: list[Sampler] = []
     if 0 < sampling.top_p < 1:
         filters.append(lambda logprobs: apply_top_p(logprobs, sampling.top_p))
@@ -59,8 +93,8 @@ def make_sampler(sampling: Sampling, vocabulary: int) -> Sampler | None:
     return KeyedSampler(sampling.temperature, filters, seed % (1 << 64))
 
 
-def make_processors(sampling: Sampling, prompt_length: int) -> list[Processor]:
-    """Build a request's penalties: repetition over prompt and answer, frequency and presence over the answer alone."""
+def _processors(sampling: Sampling, prompt_length: int) -> list[Processor]:
+    """Build the penalties: repetition over prompt and answer, frequency and presence over the answer alone."""
     processors: list[Processor] = []
     if sampling.repetition_penalty != 1:
         processors.append(make_repetition_penalty(sampling.repetition_penalty, _WHOLE_CONTEXT))

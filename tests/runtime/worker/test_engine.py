@@ -1,0 +1,192 @@
+"""What goes wrong inside generation ends no more than it must."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from runtime.worker.batch import Batch, Delta, Failure, Job
+from runtime.worker.engine import Engine
+from runtime.worker.errors import GenerationError, UnavailableError
+from runtime.worker.model import LoadedModel, load
+from runtime.worker.request import Request, Sampling, TextPrompt
+from runtime.worker.sampling import Chooser
+from runtime.worker.settings import Settings
+
+DEADLINE_S = 60.0
+
+
+class Flaky:
+    """A model whose calls fail while `is_broken` says so."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.is_broken: Callable[[], bool] = lambda: False
+
+    def __call__(self, *arguments: Any, **options: Any) -> mx.array:
+        if self.is_broken():
+            raise RuntimeError("out of memory")
+        return self.module(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+def once() -> Callable[[], bool]:
+    """Return a function that is true at its first call."""
+    answers = iter([True])
+    return lambda: next(answers, False)
+
+
+def request(max_tokens: int = 5) -> Request:
+    sampling = Sampling(temperature=0)
+    return Request(TextPrompt("the quick fox"), sampling, (), max_tokens, is_stream=False, include_usage=False)
+
+
+async def text_of(engine: Engine, wanted: Request) -> str:
+    async with engine.answering(lambda: wanted) as (_, answer):
+        text = ""
+        while True:
+            piece = await answer.read()
+            text += piece.text
+            if piece.finish is not None:
+                return text
+
+
+class Harness:
+    """An engine in this process, its flaky model, and whether it asked the process to end."""
+
+    def __init__(self, model_dir: Path, **settings: Any) -> None:
+        self.model: Flaky | None = None
+        self.ended = asyncio.Event()
+        wanted = Settings(PurePath(model_dir), "tiny", "127.0.0.1", 0, None, drain_s=0, **settings)
+        self.engine = Engine(wanted, self.ended.set, self._load)
+
+    def _load(self, directory: Path, max_context: int | None, progress: Callable[[float], None]) -> LoadedModel:
+        loaded = load(directory, max_context, progress)
+        self.model = Flaky(loaded.module)
+        return replace(loaded, module=self.model)
+
+    async def until(self, claim: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not claim():
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(model_dir: Path, **settings: Any) -> AsyncIterator[Harness]:
+    harness = Harness(model_dir, **settings)
+    harness.engine.start()
+    await harness.until(lambda: harness.engine.phase == "ready")
+    try:
+        yield harness
+    finally:
+        await harness.engine.drain()
+
+
+async def test_a_failed_round_ends_its_requests_and_the_next_one_is_answered(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        expected = await text_of(harness.engine, request())
+        harness.model.is_broken = once()
+        with pytest.raises(GenerationError):
+            await text_of(harness.engine, request())
+        assert await text_of(harness.engine, request()) == expected
+        await harness.until(lambda: harness.engine.phase == "ready")
+        assert harness.engine.status().requests.failed == 1
+        assert not harness.ended.is_set()
+
+
+async def test_waiting_requests_survive_a_failed_round(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir, max_batch=1) as harness:
+        expected = await text_of(harness.engine, request())
+        first = asyncio.create_task(text_of(harness.engine, request(max_tokens=20_000)))
+        await harness.until(lambda: harness.engine.status().queue.batch == 1)
+        second = asyncio.create_task(text_of(harness.engine, request()))
+        await harness.until(lambda: harness.engine.status().queue.waiting == 1)
+        harness.model.is_broken = once()
+        with pytest.raises(GenerationError):
+            await first
+        assert await second == expected
+
+
+async def test_a_model_that_stays_broken_ends_the_thread_and_asks_the_process_to_end(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        harness.model.is_broken = lambda: True
+        with pytest.raises(GenerationError):
+            await text_of(harness.engine, request())
+        async with asyncio.timeout(DEADLINE_S):
+            await harness.ended.wait()
+        await harness.until(lambda: not harness.engine.is_alive)
+        assert not harness.engine.readiness().is_ready
+        with pytest.raises(UnavailableError):
+            await text_of(harness.engine, request())
+
+
+async def test_requests_are_refused_until_a_token_was_produced(tiny_model_dir: Path) -> None:
+    harness = Harness(tiny_model_dir)
+    with pytest.raises(UnavailableError) as caught:
+        await text_of(harness.engine, request())
+    assert caught.value.code == "model_loading"
+    harness.engine.start()
+    phases = set()
+    await harness.until(lambda: phases.add(harness.engine.phase) or harness.engine.readiness().is_ready)
+    assert harness.engine.status().requests.refused == 1
+    await harness.engine.drain()
+
+
+async def test_a_request_that_is_cancelled_while_it_waits_leaves_the_queue(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir, max_batch=1) as harness:
+        first = asyncio.create_task(text_of(harness.engine, request(max_tokens=20_000)))
+        await harness.until(lambda: harness.engine.status().queue.batch == 1)
+        second = asyncio.create_task(text_of(harness.engine, request()))
+        await harness.until(lambda: harness.engine.status().queue.waiting == 1)
+        second.cancel()
+        await harness.until(lambda: harness.engine.status().queue.waiting == 0)
+        assert harness.engine.status().queue.batch == 1
+        first.cancel()
+        await harness.until(lambda: harness.engine.status().queue.batch == 0)
+        assert harness.engine.status().requests.cancelled == 2
+
+
+async def test_a_slow_reader_costs_text_and_no_place(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        async with harness.engine.answering(lambda: request(max_tokens=200)) as (_, answer):
+            await harness.until(lambda: harness.engine.status().queue.batch == 0 and answer.is_over)
+            piece = await answer.read()
+        assert piece.finish == "length"
+        assert piece.text == await text_of(harness.engine, request(max_tokens=200))
+
+
+def rounds(batch: Batch) -> list[Delta | Failure]:
+    """Run the batch dry; return the last event of each job."""
+    last = {}
+    while batch.is_busy:
+        for event in batch.round().events:
+            last[event.id] = event
+    return [last[job_id] for job_id in sorted(last)]
+
+
+@pytest.mark.parametrize("part", ["sampler", "processor"])
+def test_a_sampler_that_raises_ends_its_own_request_only(tiny_model_dir: Path, part: str) -> None:
+    def fail(*_: mx.array) -> mx.array:
+        raise ValueError("no token")
+
+    def chooser(sampling: Sampling, *_: int) -> Chooser:
+        if sampling.seed is None:
+            return Chooser(None, [])
+        return Chooser(fail, []) if part == "sampler" else Chooser(None, [fail])
+
+    batch = Batch(load(tiny_model_dir, None, lambda _: None), limit=4, new_chooser=chooser)
+    for job_id, seed in enumerate([None, 1, None]):
+        batch.add(Job(job_id, [1, 2, 3], 6, Sampling(temperature=0, seed=seed), ()))
+    first, second, third = rounds(batch)
+    assert isinstance(first, Delta)
+    assert isinstance(second, Failure)
+    assert isinstance(third, Delta)
+    assert (first.finish, third.finish) == ("length", "length")
+    batch.close()
