@@ -11,7 +11,11 @@ LONGEST_TEXT = 500
 
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)\]}]+", re.IGNORECASE)
 _IPV4 = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
-_IPV6 = re.compile(r"\[?\b(?:[0-9a-f]{1,4}:){2,}[0-9a-f:]*(?:[0-9a-f]{1,4}|:)\]?(?::\d{1,5})?", re.IGNORECASE)
+_GROUPS = r"[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*"
+_IPV6 = re.compile(
+    rf"\[?(?:\b{_GROUPS}::(?:{_GROUPS})?|\b(?:[0-9a-f]{{1,4}}:){{4,7}}[0-9a-f]{{1,4}}|(?<![\w:])::{_GROUPS})\]?(?::\d{{1,5}}\b)?",
+    re.IGNORECASE,
+)
 _HOST_PORT = re.compile(r"\b[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*:\d{2,5}\b", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w/.])(?:~|[A-Za-z]:)?[/\\][\w.@+~-]+(?:[/\\][\w.@+~-]*)+")
 _CREDENTIAL = re.compile(r"\b(?:Bearer\s+\S+|(?:sk|hf|key|tok)[-_][\w-]{6,})", re.IGNORECASE)

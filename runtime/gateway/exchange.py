@@ -254,15 +254,26 @@ class Exchanges:
                 await client.send(before)
                 if failed is not None:
                     raise sse.StreamFailedError(failed.message)
-            is_done = sse.DONE_MARK in events and tail.is_done()
-            data = await connection.read(self._now() + (TRAILER_S if is_done else idle_s))
+            if sse.DONE_MARK in events and tail.is_done():
+                return await self._trailer(connection)
+            data = await connection.read(self._now() + idle_s)
             if not data:
                 break
             try:
                 events = framer.feed(data)
             except sse.EventTooLargeError as error:
                 raise UpstreamError("bad answer", "an event is too large") from error
-        await self._end(client, framer.rest(), tail)
+        return await self._end(client, framer.rest(), tail)
+
+    async def _trailer(self, connection: Connection) -> None:
+        """Read what is behind `[DONE]`, usually only the end, so that the connection can be used again."""
+        due = self._now() + TRAILER_S
+        try:
+            while await connection.read(due):
+                pass
+        except UpstreamError:
+            # The answer is complete; the connection is not used again.
+            return
 
     async def _end(self, client: Client, rest: bytes, tail: sse.Tail) -> None:
         """Complete the ending that clients wait for, where the answer itself is complete."""

@@ -27,6 +27,8 @@ class Seen:
     body: bytes
     connection: int
     """Number of the connection that it came over."""
+    is_begun: bool = False
+    """Whether any byte of an answer was sent."""
     was_cut: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the caller closes the connection before the answer was finished."""
 
@@ -44,6 +46,7 @@ class Exchange:
         self.keeps_alive = True
 
     async def raw(self, data: bytes) -> None:
+        self.seen.is_begun = True
         self.writer.write(data)
         await self.writer.drain()
 
@@ -247,9 +250,8 @@ class FakeUpstream:
         watching = asyncio.ensure_future(_until_cut(reader, seen))
         try:
             await asyncio.wait([answering, watching], return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                # The behaviour may still want to see that it was cut.
-                await asyncio.sleep(0)
+            if answering.done() and isinstance(answering.exception(), OSError):
+                seen.was_cut.set()
             return answering.done() and answering.exception() is None and exchange.keeps_alive
         finally:
             for task in (answering, watching):
