@@ -10,7 +10,7 @@ from schemas.base import ModelName, NodeName, RoleName, ServiceName, SlotId, Sta
 from schemas.hashing import routing_fields
 from schemas.model import Model
 from schemas.node import Node
-from schemas.stack import LocalFallback, RoleFallback, Service, Stack
+from schemas.stack import LocalFallback, Role, RoleFallback, Service, ServiceEndpoint, Stack
 from schemas.unit import GatewaySpec, ModelSpec, WorkerSpec, unit_id
 
 GATEWAY_READY_TIMEOUT_S = 30.0
@@ -39,9 +39,17 @@ class DesiredUnit:
 class RoleShape:
     """How much a role can lose: what the plan says about routing."""
 
-    endpoints: int
+    services: tuple[ServiceName, ...]
+    """The services among its endpoints."""
+    helpers: int
+    """How many of its endpoints are helpers."""
     fallback: str
     """`none`, or what answers when no endpoint can."""
+
+    @property
+    def endpoints(self) -> int:
+        """Return how many endpoints it has in all."""
+        return len(self.services) + self.helpers
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ def expand(stack: Stack, owner: str, overrides: tuple[str, ...] = ()) -> Desired
         overrides=overrides,
         units={unit.spec.slot: unit for unit in sorted(units, key=lambda unit: unit.spec.slot)},
         nodes={name: node for name, node in sorted(stack.nodes.items()) if node.reach != "none"},
-        roles={name: RoleShape(len(role.endpoints), _fallback(role.fallback)) for name, role in stack.roles.items()},
+        roles={name: _shape(role) for name, role in stack.roles.items()},
         routing=routing_fields(stack),
     )
 
@@ -109,6 +117,11 @@ def _model_spec(name: ModelName, model: Model) -> ModelSpec:
     return ModelSpec(
         name=name, source=model.source, revision=model.revision, digest=model.digest, context=model.context
     )
+
+
+def _shape(role: Role) -> RoleShape:
+    services = tuple(e.service for e in role.endpoints.values() if isinstance(e, ServiceEndpoint))
+    return RoleShape(services, len(role.endpoints) - len(services), _fallback(role.fallback))
 
 
 def _fallback(fallback: str | LocalFallback | RoleFallback) -> str:

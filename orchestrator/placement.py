@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.expand import Desired, DesiredUnit
-from orchestrator.observed import Observed, PortHolder, Reachable
-from schemas.base import NodeName
+from orchestrator.observed import Observed, PortHolder, Reachable, Unreachable
+from schemas.base import NodeName, UnitId
 from schemas.unit import GatewaySpec, slot_of
 
 
@@ -83,7 +83,7 @@ def port_conflicts(desired: Desired, observed: Observed) -> list[str]:
         if not isinstance(node, Reachable) or unit.spec.port is None or unit.spec.port not in node.ports:
             continue
         holder = node.ports[unit.spec.port]
-        if not _gives_way(holder, unit, desired):
+        if not _gives_way(holder, unit, desired, observed):
             key = "gateway.port" if isinstance(unit.spec, GatewaySpec) else f"services.{_service(unit)}.port"
             found.append(
                 f"port {unit.spec.port} on {unit.node}, wanted by {key}, is taken by {_describe(holder)}; "
@@ -92,13 +92,20 @@ def port_conflicts(desired: Desired, observed: Observed) -> list[str]:
     return found
 
 
-def _gives_way(holder: PortHolder, wanted: DesiredUnit, desired: Desired) -> bool:
+def stays(unit: UnitId, node: NodeName, desired: Desired, observed: Observed) -> bool:
+    """Tell whether a living unit is kept: it is the wanted one, or the node of its successor did not answer."""
+    wanted = desired.units.get(slot_of(unit))
+    if wanted is None:
+        return False
+    return (wanted.id == unit and wanted.node == node) or isinstance(observed.nodes.get(wanted.node), Unreachable)
+
+
+def _gives_way(holder: PortHolder, wanted: DesiredUnit, desired: Desired, observed: Observed) -> bool:
     """Tell whether a port's holder is the unit that wants it, or one that this plan stops."""
     if holder.unit is None or holder.unit[0] != desired.stack:
         return False
-    holds = slot_of(holder.unit[1])
-    kept = desired.units.get(holds)
-    return holds == wanted.spec.slot or kept is None or kept.id != holder.unit[1]
+    unit = holder.unit[1]
+    return slot_of(unit) == wanted.spec.slot or not stays(unit, wanted.node, desired, observed)
 
 
 def _describe(holder: PortHolder) -> str:

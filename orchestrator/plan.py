@@ -135,7 +135,7 @@ class Plan:
     memory: tuple[str, ...] = ()
     """Memory in use by node, in words."""
     outages: tuple[str, ...] = ()
-    """Services that will not answer for a while, in words; empty where nobody notices."""
+    """Roles that will not answer for a while, in words; empty where nobody notices."""
     drifted: int = 0
     """Units that are not as the stack wants them."""
     nodes_seen: int = 0
@@ -226,4 +226,5 @@ def _summary(plan: Plan) -> str:
     counts = [(sum(change.kind == kind for change in plan.changes), words) for kind, words in _COUNTED]
     text = ", ".join(f"{count} {words}" for count, words in counts if count)
     outage = "; ".join(plan.outages) or "0 s"
-    return f"Plan: {text or 'nothing'}. Expected outage {outage}."
+    blocked = " It cannot be applied before the conflict is solved." if plan.conflicts else ""
+    return f"Plan: {text or 'nothing'}. Expected outage: {outage}.{blocked}"

@@ -24,6 +24,7 @@ from orchestrator.placement import (
     memory_use,
     owner_conflicts,
     port_conflicts,
+    stays,
 )
 from orchestrator.plan import (
     Action,
@@ -75,7 +76,10 @@ class _Reconciliation:
         self.fetches: list[Change] = []
         self.actions: dict[ActionId, Action] = {}
         self.conflicts: list[str] = []
-        self.outages: list[str] = []
+        self.serving: set[str] = set()
+        """Services of which something ready stays, or stays until its successor is ready."""
+        self.pending: dict[str, str] = {}
+        """Services that something is started for, and how long that takes."""
         self.drifted = 0
         self.port_stops = self._stops_by_port()
 
@@ -95,7 +99,7 @@ class _Reconciliation:
             conflicts=tuple(self.conflicts),
             routing=tuple(_routing_notes(self.desired)),
             memory=tuple(_memory_notes(self.desired, self.observed)),
-            outages=tuple(self.outages),
+            outages=tuple(self._outages()),
             drifted=self.drifted,
             nodes_seen=sum(isinstance(node, Reachable) for node in self.observed.nodes.values()),
             nodes=len(self.observed.nodes),
@@ -132,6 +136,7 @@ class _Reconciliation:
             return self._await_and_publish(wanted, current.port, cause, ())
         if isinstance(wanted.spec, GatewaySpec):
             return ()
+        self.serving.add(wanted.spec.service)
         instance = self._instance(wanted.spec, wanted.id, current.port)
         if instance is None or instance in self._published():
             return ()
@@ -153,16 +158,17 @@ class _Reconciliation:
         self.drifted += 1
         self.changes.append(Change("replace", _target(wanted.node, wanted.spec.slot), cause, how))
         if how == "surge":
+            if any(unit.ready for unit in old):
+                self.serving.add(_service(wanted))
             ready = self._start(wanted, cause, ())
             for unit in old:
                 self._retire(unit, cause, ready)
             return
         stops = tuple(self._retire(unit, cause, ()) for unit in old)
         self._start(wanted, cause, (*stops, *self._memory_stops(wanted)))
-        if any(unit.ready for unit in old):
-            known = next((unit.load_s for unit in old if unit.load_s is not None), None)
-            length = "until it is ready again" if known is None else f"about {known:.0f} s"
-            self.outages.append(f"{wanted.spec.slot} {length}")
+        known = next((unit.load_s for unit in old if unit.load_s is not None), None)
+        if known is not None:
+            self.pending[_service(wanted)] = f"for about {known:.0f} s"
 
     def _replacement(self, wanted: DesiredUnit) -> tuple[str, str]:
         """Return `surge` or `swap`, and the reason where it is not what the stack asked for."""
@@ -206,6 +212,7 @@ class _Reconciliation:
     def _await_and_publish(
         self, wanted: DesiredUnit, port: int | None, cause: str, after: tuple[ActionId, ...]
     ) -> tuple[ActionId, ...]:
+        self.pending.setdefault(_service(wanted), f"until {wanted.spec.slot} is ready")
         ready = self._add(
             AwaitReady(
                 id=_id("ready", wanted.id),
@@ -299,6 +306,15 @@ class _Reconciliation:
             state="ready",
         )
 
+    def _outages(self) -> Iterator[str]:
+        """Yield the roles that a running gateway cannot serve for a while."""
+        if self.observed.gateway is None or not self.desired.units:
+            return
+        for name, role in sorted(self.desired.roles.items()):
+            waits = [self.pending[service] for service in role.services if service in self.pending]
+            if waits and not role.helpers and not self.serving.intersection(role.services):
+                yield f"{name} {waits[0]}"
+
     # -- bookkeeping -----------------------------------------------------------------------------------------------
 
     def _defer_unreachable(self) -> None:
@@ -317,13 +333,10 @@ class _Reconciliation:
     def _stops_by_port(self) -> dict[tuple[NodeName, int], tuple[ActionId, ...]]:
         """Return, for each port of a living unit that will be stopped, the action that frees it."""
         stops: dict[tuple[NodeName, int], tuple[ActionId, ...]] = {}
-        for slot, units in self.alive.items():
-            wanted = self.desired.units.get(slot)
-            for unit in units:
-                is_kept = wanted is not None and wanted.id == unit.id and wanted.node == unit.node
-                if unit.port is not None and not is_kept:
-                    key = (unit.node, unit.port)
-                    stops[key] = (*stops.get(key, ()), _id("stop", unit.id))
+        for unit in (unit for units in self.alive.values() for unit in units):
+            if unit.port is not None and not stays(unit.id, unit.node, self.desired, self.observed):
+                key = (unit.node, unit.port)
+                stops[key] = (*stops.get(key, ()), _id("stop", unit.id))
         return stops
 
     def _change(self, kind: ChangeKind, target: str, cause: str) -> None:
@@ -336,6 +349,10 @@ class _Reconciliation:
 
 def _id(verb: str, unit: UnitId) -> ActionId:
     return ActionId(f"{verb}:{unit}")
+
+
+def _service(unit: DesiredUnit) -> str:
+    return unit.spec.service if isinstance(unit.spec, WorkerSpec) else GATEWAY_SERVICE
 
 
 def _target(node: NodeName, slot: SlotId) -> str:

@@ -30,7 +30,7 @@ _HYDRA_LOCK = threading.Lock()  # Hydra keeps its search path in a process-wide 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """A composed stack and the files that it was made from."""
+    """A composed stack and the files that it was made from, named as in messages."""
 
     stack: Stack
     files: tuple[Path, ...]
@@ -56,11 +56,11 @@ def compose(conf: Path, stack: str, overrides: Sequence[str] = ()) -> Compositio
     problems = _find_problems(tree, stack, locate)
     if problems:
         raise ConfigurationError(sorted(problems, key=lambda p: (p.file, p.line or 0, p.key)))
-    files = tuple(conf / Path(source.file).relative_to(_shown(conf)) for source in sources)
+    files = tuple(Path(source.file) for source in sources)
     return Composition(Stack.model_validate_json(json.dumps(tree)), files)
 
 
-def _shown(conf: Path) -> Path:
+def shown_path(conf: Path) -> Path:
     """Return the directory as messages name it: relative to where the user stands, if it is below."""
     try:
         return conf.resolve().relative_to(Path.cwd())
@@ -76,7 +76,7 @@ def _require_stack(conf: Path, stack: str) -> None:
     if stack not in names:
         known = ", ".join(names) or "none"
         message = f"no stack is called {stack!r}; there are: {known}"
-        problem = Problem(file=str(_shown(conf) / "stacks"), message=message, suggestion=nearest(stack, names))
+        problem = Problem(file=str(shown_path(conf) / "stacks"), message=message, suggestion=nearest(stack, names))
         raise ConfigurationError([problem])
 
 
@@ -115,14 +115,14 @@ def _check_default(conf: Path, file: str, entry: DefaultsEntry, *, is_last: bool
     for name in names:
         if name not in available:
             message = (
-                f"no file {name}.yaml in {_shown(conf) / directory.name}; there are: {', '.join(available) or 'none'}"
+                f"no file {name}.yaml in {shown_path(conf) / directory.name}; there are: {', '.join(available) or 'none'}"
             )
             found.append(problem(message, nearest(name, available)))
     return found
 
 
 def _read(conf: Path, path: Path, prefix: tuple[str, ...]) -> tuple[Source, str | None]:
-    file = str(_shown(conf) / path.relative_to(conf))
+    file = str(shown_path(conf) / path.relative_to(conf))
     if not path.resolve().is_relative_to(conf.resolve()):
         message = f"leads out of the configuration directory, to {path.resolve()}"
         return Source(file, prefix, problems=(Problem(file=file, message=message),)), None
@@ -172,7 +172,7 @@ def _compose_tree(conf: Path, stack: str, overrides: Sequence[str]) -> dict[str,
         tree = OmegaConf.to_container(config, resolve=False)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        where = COMMAND_LINE if overrides else str(_shown(conf) / "stacks" / f"{stack}.yaml")
+        where = COMMAND_LINE if overrides else str(shown_path(conf) / "stacks" / f"{stack}.yaml")
         message = f"the overrides {' '.join(overrides)!r} cannot be read: {reason}" if overrides else reason
         raise ConfigurationError([Problem(file=where, message=message)]) from error
     if not isinstance(tree, dict):
@@ -200,17 +200,24 @@ class _Locator:
 
 
 def _find_problems(tree: Mapping[str, Any], stack: str, locate: _Locator) -> list[Problem]:
+    """Return everything that is wrong with a composed tree: in its types, between its parts, and not built yet."""
     problems = [locate.problem(*finding) for finding in check_tree(tree, stack)]
-    problems += [locate.problem(path, message) for path, message in unbuilt_features(tree)]
-    legacy = [key for key in LEGACY_KEYS if key in tree]
-    for key in legacy:
-        message = "this older shape arrives with helper adapters; use `helpers:` and `roles:`"
-        problems.append(locate.problem((key,), message))
-    rest = {key: value for key, value in tree.items() if key not in legacy}
-    try:
-        Stack.model_validate_json(json.dumps(rest))
-    except ValidationError as error:
-        problems += [locate.problem(*found) for found in explain(error.errors(include_url=False), Stack)]
-    except ValueError as error:  # NaN, infinity or a value that is not JSON
-        problems.append(locate.problem((), f"holds a value that is not plain data: {error}"))
+    for key in LEGACY_KEYS:
+        if key in tree:
+            message = "this older shape arrives with helper adapters; use `helpers:` and `roles:`"
+            problems.append(locate.problem((key,), message))
+    wrong = _type_errors({key: value for key, value in tree.items() if key not in LEGACY_KEYS})
+    problems += [locate.problem(*found) for found in wrong]
+    reported = {path for path, _, _ in wrong}
+    problems += [locate.problem(path, text) for path, text in unbuilt_features(tree) if path not in reported]
     return problems
+
+
+def _type_errors(tree: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, str | None]]:
+    try:
+        Stack.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        return explain(error.errors(include_url=False), Stack)
+    except (ValueError, TypeError) as error:  # a value that JSON cannot say
+        return [((), f"holds a value that is not plain data: {error}", None)]
+    return []

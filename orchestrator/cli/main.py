@@ -103,10 +103,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def program_name() -> str:
     """Return how this program was called, so that the commands it suggests can be pasted."""
-    called = Path(sys.argv[0])
-    if called.name == "orchestrate" and called.parent.name == "bin":
-        try:
-            return str(called.absolute().relative_to(Path.cwd()))
-        except ValueError:
-            return "orchestrate"
-    return "orchestrate"
+    local = Path(".venv") / "bin" / "orchestrate"
+    return str(local) if Path(sys.argv[0]).absolute() == local.absolute() else "orchestrate"

@@ -1,0 +1,74 @@
+"""What all tests share: their own state directories, the real model, and golden files."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.models.sources import parse_source
+from orchestrator.models.store import Store
+from schemas.compose import compose
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="Write the golden files instead of comparing them.")
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test away from the state and the models of the user who runs it."""
+    monkeypatch.setenv("ORCHESTRATE_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("ORCHESTRATE_CONF", raising=False)
+
+
+class Golden:
+    """Compares texts with files in tests/golden."""
+
+    def __init__(self, update: bool) -> None:
+        self._update = update
+
+    def check(self, name: str, text: str) -> None:
+        path = GOLDEN / name
+        if self._update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert path.read_text() == text, f"{path} differs; look at it, then run with --update-golden"
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return Golden(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def quickstart_cache() -> Path:
+    """Return a store that holds the quickstart model, fetched once for all runs of the tests."""
+    root = REPOSITORY / ".cache" / "tests"
+    model = compose(REPOSITORY / "conf", "quickstart").stack.models["smollm2-135m-instruct"]
+    Store(root).install(
+        parse_source(model.source), model.revision, model.digest, progress=lambda _: None, cancel=threading.Event()
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def quickstart_model_dir(quickstart_cache: Path) -> Path:
+    """Return the MLX directory of the quickstart model."""
+    model = compose(REPOSITORY / "conf", "quickstart").stack.models["smollm2-135m-instruct"]
+    found = Store(quickstart_cache).lookup(parse_source(model.source), model.revision, model.digest)
+    assert found is not None
+    return found.path
+
+
+@pytest.fixture
+def quickstart_state(quickstart_cache: Path, tmp_path: Path) -> Path:
+    """Return a state directory of this test's own whose store already holds the quickstart model."""
+    state = tmp_path / "state"
+    state.mkdir(exist_ok=True)
+    (state / "cache").symlink_to(quickstart_cache, target_is_directory=True)
+    return state

@@ -1,0 +1,138 @@
+"""A stack of its own for a test: copied configuration, free ports, own state; driven through the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = Path(sys.executable).parent / "orchestrate"
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def free_range(count: int = 8) -> tuple[int, int]:
+    """Return the first and last of some neighbouring ports that nobody listens on."""
+    for first in range(20000 + (os.getpid() * 16) % 10000, 32000, count):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for offset, probe in enumerate(sockets):
+                probe.bind(("127.0.0.1", first + offset))
+        except OSError:
+            continue
+        finally:
+            for probe in sockets:
+                probe.close()
+        return first, first + count - 1
+    raise RuntimeError("no free ports")
+
+
+def poll(what: Callable[[], T | None], deadline_s: float = 30.0) -> T:
+    """Return the first true answer; fails at the deadline."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        if answer := what():
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"nothing within {deadline_s} s")
+
+
+class Trial:
+    """One copy of the quickstart configuration and everything that runs of it."""
+
+    def __init__(self, root: Path, state: Path) -> None:
+        self.root = root
+        self.conf = root / "conf"
+        self.state = state
+        shutil.copytree(REPOSITORY / "conf", self.conf)
+        self.file = self.conf / "stacks" / "quickstart.yaml"
+        self.port = free_port()
+        self.edit("port: 8000", f"port: {self.port}")
+        first, last = free_range()
+        node = self.conf / "nodes" / "local.yaml"
+        node.write_text(node.read_text() + f"  ports: {first}-{last}\n")
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def edit(self, before: str, after: str) -> None:
+        text = self.file.read_text()
+        assert text.count(before) == 1, (before, text)
+        self.file.write_text(text.replace(before, after))
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "ORCHESTRATE_STATE": str(self.state), "NO_COLOR": "1"}
+
+    def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        argv = [str(PROGRAM), *arguments]
+        return subprocess.Popen(
+            argv, cwd=self.root, env=self.environment(), stdin=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end and check its exit code."""
+        process = self.popen(*arguments)
+        out, err = process.communicate(timeout=300)
+        assert code is None or process.returncode == code, f"{arguments} exited {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def json(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        lines = self.run(*arguments, "--json", code=code).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def units(self) -> dict[str, dict[str, Any]]:
+        """Return the living units: slot -> what status says."""
+        lines = self.json("status", "quickstart")
+        return {line["slot"]: line for line in lines if line["type"] == "unit" and line["alive"]}
+
+    def pids(self) -> dict[str, int]:
+        return {slot: unit["pid"] for slot, unit in self.units().items()}
+
+    def chat(self, model: str = "chat", **body: Any) -> httpx.Response:
+        messages = [{"role": "user", "content": "What is the capital of France?"}]
+        request = {"model": model, "messages": messages, "max_tokens": 12, "temperature": 0, **body}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=request, timeout=60, trust_env=False)
+
+    def admin(self) -> dict[str, Any]:
+        answer: dict[str, Any] = httpx.get(f"{self.url}/admin/config", timeout=10, trust_env=False).json()
+        return answer
+
+    def close(self) -> None:
+        """Stop everything, by the program and then by force; fails where something was left."""
+        shutil.rmtree(self.conf)
+        shutil.copytree(REPOSITORY / "conf", self.conf)
+        pids = self._recorded_pids()
+        try:
+            self.run("down", "quickstart", "--yes", code=None)
+        finally:
+            left = [pid for pid in pids if is_alive(pid)]
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        assert not left, f"these were left behind: {left}"
+
+    def _recorded_pids(self) -> list[int]:
+        records = (self.state / "units").glob("*/*/record.json")
+        return [pid for record in records if (pid := json.loads(record.read_text()).get("pid"))]
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,113 @@
+"""The import rules of the architecture, read from the syntax tree of every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("schemas", "orchestrator", "runtime")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+IMPURE = {
+    "asyncio", "httpx", "httptools", "subprocess", "os", "pathlib", "time", "random", "logging", "socket",
+    "threading", "signal", "selectors", "shutil", "tempfile", "urllib.request", "http", "sanic", "watchfiles",
+}  # fmt: skip
+# what may import a library, where it is not everybody
+ONLY_IN = {
+    "mlx": ("runtime/worker/",),
+    "mlx_lm": ("runtime/worker/",),
+    "sanic": ("runtime/gateway/", "runtime/worker/http.py"),
+    "hydra": ("schemas/compose.py",),
+    "omegaconf": ("schemas/compose.py",),
+    "httptools": ("runtime/gateway/upstream.py", "runtime/gateway/connections.py"),
+    "click": ("orchestrator/cli/",),
+    "rich": ("orchestrator/cli/",),
+}
+MUST_BE_PURE = (
+    "schemas/base.py", "schemas/stack.py", "schemas/node.py", "schemas/model.py", "schemas/policy.py",
+    "schemas/unit.py", "schemas/routes.py", "schemas/hashing.py", "schemas/checks.py", "schemas/explain.py",
+    "orchestrator/expand.py", "orchestrator/observed.py", "orchestrator/placement.py", "orchestrator/reconcile.py",
+    "orchestrator/plan.py", "orchestrator/simulate.py", "orchestrator/commands.py",
+    "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
+    "runtime/gateway/routing/outcome.py",
+)  # fmt: skip
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+CODE = [path for path in MODULES if path.read_text().strip()]
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_a_module_says_whether_it_is_pure_and_keeps_to_it(path):
+    first = docstring(path).split(":")[0]
+    assert first in ("Pure", "I/O"), f"{name(path)}: begin its docstring with `Pure:` or `I/O:`"
+    if first == "Pure":
+        impure = {module for module in imports(path) if module in IMPURE or module.split(".")[0] in IMPURE}
+        assert not impure, f"{name(path)} says that it is pure and imports {sorted(impure)}"
+
+
+@pytest.mark.parametrize("path", MUST_BE_PURE)
+def test_the_core_is_pure(path):
+    assert docstring(ROOT / path).startswith("Pure:")
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_packages_import_only_what_they_may(path):
+    package = path.relative_to(ROOT).parts[0]
+    forbidden = {"schemas": {"orchestrator", "runtime"}, "orchestrator": {"runtime"}, "runtime": {"orchestrator"}}[
+        package
+    ]
+    used = {module.split(".")[0] for module in imports(path)}
+    assert not used & forbidden
+    assert not used & {"tests", "bench"}
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_a_library_is_imported_only_where_it_belongs(path):
+    for module in imports(path):
+        places = ONLY_IN.get(module.split(".")[0])
+        assert places is None or name(path).startswith(places), f"{name(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_nobody_imports_the_command_line(path):
+    if not name(path).startswith("orchestrator/cli/"):
+        assert not any(module.startswith("orchestrator.cli") for module in imports(path))
+
+
+def test_the_shim_needs_the_standard_library_only():
+    used = {module.split(".")[0] for module in imports(ROOT / "orchestrator/node/shim.py")} - {"__future__"}
+    assert used <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from orchestrator.cli.main import main; main(sys.argv[1:]);"
+        "heavy = {'mlx', 'sanic', 'hydra', 'pydantic', 'httpx', 'omegaconf'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
