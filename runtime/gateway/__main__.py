@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the gateway until it is told to end; return its exit code: 0 after draining, 1 when it cannot listen."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for name in ("sanic.root", "sanic.server", "sanic.access", "sanic.error"):
+    for name in ("sanic.root", "sanic.server", "sanic.access", "sanic.error", "watchfiles"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(arguments))

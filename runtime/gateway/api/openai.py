@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import PurePath
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -114,7 +115,8 @@ class _StreamClient:
 def _table(live: Live) -> RoutingTable:
     """Return the table; raises `ApiError` with status 503 while there was no good configuration yet."""
     if live.table is None:
-        reason = "; ".join(clean(str(problem)) for problem in live.problems) or "it is being read"
+        named = ((PurePath(problem.file).name, clean(problem.message)) for problem in live.problems)
+        reason = "; ".join(f"{file}: {message}" for file, message in named) or "it is being read"
         message = f"The gateway has no usable configuration: {reason}"
         raise ApiError(503, message, code="configuration_invalid", retry_after_s=1.0)
     return live.table

@@ -232,6 +232,31 @@ async def test_errors_show_neither_addresses_nor_paths(lab: Any) -> None:
         assert not [word for word in ("10.0.0.3", "/srv", "127.0.0.1", str(fake.port)) if word in answer.text]
 
 
+async def test_a_kept_connection_that_died_in_silence_is_replaced_unseen(lab: Any) -> None:
+    gateway, (fake,) = await lab(answers())
+    await post(gateway, CHAT)
+
+    async def dies_if_kept(exchange: Exchange) -> None:
+        await (resets(exchange) if exchange.seen.connection == 1 else answers()(exchange))
+
+    fake.behave = dies_if_kept
+    answer = await post(gateway, STREAM)
+    assert (answer.status_code, answer.headers["x-orchestrate-attempts"]) == (200, "1")
+    assert [seen.connection for seen in fake.seen] == [1, 1, 2]
+    assert gateway.standing("a").breaker == Closed()
+
+
+@pytest.mark.parametrize("behave", [resets, half_a_head])
+async def test_a_request_is_not_sent_twice_over_new_connections_or_after_a_byte(lab: Any, behave: Behaviour) -> None:
+    gateway, (fake,) = await lab(answers())
+    if behave is half_a_head:
+        await post(gateway, CHAT)
+        fake.seen.clear()
+    fake.behave = behave
+    assert (await post(gateway, CHAT)).status_code == 503
+    assert len(fake.seen) == 1
+
+
 # --- after the commit point
 
 
