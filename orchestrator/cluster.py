@@ -33,8 +33,6 @@ class Cluster:
     store: Store
     nodes: Mapping[NodeName, ReachedNode]
     python: str
-    token: str
-    """The stack's worker token."""
 
 
 def reach(stack: StackName, nodes: Mapping[NodeName, Node], directories: Directories) -> Cluster:
@@ -45,7 +43,6 @@ def reach(stack: StackName, nodes: Mapping[NodeName, Node], directories: Directo
         store=Store(directories.cache),
         nodes={name: _reach(name, directories) for name, node in nodes.items() if node.reach == "local"},
         python=sys.executable,
-        token=directories.worker_token(stack),
     )
 
 

@@ -59,9 +59,10 @@ async def _node(
     except (TransportError, ShimError) as error:
         return Unreachable(str(error))
     units = {UnitId(unit.unit): _unit(name, unit) for unit in report.units if unit.stack == cluster.stack}
+    token = cluster.directories.known_worker_token(cluster.stack)
     async with asyncio.TaskGroup() as group:
         probes = {
-            unit_id: group.create_task(worker_readiness(http, worker_url(unit, node.host), cluster.token))
+            unit_id: group.create_task(worker_readiness(http, worker_url(unit, node.host), token))
             for unit_id, unit in units.items()
             if unit.alive and isinstance(unit.spec, WorkerSpec) and unit.port is not None
         }

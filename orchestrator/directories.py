@@ -37,6 +37,13 @@ class Directories:
         """Return the path of the stack's `routes.json`."""
         return self.stack(name) / "routes.json"
 
+    def known_worker_token(self, name: StackName) -> str | None:
+        """Return the token of a stack that was applied before; looking makes none."""
+        try:
+            return (self.stack(name) / "worker.token").read_text().strip() or None
+        except OSError:
+            return None
+
     def worker_token(self, name: StackName) -> str:
         """Return the token that the stack's workers ask for, made at the first call and readable by this user only."""
         path = self.stack(name) / "worker.token"
@@ -44,7 +51,7 @@ class Directories:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            if token := path.read_text().strip():
+            if token := self.known_worker_token(name):
                 return token
             path.unlink(missing_ok=True)  # a crash between creating and writing left it empty
             return self.worker_token(name)

@@ -76,7 +76,7 @@ class RealEffects:
             stack=self._cluster.stack,
             unit=unit.id,
             argv=self._argv(unit, node, action.port),
-            env=unit_environment(self._cluster.token),
+            env=unit_environment(self._cluster.directories.worker_token(self._cluster.stack)),
             cwd=str(self._cluster.directories.state),
             labels=self._labels(unit, action.port),
             grace_s=STOP_GRACE_S,
@@ -197,6 +197,7 @@ class RealEffects:
 
     async def _until_ready(self, action: AwaitReady, report: Report) -> None:
         wanted = next(unit for unit in self._desired.units.values() if unit.id == action.unit)
+        token = self._cluster.directories.worker_token(self._cluster.stack)
         async with client() as http:
             while True:
                 unit = await self._unit(action.node, action.unit)
@@ -208,7 +209,7 @@ class RealEffects:
                         return
                 else:
                     url = f"http://{self._node(action.node).host}:{unit.labels.get(PORT_LABEL)}"
-                    readiness = await worker_readiness(http, url, self._cluster.token)
+                    readiness = await worker_readiness(http, url, token)
                     if readiness is not None and readiness.is_ready:
                         return
                     if readiness is not None:

@@ -103,8 +103,10 @@ class Journal:
     def record(self, generation: Generation) -> None:
         """Append one apply; on disk when it returns."""
         self._lines.parent.mkdir(parents=True, exist_ok=True)
-        with self._lines.open("a") as file:
-            file.write(json.dumps({"version": 1, **asdict(generation)}) + "\n")
+        with self._lines.open("ab+") as file:
+            if file.tell() and file.seek(-1, os.SEEK_END) and file.read() != b"\n":
+                file.write(b"\n")  # a crash tore the last line; it stays torn, and alone
+            file.write(json.dumps({"version": 1, **asdict(generation)}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

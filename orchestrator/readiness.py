@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from orchestrator.observed import ObservedUnit
 from schemas.admin import ConfigReport
-from schemas.messages import WorkerReadiness, WorkerStatus
-from schemas.unit import GatewaySpec
+from schemas.messages import WorkerReadiness
 
 PROBE_TIMEOUT_S = 3.0
 """A loopback or LAN answer takes milliseconds, also from a worker in the middle of a long prefill."""
@@ -23,20 +22,11 @@ def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False, follow_redirects=False)
 
 
-async def worker_readiness(http: httpx.AsyncClient, url: str, token: str) -> WorkerReadiness | None:
+async def worker_readiness(http: httpx.AsyncClient, url: str, token: str | None) -> WorkerReadiness | None:
     """Return what a worker says of itself; None while it does not answer."""
     body = await _get(http, f"{url}/ready", token)
     try:
         return None if body is None else WorkerReadiness.from_json(body)
-    except ValidationError:
-        return None
-
-
-async def worker_status(http: httpx.AsyncClient, url: str, token: str) -> WorkerStatus | None:
-    """Return a worker's figures; None while it does not answer."""
-    body = await _get(http, f"{url}/status", token)
-    try:
-        return None if body is None else WorkerStatus.from_json(body)
     except ValidationError:
         return None
 
@@ -78,11 +68,6 @@ def gateway_url(bind: str, port: int) -> str:
 def worker_url(unit: ObservedUnit, host: str) -> str:
     """Return the base URL of a worker's HTTP server."""
     return f"http://{host}:{unit.port}"
-
-
-def is_gateway(unit: ObservedUnit) -> bool:
-    """Tell whether a unit is a gateway."""
-    return isinstance(unit.spec, GatewaySpec)
 
 
 async def _get(http: httpx.AsyncClient, url: str, token: str | None) -> bytes | None:

@@ -1,0 +1,112 @@
+"""The program's manners: exit codes, messages on stderr, JSON lines, nothing changed by bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = Path(sys.executable).parent / "orchestrate"
+
+
+@pytest.fixture
+def conf(tmp_path):
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def orchestrate(*arguments, cwd, **environment):
+    return subprocess.run(
+        [PROGRAM, *arguments], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["validate", "quikstart"], 3, "did you mean 'quickstart'?"),
+        (["plan", "quikstart"], 3, "did you mean 'quickstart'?"),
+        (["apply", "quikstart", "--yes"], 3, "did you mean 'quickstart'?"),
+        (["up", "quikstart", "--yes"], 3, "did you mean 'quickstart'?"),
+        (["down", "quikstart", "--yes"], 3, "did you mean 'quickstart'?"),
+        (["status", "quikstart"], 3, "did you mean 'quickstart'?"),
+        (["logs", "quikstart"], 3, "did you mean 'quickstart'?"),
+        (["validate", "quickstart", "services.chat.prt=1"], 3, "did you mean 'port'?"),
+        (["plan", "quickstart", "x"], 3, "expected key=value"),
+        (["plan"], 64, "Missing argument 'STACK'"),
+        (["plan", "quickstart", "--yess"], 64, "No such option"),
+        (["pln", "quickstart"], 64, "Did you mean 'plan'?"),
+        (["--conf", "nowhere", "plan", "quickstart"], 3, "nowhere: no such configuration directory"),
+        (["plan", "quickstart", "--conf", "nowhere"], 3, "nowhere: no such configuration directory"),
+    ],
+)
+def test_bad_input_has_its_exit_code_and_says_what_would_be_right(conf, arguments, code, says):
+    done = orchestrate(*arguments, cwd=conf.parent)
+    assert done.returncode == code, done.stderr
+    assert says.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert not (Path(os.environ["ORCHESTRATE_STATE"]) / "units").exists()
+
+
+def test_problems_are_json_lines_when_asked(conf):
+    (conf / "stacks/quickstart.yaml").write_text(
+        (conf / "stacks/quickstart.yaml").read_text().replace("roles:", "rolls:").replace("engine: mlx", "engine: mxl")
+    )
+    done = orchestrate("plan", "quickstart", "--json", cwd=conf.parent)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 3
+    assert {line["key"] for line in lines if line["type"] == "problem"} == {"rolls", "services.chat.engine"}
+    assert lines[-1] == {**lines[-1], "type": "error", "exit_code": 3}
+    assert all(line["version"] == 1 for line in lines)
+
+
+def test_show_prints_yaml_that_is_the_stack(conf):
+    import yaml
+
+    done = orchestrate("show", "quickstart", "gateway.port=8123", cwd=conf.parent)
+    tree = yaml.safe_load(done.stdout)
+    assert tree["gateway"]["port"] == 8123
+    assert tree["services"]["chat"]["max_batch"] == 8  # defaults are shown
+
+
+def test_a_secret_is_in_no_output(conf):
+    stack = conf / "stacks/quickstart.yaml"
+    helper = "\nhelpers:\n  box:\n    url: http://127.0.0.1:9\n    models: {m: {}}\n    key: canary-secret\n"
+    stack.write_text(stack.read_text() + helper)
+    for command in (["show"], ["show", "--json"], ["plan"], ["plan", "--json"], ["validate"]):
+        done = orchestrate(command[0], "quickstart", *command[1:], cwd=conf.parent)
+        assert done.returncode == 0, done.stderr
+        assert "canary-secret" not in done.stdout + done.stderr
+
+
+def test_conf_can_be_named_by_the_environment(conf, tmp_path):
+    done = orchestrate("validate", "quickstart", cwd="/", ORCHESTRATE_CONF=str(conf))
+    assert done.returncode == 0, done.stderr
+
+
+def test_status_of_a_machine_without_stacks_says_how_to_begin(conf):
+    done = orchestrate("status", cwd=conf.parent)
+    assert done.returncode == 0
+    assert "up quickstart" in done.stdout
+
+
+def test_a_file_that_is_no_saved_plan_is_refused(conf):
+    (conf.parent / "plan.json").write_text('{"type": "other"}')
+    done = orchestrate("apply", "plan.json", "--yes", cwd=conf.parent)
+    assert done.returncode == 64
+    assert "plan.json is no plan saved with" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(conf):
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [PROGRAM, "show", "quickstart"]
+    done = subprocess.run(argv, cwd=conf.parent, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
