@@ -33,10 +33,16 @@ def main(argv: list[str] | None = None) -> int:
         logger.log(logging.ERROR, "cannot listen on %s port %d: %s", settings.host, settings.port, reason)
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, listener))
+        code, is_stuck = runner.run(_serve(settings, listener))
+        if is_stuck:
+            # The interpreter's own exit aborts while a thread is inside the model.
+            logging.shutdown()
+            os._exit(code)
+        return code
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
+    """Serve until TERM or until generation dies; return the exit code and whether the generation thread still runs."""
     # Sanic and MLX take seconds to import: bad arguments and a taken port are told before.
     from runtime.worker.engine import Engine
     from runtime.worker.http import build_app
@@ -66,7 +72,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     server.close()
     await server.wait_closed()
     logger.info("stopped")
-    return 1 if has_failed else 0
+    return (1 if has_failed else 0), engine.is_alive
 
 
 def _settings(argv: list[str] | None) -> Settings:

@@ -1,6 +1,7 @@
 """I/O: the generation thread, the only one that touches MLX arrays."""
 
 import asyncio
+import itertools
 import logging
 import queue
 import threading
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 Loader = Callable[[Path, int | None, Callable[[float], None]], LoadedModel]
 """Loads a model directory with a bound on its context, telling the share that is loaded; see `model.load`."""
+
+KV_SAMPLE_ROUNDS = 64
+"""Rounds between two measurements of the caches' size: they grow by a step of 256 tokens at a time."""
 
 JOIN_S = 5.0
 """A round that takes longer than this does not delay the end of the process."""
@@ -134,12 +138,16 @@ class GenerationThread:
         batch = Batch(model, self._settings.max_batch)
         self._report(Loaded(model))
         self._prove(batch, "warming")
-        reported = 0
-        while self._take_commands(batch):
+        running = kv_bytes = 0
+        for count in itertools.count():
+            if not self._take_commands(batch):
+                break
             outcome = batch.round()
-            if outcome.events or batch.running != reported:
-                reported = batch.running
-                self._report(Rounds(outcome.events, outcome.tokens, reported, batch.kv_bytes))
+            has_changed = batch.running != running
+            if has_changed or count % KV_SAMPLE_ROUNDS == 0:
+                running, kv_bytes = batch.running, batch.kv_bytes
+            if outcome.events or has_changed:
+                self._report(Rounds(outcome.events, outcome.tokens, running, kv_bytes))
             if outcome.has_failed:
                 self._prove(batch, "recovering")
         batch.close()

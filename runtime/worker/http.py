@@ -14,8 +14,9 @@ from sanic.exceptions import SanicException
 from sanic.response import json as json_response
 
 from runtime.worker import openai
+from runtime.worker.answer import Answer
 from runtime.worker.body import parse_json
-from runtime.worker.engine import Answer, Engine
+from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, RequestError, UnavailableError, error_body, kind_of
 from runtime.worker.openai import Envelope, EventStream, Kind, Usage
 from runtime.worker.request import Request as Wanted

@@ -1,7 +1,9 @@
 """The worker as its clients see it: a real process, real requests, a tiny real model."""
 
 import concurrent.futures
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,38 @@ def test_a_full_queue_refuses_at_once_and_recovers(worker: Worker, open_streams:
     assert 1 <= int(response.headers["retry-after"]) <= 60
     for stream in open_streams:
         stream.close()
+
+
+RAW = [
+    b"GARBAGE\r\n\r\n",
+    b"POST /v1/completions HTTP/9.9\r\nHost: a\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: lots\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{",
+    b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+    b"\0" * 1000,
+    b"",
+]
+
+
+@pytest.mark.parametrize("raw", RAW, ids=range(len(RAW)))
+def test_broken_http_does_not_disturb_the_worker(worker: Worker, raw: bytes) -> None:
+    url = worker.http.base_url
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            answer = connection.recv(65536)
+            assert not answer or int(answer.split()[1]) >= 400
+    assert worker.text_of(prompt="a", max_tokens=2)
+
+
+def test_memory_does_not_grow_with_requests(worker: Worker) -> None:
+    def serve(count: int) -> int:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: worker.text_of(prompt=f"{n} the", max_tokens=4), range(count)))
+        return worker.status()["memory"]["active_bytes"]
+
+    first = serve(40)
+    assert serve(120) <= first + 100_000
