@@ -53,7 +53,7 @@ class Store:
     """The models under one root. Safe to use from several threads and processes at once."""
 
     def __init__(self, root: Path, converter: Converter = WORKER_CONVERTER) -> None:
-        self._root = root
+        self._root = root.absolute()
         self._converter = converter
 
     def lookup(self, source: Source, revision: str | None = None, digest: str | None = None) -> InstalledModel | None:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
@@ -250,6 +251,7 @@ def processes() -> dict[int, Process]:
 
 
 def pids() -> list[int]:
+    """Return every pid that Linux shows us."""
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
@@ -261,6 +263,7 @@ def open_files(pid: int) -> Iterator[str]:
                 yield str(descriptor.readlink())
 
 
+@functools.cache
 def boot_id() -> str:
     """Return what names this boot: pids and start times mean nothing across boots."""
     if LINUX:
@@ -400,11 +403,11 @@ class Log:
         self.path = path
         self.max_bytes = max_bytes
         self.lost_bytes = 0
-        self._open()
-
-    def _open(self) -> None:
-        self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.descriptor = self._open()
         self.size = os.fstat(self.descriptor).st_size
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, data: bytes) -> None:
         """Append, rotating between lines where that is possible. A full disk loses output, never the unit."""
@@ -429,9 +432,14 @@ class Log:
                 self.size += written
                 piece = piece[written:]
             if data:
-                self.path.replace(self.path.with_name("log.1"))
-                os.close(self.descriptor)
-                self._open()
+                self._rotate()
+
+    def _rotate(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # it was moved by a try that could not open the next one
+            self.path.replace(self.path.with_name("log.1"))
+        full, self.descriptor = self.descriptor, self._open()
+        os.close(full)
+        self.size = 0
 
 
 def last_lines(descriptor: int, lines: int, limit: int | None = None) -> bytes:
@@ -482,6 +490,7 @@ def tail(path: Path, lines: int, limit: int | None = None) -> tuple[bytes, int |
 
 
 def print_bytes(data: bytes) -> None:
+    """Write to stdout without a buffer, so that a follower sees it at once."""
     while data:
         data = data[os.write(1, data) :]
 
@@ -743,13 +752,15 @@ def tend(run: Run, child: int, sid: int, output: int, signals_in: int) -> int:
             status = code if done else None
         ending = ending or status is not None
         group = [p for p in processes().values() if p.pgid == child and p.sid == sid] if ending else []
+        # Until it is reaped the pid is the leader's, even when it has moved to another group.
+        others = [child] if status is None and child not in {p.pid for p in group} else []
         if status is not None and not group:
             break
         if ending and kill_at == float("inf"):
-            send(signal.SIGTERM, group)
+            send(signal.SIGTERM, group, others)
             kill_at = time.monotonic() + run.launch.grace_s
         elif time.monotonic() >= kill_at:
-            send(signal.SIGKILL, group)
+            send(signal.SIGKILL, group, others)
     drained = 0
     while output in watched and drained < DRAIN_BYTES and (count := pump(output, run.log)):
         drained += count
@@ -802,7 +813,8 @@ def stop(request: Json) -> Json:
     try:
         was_running = end_group(record, grace_s) or was_running
         if record and record["phase"] != "exited":  # its supervisor was killed, so nobody saw how it ended
-            write_record(unit.directory, {**record, "phase": "exited", "exited_at": time.time()})
+            with contextlib.suppress(OSError):  # it has ended; on a full disk it is listed as lost
+                write_record(unit.directory, {**record, "phase": "exited", "exited_at": time.time()})
     finally:
         os.close(lock)
     return {"was_running": was_running}
@@ -1020,10 +1032,12 @@ VERBS: dict[str, Callable[[Json], Json | None]] = {
 
 
 def emit(answer: Json) -> None:
+    """Print an answer as one line."""
     print_bytes(json.dumps(answer).encode() + b"\n")
 
 
 def code_of(error: OSError) -> str:
+    """Return the code of what the system refused."""
     return "disk_full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "os_error"
 
 

