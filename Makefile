@@ -4,7 +4,7 @@ export PYTHON
 BIN = .venv/bin
 SETUP = PYTHON='$(PYTHON)' scripts/setup-venv.sh
 
-.PHONY: run stop test e2e check lint types schemas lock bench clean
+.PHONY: run stop test check lint types schemas lock bench fresh clean
 
 run:  ## set everything up, serve the embedded model and ask it a question
 	@$(SETUP) run
@@ -18,7 +18,7 @@ test:  ## set everything up and run the tests
 	@$(SETUP) dev
 	@scripts/run-tests.sh
 
-check: lint types  ## lint, format, strict types, scripts
+check: lint types  ## lint, format, strict types, scripts, fresh schemas
 	$(BIN)/python -m schemas.export --check
 
 lint:
@@ -43,5 +43,8 @@ bench:  ## side-by-side benchmarks; prints ratios
 	@$(SETUP) dev
 	$(BIN)/python -m bench
 
+fresh:  ## what a new user does: clone, make run, again, make stop
+	@scripts/fresh-clone.sh
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .cache build *.egg-info

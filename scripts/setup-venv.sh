@@ -1,11 +1,12 @@
 #!/bin/sh
 # Makes .venv and installs the locked dependencies. Usage: scripts/setup-venv.sh run|dev
-# Does nothing when the lock has not changed since the last time.
+# Does nothing when nothing has changed since the last time; what `dev` installs is enough for `run`.
 set -eu
 
 kind=${1:-run}
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv="$root/.venv"
+
 case "$kind" in
     run) lock="$root/requirements.lock" ;;
     dev) lock="$root/requirements-dev.lock" ;;
@@ -29,20 +30,28 @@ find_python() {
     return 1
 }
 
+quietly() {
+    if ! "$@" >"$venv/setup.log" 2>&1; then
+        cat "$venv/setup.log" >&2
+        echo "setup-venv: this failed: $*" >&2
+        echo "Check the network or the package index that pip is configured with, then run it again." >&2
+        exit 1
+    fi
+}
+
+# The texts decide: a change of a lock or of the entry points installs again, nothing else does.
+stamp=$(cksum "$root/requirements.lock" "$root/requirements-dev.lock" "$root/pyproject.toml" | cut -d' ' -f1,2 | tr '\n' ' ')
+have=$(cat "$venv/.stamp" 2>/dev/null || true)
+if [ "$have" = "$kind $stamp" ] || [ "$have" = "dev $stamp" ]; then
+    exit 0
+fi
+
 if ! python=$(find_python); then
-    found=$("${PYTHON:-python3}" -V 2>&1 || echo "no ${PYTHON:-python3} at all")
+    found=$("${PYTHON:-python3}" -V 2>&1 || echo "no ${PYTHON:-python3}")
     echo "orchestrate needs Python 3.11 or newer; found: $found." >&2
     echo "Install a newer Python and run this again, or name one: make run PYTHON=/path/to/python3.12" >&2
     exit 1
 fi
-
-# The lock's text decides: a change of the lock or of the entry points installs again, nothing else does.
-stamp=$(cat "$lock" "$root/pyproject.toml" | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-have=$(cat "$venv/.stamp" 2>/dev/null || true)
-if [ "$have" = "$kind $stamp" ] || [ "$have" = "dev $(cat "$root/requirements-dev.lock" "$root/pyproject.toml" | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')" ]; then
-    exit 0
-fi
-
 if [ ! -x "$venv/bin/python" ] || ! is_new_enough "$venv/bin/python"; then
     echo "Creating .venv with $("$python" -V)"
     if ! "$python" -m venv --clear "$venv"; then
@@ -52,7 +61,8 @@ if [ ! -x "$venv/bin/python" ] || ! is_new_enough "$venv/bin/python"; then
     fi
 fi
 rm -f "$venv/.stamp"
-echo "Installing locked dependencies (about 400 MB the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e "$root"
+echo "Installing the locked dependencies, about 400 MB the first time"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+quietly "$venv/bin/python" -m pip install --require-hashes -r "$lock"
+quietly "$venv/bin/python" -m pip install --no-deps --no-build-isolation --no-index -e "$root"
 echo "$kind $stamp" >"$venv/.stamp"

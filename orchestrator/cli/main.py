@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,9 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as failure:
         failure.show("--json" in arguments)
         code = failure.code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as `head` does
-        code = ExitCode.FINE
     return code
 
 

@@ -1,0 +1,61 @@
+"""I/O: `python -m bench`: every benchmark, one after the other, on the quickstart model in a state of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from bench import gateway, startup, worker
+from orchestrator.directories import Directories
+from orchestrator.models.sources import parse_source
+from orchestrator.models.store import Store
+from schemas.compose import compose
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = "smollm2-135m-instruct"
+
+
+def main() -> int:
+    """Run all benchmarks and return 0, or the first code that says that one failed."""
+    cache = Directories.from_environment(os.environ).cache
+    model = compose(ROOT / "conf", "quickstart").stack.models[MODEL]
+    source = parse_source(model.source)
+    installed = Store(cache).install(
+        source, model.revision, model.digest, progress=lambda _: None, cancel=threading.Event()
+    )
+    print("== the program: start-up and a plan without changes")
+    code = _measure_startup(cache)
+    print("== the worker against stock mlx_lm.server, same model")
+    code = code or worker.main(["--model-dir", str(installed.path)])
+    print("== the gateway against its endpoint alone")
+    return code or gateway.main([])
+
+
+def _measure_startup(cache: Path) -> int:
+    """Bring the quickstart stack up on free ports, measure commands on it, and stop it again."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        shutil.copytree(ROOT / "conf", root / "conf")
+        stack = root / "conf" / "stacks" / "quickstart.yaml"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            stack.write_text(stack.read_text().replace("port: 8000", f"port: {probe.getsockname()[1]}"))
+        state = root / "state"
+        state.mkdir()
+        (state / "cache").symlink_to(cache, target_is_directory=True)
+        os.environ |= {"ORCHESTRATE_STATE": str(state), "ORCHESTRATE_CONF": str(root / "conf")}
+        try:
+            subprocess.run([startup.PROGRAM, "apply", "quickstart", "--yes"], check=True, capture_output=True)
+            return startup.main(["--stack", "quickstart"])
+        finally:
+            subprocess.run([startup.PROGRAM, "down", "quickstart", "--yes"], check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
