@@ -37,7 +37,20 @@ def file_schemas() -> dict[str, Schema]:
         ),
         "routes": ("`routes.json`, written by `orchestrate apply`", TypeAdapter(Routes).json_schema()),
     }
-    return {name: {"$schema": SCHEMA_DIALECT, **schema, "title": title} for name, (title, schema) in schemas.items()}
+    return {
+        name: {"$schema": SCHEMA_DIALECT, **_closed(schema), "title": title}
+        for name, (title, schema) in schemas.items()
+    }
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema in which a name that does not match its pattern is an error, as it is in the types."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    return {**closed, "additionalProperties": False} if "patternProperties" in closed else closed
 
 
 _DEFAULTS: Schema = {
