@@ -38,6 +38,7 @@ class Engine:
         """Seconds since 1970."""
         self.meter = status.Meter()
         self._settings = settings
+        self._started = time.monotonic()
         self._on_end = on_end
         self._progress: float | None = None
         self._model: LoadedModel | None = None
@@ -102,7 +103,7 @@ class Engine:
             model=self._settings.name,
             phase=self.phase,
             context_length=model.limits.context_length if model else None,
-            uptime_s=round(time.monotonic() - self.meter.started, 3),
+            uptime_s=round(time.monotonic() - self._started, 3),
             queue=WorkerQueue(
                 batch=self._batch,
                 batch_limit=self._settings.max_batch,
@@ -158,7 +159,7 @@ class Engine:
     def _retry_after_s(self) -> int:
         """Estimate when a place is free: the mean rate at which requests have ended, between 1 and 60 s."""
         ended = self.meter.completed + self.meter.cancelled
-        uptime = time.monotonic() - self.meter.started
+        uptime = time.monotonic() - self._started
         return max(1, min(60, math.ceil(uptime / max(ended, 1))))
 
     def _receive(self, report: Report) -> None:

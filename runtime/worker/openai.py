@@ -70,7 +70,7 @@ class EventStream:
         self._more: dict[str, object] = {"usage": None} if include_usage else {}
         mark = "\0"
         frame = _event(envelope.chunk([envelope.text_choice(mark)], **self._more))
-        self._before, self._after = frame.split(json.dumps(mark).encode(), 1)
+        self._before, self._after = frame.rsplit(json.dumps(mark).encode(), 1)
 
     def first(self) -> bytes:
         """Return the event that opens a chat answer and carries its role; nothing for text."""

@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,8 @@ _PAGE_BYTES = resource.getpagesize()
 class Meter:
     """Counts requests and tokens; owned by the event loop."""
 
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    """Seconds from any moment on."""
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -35,7 +37,7 @@ class Meter:
 
     def add_round(self, tokens: int, *, is_idle: bool) -> None:
         """Count the tokens of one round; `is_idle` says that no work is left after it."""
-        now = time.monotonic()
+        now = self.clock()
         if tokens:
             if self._is_fresh:
                 self._recent.clear()
@@ -54,7 +56,7 @@ class Meter:
 
     def tokens(self) -> WorkerTokens:
         """Report tokens; the rate counts from the first round of the window, whose own duration is unknown."""
-        now = time.monotonic()
+        now = self.clock()
         self._forget(now)
         rate = 0.0
         if len(self._recent) > 1:

@@ -57,7 +57,6 @@ CHAT: list[tuple[dict[str, Any], int, str | None]] = [
     (turn(role="user", content=[{"type": "text", "text": 1}]), 400, "messages[0].content[0].text"),
     (turn(role="user", content="a\ud800"), 400, "messages[0].content"),
     (turn(role="assistant", content="a", tool_calls=[{"id": "x"}]), 400, "messages[0].tool_calls"),
-    ({"messages": USER + USER}, 400, "messages"),  # the template refuses it
     (chat(model="other"), 404, "model"),
     (chat(model=7), 400, "model"),
     (chat(model="\udfff"), 400, "model"),
@@ -121,13 +120,17 @@ COMPLETIONS: list[tuple[dict[str, Any], int, str | None]] = [
     ({"prompt": [True]}, 400, "prompt"),
     ({"prompt": [1.5]}, 400, "prompt"),
     ({"prompt": [-1]}, 400, "prompt"),
-    ({"prompt": [1 << 40]}, 400, "prompt"),
     ({"prompt": {"text": "a"}}, 400, "prompt"),
     ({"prompt": "\udc00"}, 400, "prompt"),
     ({"prompt": "a", "logprobs": 0}, 400, "logprobs"),
     ({"prompt": "a", "echo": True}, 400, "echo"),
     ({"prompt": "a", "suffix": "b"}, 400, "suffix"),
     ({"prompt": "a", "best_of": 3}, 400, "best_of"),
+]
+
+REFUSED_BY_THE_MODEL: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/chat/completions", {"messages": USER + USER}, "messages"),  # its template
+    ("/v1/completions", {"prompt": [1 << 40]}, "prompt"),  # its vocabulary
 ]
 
 TOLERATED: list[dict[str, Any]] = [

@@ -158,6 +158,8 @@ def test_hostile_bodies_are_refused_and_the_next_request_is_answered(worker: Wor
     for body, status, param in bodies.COMPLETIONS:
         raw = json.dumps(body).encode()
         assert_error(worker.http.post("/v1/completions", content=raw), status, param)
+    for path, body, param in bodies.REFUSED_BY_THE_MODEL:
+        assert_error(worker.http.post(path, json=body), 400, param)
     assert worker.chat(**bodies.chat()).status_code == 200
     after = worker.status()["requests"]
     assert (after["completed"] - before["completed"], after["failed"]) == (1, before["failed"])
