@@ -8,8 +8,7 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
 import uvloop
 
@@ -45,7 +44,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     """Serve until TERM or until generation dies; return the exit code and whether the generation thread still runs."""
     # Sanic and MLX take seconds to import: bad arguments and a taken port are told before.
     from runtime.worker.engine import Engine
-    from runtime.worker.http import build_app
+    from runtime.worker.http import build_app, close_server, open_server
 
     is_over = asyncio.Event()
     has_failed = False
@@ -57,20 +56,15 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
 
     engine = Engine(settings, fail)
     app = build_app(settings, engine)
-    server: Any = await app.create_server(sock=listener, return_asyncio_server=True)
-    if server is None:
-        raise RuntimeError("the HTTP server was not created")
-    await server.startup()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, is_over.set)
-    await server.start_serving()
+    server = await open_server(app, listener)
     logger.info("listening on %s:%d for %s", *listener.getsockname()[:2], settings.name)
     engine.start()
     await is_over.wait()
     await engine.drain()
-    server.close()
-    await server.wait_closed()
+    await close_server(server)
     logger.info("stopped")
     return (1 if has_failed else 0), engine.is_alive
 
@@ -90,7 +84,7 @@ def _settings(argv: list[str] | None) -> Settings:
     if token is None and not _is_loopback(arguments.host):
         parser.error(f"--host {arguments.host} is not loopback: set {TOKEN_VARIABLE}")
     return Settings(
-        model_dir=PurePath(arguments.model_dir),
+        model_dir=str(arguments.model_dir),
         name=arguments.name,
         host=arguments.host,
         port=arguments.port,

@@ -46,6 +46,8 @@ class Engine:
         self._preparing = 0
         self._batch = 0
         self._kv_bytes = 0
+        self._has_ended = False
+        """No answer will come any more."""
         self._ids = itertools.count(1)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -76,6 +78,8 @@ class Engine:
         try:
             loop = asyncio.get_running_loop()
             request, tokens = await loop.run_in_executor(self._preparer, _prepare, parse, model)
+            if self._has_ended:
+                raise self._refused("The worker ended while it read the request.", "shutting_down", 5)
             answer = Answer(next(self._ids), len(tokens))
             self._answers[answer.id] = answer
         finally:
@@ -204,6 +208,7 @@ class Engine:
                 self.meter.completed += 1
 
     def _fail_all(self, message: str) -> None:
+        self._has_ended = True
         for answer in self._answers.values():
             answer.feed(Failure(answer.id, message))
         self.meter.cancelled += len(self._answers)

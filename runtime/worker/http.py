@@ -5,6 +5,7 @@ import hmac
 import json
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ MAX_BODY_BYTES = 20_000_000
 SEND_TIMEOUT_S = 60.0
 """A client that takes none of its stream for this long has left."""
 HEADER_TIMEOUT_S = 60
+LINGER_S = 3.0
+"""What a client gets, after generation has ended, to take the rest of its answer."""
 NEVER_S = 10 * 365 * 86400
 """Sanic cuts answers that take longer than its RESPONSE_TIMEOUT; every timer of an answer is our own."""
 
@@ -106,6 +109,28 @@ def _add_reports(app: App, model: str, engine: Engine) -> None:
     @app.get("/v1/models")
     async def models(_: Request) -> HTTPResponse:
         return json_response(openai.model_list(model, engine.started_at, engine.status().context_length))
+
+
+async def open_server(app: App, listener: socket.socket) -> Any:
+    """Serve `app` on a listening socket; return Sanic's server."""
+    server: Any = await app.create_server(sock=listener, return_asyncio_server=True)
+    await server.startup()
+    await server.start_serving()
+    return server
+
+
+async def close_server(server: Any) -> None:
+    """Stop listening, and close every connection once its last answer is on the way or LINGER_S have passed."""
+    server.close()
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while server.connections:
+                for connection in list(server.connections):
+                    connection.close_if_idle()
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        for connection in list(server.connections):
+            connection.abort()
 
 
 async def _whole(envelope: Envelope, answer: Answer) -> HTTPResponse:

@@ -1,4 +1,4 @@
-"""PURE: build the sampler and the logits processors of one request, from mlx-lm's parts."""
+"""I/O: build what chooses one request's tokens, from mlx-lm's parts; without a seed, the system's randomness gives one."""
 
 import secrets
 from collections.abc import Callable

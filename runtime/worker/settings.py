@@ -1,14 +1,13 @@
 """PURE: what one worker process was told to do."""
 
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The command line and the environment, read once."""
 
-    model_dir: PurePath
+    model_dir: str
     name: str
     """The only model name that clients may use."""
     host: str

@@ -1,10 +1,11 @@
 """What goes wrong inside generation ends no more than it must."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -64,7 +65,7 @@ class Harness:
     def __init__(self, model_dir: Path, **settings: Any) -> None:
         self.model: Flaky | None = None
         self.ended = asyncio.Event()
-        wanted = Settings(PurePath(model_dir), "tiny", "127.0.0.1", 0, None, drain_s=0, **settings)
+        wanted = Settings(str(model_dir), "tiny", "127.0.0.1", 0, None, drain_s=0, **settings)
         self.engine = Engine(wanted, self.ended.set, self._load)
 
     def _load(self, directory: Path, max_context: int | None, progress: Callable[[float], None]) -> LoadedModel:
@@ -125,6 +126,26 @@ async def test_a_model_that_stays_broken_ends_the_thread_and_asks_the_process_to
         assert not harness.engine.readiness().is_ready
         with pytest.raises(UnavailableError):
             await text_of(harness.engine, request())
+
+
+async def test_a_request_that_is_still_being_read_when_the_worker_ends_is_refused(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        may_go = threading.Event()
+
+        def parse() -> Request:
+            assert may_go.wait(DEADLINE_S)
+            return request()
+
+        async def ask() -> None:
+            async with harness.engine.answering(parse) as (_, answer):
+                await answer.read()
+
+        asked = asyncio.create_task(ask())
+        await harness.until(lambda: harness.engine.status().queue.waiting == 1)
+        await harness.engine.drain()
+        may_go.set()
+        with pytest.raises(UnavailableError):
+            await asked
 
 
 async def test_requests_are_refused_until_a_token_was_produced(tiny_model_dir: Path) -> None:
