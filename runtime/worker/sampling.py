@@ -1,4 +1,4 @@
-"""I/O: build what chooses one request's tokens, from mlx-lm's parts; without a seed, the system's randomness gives one."""
+"""I/O: build what chooses one request's tokens, from mlx-lm's parts; a request without a seed draws one."""
 
 import secrets
 from collections.abc import Callable
