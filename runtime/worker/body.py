@@ -1,4 +1,4 @@
-"""PURE: a request body becomes a JSON object, or a clear refusal."""
+"""Pure: a request body becomes a JSON object, or a clear refusal."""
 
 import json
 import re

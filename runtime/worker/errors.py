@@ -1,4 +1,4 @@
-"""PURE: what can go wrong with a request, as data that becomes an OpenAI-shaped answer."""
+"""Pure: what can go wrong with a request, as data that becomes an OpenAI-shaped answer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""PURE: typed reading of the fields of a JSON object; every refusal names the field."""
+"""Pure: typed reading of the fields of a JSON object; every refusal names the field."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""PURE: turn the tokenizer that a GGUF file carries as metadata into Hugging Face tokenizer files.
+"""Pure: turn the tokenizer that a GGUF file carries as metadata into Hugging Face tokenizer files.
 
 Only byte-level BPE is known (`tokenizer.ggml.model` = `gpt2`); the key names are those of the GGUF specification.
 """

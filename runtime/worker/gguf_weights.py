@@ -1,4 +1,4 @@
-"""PURE: what a GGUF file's names and shapes mean to MLX: configuration, tensor names, quantisation.
+"""Pure: what a GGUF file's names and shapes mean to MLX: configuration, tensor names, quantisation.
 
 Weights themselves stay with the caller; nothing here imports mlx.
 """

@@ -1,4 +1,4 @@
-"""PURE: the shapes of OpenAI's answers, whole and as streams.
+"""Pure: the shapes of OpenAI's answers, whole and as streams.
 
 A stream's chunks differ in one text only, so everything around it is encoded once.
 """

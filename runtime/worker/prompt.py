@@ -1,4 +1,4 @@
-"""PURE: a request's prompt becomes tokens that fit the context."""
+"""Pure: a request's prompt becomes tokens that fit the context."""
 
 from dataclasses import dataclass
 from typing import Any, assert_never

@@ -1,4 +1,4 @@
-"""PURE: a JSON object becomes a `Request`, or a refusal that names the parameter.
+"""Pure: a JSON object becomes a `Request`, or a refusal that names the parameter.
 
 What this worker cannot do yet is refused, never ignored; null and empty values, and fields nobody knows, are let pass.
 """

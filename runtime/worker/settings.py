@@ -1,4 +1,4 @@
-"""PURE: what one worker process was told to do."""
+"""Pure: what one worker process was told to do."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""PURE: tokens become text: whole characters only, and never a piece of a stop string."""
+"""Pure: tokens become text: whole characters only, and never a piece of a stop string."""
 
 import codecs
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""PURE: bodies that are wrong, each with the status and the `param` of the refusal. Raw bytes are sent as they are."""
+"""Pure: bodies that are wrong, each with the status and the `param` of the refusal. Raw bytes are sent as they are."""
 
 from typing import Any
 
