@@ -114,11 +114,6 @@ class Batch:
         return len(self._running)
 
     @property
-    def waiting(self) -> int:
-        """Return the number of requests that wait for a place."""
-        return len(self._waiting)
-
-    @property
     def is_busy(self) -> bool:
         """Tell whether a round would do something."""
         return bool(self._running or self._waiting or self._leaving)
@@ -140,10 +135,11 @@ class Batch:
         """Take out who leaves, give the free places to who waits, and compute one step."""
         events: list[Event] = []
         try:
-            events += self._let_go()
-            events += self._admit()
+            # Each step adds its events as they happen: what a later exception interrupts has already been told.
+            self._let_go(events)
+            self._admit(events)
             _, responses = self._generator.next()
-            events += self._collect(responses)
+            self._collect(responses, events)
         except Exception:
             logger.exception("a round failed: ending its %d requests and rebuilding the batch", len(self._running))
             return Round([*events, *self._fail_running()], tokens=0, has_failed=True)
@@ -165,19 +161,18 @@ class Batch:
         """Give the generator's resources back."""
         self._generator.close()
 
-    def _let_go(self) -> list[Event]:
+    def _let_go(self, events: list[Event]) -> None:
         leaving, self._leaving = set(self._leaving), []
         if not leaving:
-            return []
+            return
+        events += [Removed(job_id) for job_id in leaving]
         self._waiting = deque(job for job in self._waiting if job.id not in leaving)
         uids = [uid for uid, running in self._running.items() if running.job.id in leaving]
         for uid in uids:
             del self._running[uid]
         self._generator.remove(uids)
-        return [Removed(job_id) for job_id in leaving]
 
-    def _admit(self) -> list[Event]:
-        failures: list[Event] = []
+    def _admit(self, events: list[Event]) -> None:
         while self._waiting and len(self._running) < self.limit:
             job = self._waiting.popleft()
             try:
@@ -191,14 +186,12 @@ class Batch:
                 )
             except Exception:
                 logger.exception("a request could not enter the batch")
-                failures.append(Failure(job.id, "The request could not enter the batch."))
+                events.append(Failure(job.id, "The request could not enter the batch."))
             else:
                 self._running[uid] = _Running(job, chooser, self.model.new_detokenizer(), StopMatcher(job.stop))
-        return failures
 
-    def _collect(self, responses: list[GenerationBatch.Response]) -> list[Event]:
+    def _collect(self, responses: list[GenerationBatch.Response], events: list[Event]) -> None:
         """Turn tokens into text; a request that ended otherwise than in the generator leaves it at once."""
-        events: list[Event] = []
         ended_here = []
         for response in responses:
             event = _advance(self._running[response.uid], response.token, response.finish_reason)
@@ -209,7 +202,6 @@ class Batch:
             events.append(event)
         if ended_here:
             self._generator.remove(ended_here)
-        return events
 
     def _fail_running(self) -> list[Event]:
         failed: list[Event] = [
@@ -232,10 +224,19 @@ class Batch:
 
 
 def _advance(running: _Running, token: int, reason: str | None) -> Delta | Failure:
-    """Turn one generated token into the text that may leave; a stop string ends the request like an end token."""
-    if running.chooser.error is not None:
-        logger.error("choosing a token failed", exc_info=running.chooser.error)
-        return Failure(running.job.id, "Choosing the next token failed.")
+    """Turn one generated token into the text that may leave; whatever goes wrong ends this request alone."""
+    error = running.chooser.error
+    if error is None:
+        try:
+            return _delta(running, token, reason)
+        except Exception as raised:  # noqa: BLE001 - the fence around one request
+            error = raised
+    logger.error("a request failed", exc_info=error)
+    return Failure(running.job.id, "The next token could not be chosen or written.")
+
+
+def _delta(running: _Running, token: int, reason: str | None) -> Delta:
+    """Detokenise and look for stop strings, which end the request like an end token."""
     if reason == "stop":
         text, is_stopped = "", False
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from runtime.worker.batch import Batch, Delta, Failure, Job
+from runtime.worker.batch import Batch, Delta, Failure, Job, Removed
 from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, UnavailableError
 from runtime.worker.model import LoadedModel, load
@@ -210,4 +210,36 @@ def test_a_sampler_that_raises_ends_its_own_request_only(tiny_model_dir: Path, p
     assert isinstance(second, Failure)
     assert isinstance(third, Delta)
     assert (first.finish, third.finish) == ("length", "length")
+    batch.close()
+
+
+class BrokenDetokenizer:
+    def push(self, token: int) -> str:
+        raise ValueError("no text")
+
+    def flush(self) -> str:
+        return ""
+
+
+def test_a_detokenizer_that_raises_ends_its_own_request_only(tiny_model_dir: Path) -> None:
+    model = load(tiny_model_dir, None, lambda _: None)
+    made = iter([model.new_detokenizer(), BrokenDetokenizer(), model.new_detokenizer()])
+    batch = Batch(replace(model, new_detokenizer=lambda: next(made)), limit=4)
+    for job_id in range(3):
+        batch.add(Job(job_id, [1, 2, 3], 6, Sampling(temperature=0), ()))
+    assert [type(event) for event in rounds(batch)] == [Delta, Failure, Delta]
+    batch.close()
+
+
+def test_a_failed_round_tells_every_job_how_it_ended(tiny_model_dir: Path) -> None:
+    model = load(tiny_model_dir, None, lambda _: None)
+    flaky = Flaky(model.module)
+    batch = Batch(replace(model, module=flaky), limit=2)
+    for job_id in range(5):
+        batch.add(Job(job_id, [1, 2, 3], 6, Sampling(temperature=0), ()))
+    batch.round()
+    batch.remove(0)
+    batch.remove(4)
+    flaky.is_broken = once()
+    assert [type(event) for event in rounds(batch)] == [Removed, Failure, Failure, Delta, Removed]
     batch.close()
