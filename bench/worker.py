@@ -125,7 +125,7 @@ async def _measure(worker: Server, stock: Server, streams: int, tokens: int, rou
     return Result(streams, rates[worker.name], rates[stock.name])
 
 
-async def _bench(model_dir: Path, tokens: int, rounds: int) -> list[Result]:
+async def _bench(model_dir: Path, streams: list[int], tokens: int, rounds: int) -> list[Result]:
     with ExitStack() as stack:
         url = _start(stack, "runtime.worker", "--model-dir", str(model_dir), "--name", "model")
         worker = Server("worker", url, "model", itertools.cycle(_FIRST_LETTERS))
@@ -133,9 +133,9 @@ async def _bench(model_dir: Path, tokens: int, rounds: int) -> list[Result]:
         stock = Server("mlx_lm.server", url, "default_model", itertools.cycle(_FIRST_LETTERS))
         await _wait_ready(worker)
         for server in (worker, stock):
-            for streams in (1, 8):
-                await _run(server, streams, 4)
-        return [await _measure(worker, stock, streams, tokens, rounds) for streams in (1, 8)]
+            for count in streams:
+                await _run(server, count, 4)
+        return [await _measure(worker, stock, count, tokens, rounds) for count in streams]
 
 
 async def _wait_ready(worker: Server) -> None:
@@ -148,11 +148,13 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; return 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.worker", description="The worker against mlx_lm.server.")
     parser.add_argument("--model-dir", type=Path, required=True, help="an MLX model directory")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8], help="numbers of streams (default 1 8)")
     parser.add_argument("--tokens", type=int, default=48, help="tokens of each stream (default 48)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each server for each number of streams")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments = parser.parse_args(argv)
-    results = asyncio.run(_bench(arguments.model_dir.resolve(), arguments.tokens, arguments.rounds))
+    model_dir = arguments.model_dir.resolve()
+    results = asyncio.run(_bench(model_dir, arguments.streams, arguments.tokens, arguments.rounds))
     if arguments.json:
         rows = [
             {"streams": r.streams, "worker_tokens_per_s": r.worker, "stock_tokens_per_s": r.stock, "ratio": r.ratio}

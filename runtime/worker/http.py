@@ -48,7 +48,6 @@ def build_app(settings: Settings, engine: Engine) -> App:
         REQUEST_TIMEOUT=HEADER_TIMEOUT_S,
         RESPONSE_TIMEOUT=NEVER_S,
         KEEP_ALIVE_TIMEOUT=120,
-        FALLBACK_ERROR_FORMAT="json",
     )
     _add_guard(app, settings.token)
     _add_generation(app, settings.name, engine)

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -290,3 +291,25 @@ def test_memory_does_not_grow_with_requests(worker: Worker) -> None:
 
     first = serve(40)
     assert serve(120) <= first + 100_000
+
+
+def test_a_crowd_that_comes_and_goes_leaves_every_place_free(worker: Worker, reference: dict[str, str]) -> None:
+    dice = random.Random(5)
+
+    def visit(plan: tuple[int, bool, float]) -> None:
+        tokens, stream, patience_s = plan
+        body = {"prompt": "the quick", "max_tokens": tokens, "stream": stream, "seed": tokens}
+        with contextlib.suppress(httpx.TimeoutException), httpx.Client(base_url=worker.http.base_url) as client:
+            response = client.post("/v1/completions", json=body, timeout=patience_s)
+            assert response.status_code in (200, 503)
+
+    plans = [(dice.choice([1, 20, 5000]), dice.random() < 0.5, dice.uniform(0.005, 0.3)) for _ in range(80)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(visit, plans))
+
+    def is_empty() -> bool:
+        queue = worker.status()["queue"]
+        return (queue["batch"], queue["waiting"]) == (0, 0)
+
+    wait_until(is_empty, "every place is free")
+    assert worker.text_of(prompt=PROMPTS[0], max_tokens=40, temperature=0) == reference[PROMPTS[0]]
