@@ -10,7 +10,7 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 from sanic.compat import Header
 from sanic.config import Config
-from sanic.exceptions import BadRequest, SanicException
+from sanic.exceptions import BadRequest, RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
 from sanic.models.protocol_types import TransportProtocol
 
@@ -27,6 +27,8 @@ NEVER_S = 30 * 24 * 3600
 """Sanic answers 503 after its response timeout, whatever the handler does; the gateway has timers of its own."""
 MOST_DISCARDED = 64 * 1024 * 1024
 """Bytes of a refused body that are read so that its sender gets to see the answer."""
+
+CLIENT_CLOSED_REQUEST = 499
 
 _numbers = itertools.count()
 
@@ -67,6 +69,9 @@ class OpenAIErrors(ErrorHandler):
         """Turn an exception into an answer."""
         if isinstance(exception, ApiError):
             return error_answer(request, self._live, exception)
+        if isinstance(exception, RequestCancelled):
+            # The client left; Sanic asks for an answer that nobody will read.
+            return HTTPResponse(status=CLIENT_CLOSED_REQUEST)
         if not isinstance(exception, SanicException):
             log.error("a handler failed: path=%s", request.path, exc_info=exception)
             return error_answer(request, self._live, ApiError(500, "Internal error.", code="internal_error"))

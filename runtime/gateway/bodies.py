@@ -15,7 +15,7 @@ DEEPEST = 64
 """Levels of nesting: deeper documents exhaust the stacks of parsers further on."""
 LONGEST_MODEL = 256
 
-_FORBIDDEN = ("api_base", "base_url", "api_key", "extra_headers")
+_FORBIDDEN = frozenset({"api_base", "base_url", "api_key", "extra_headers"})
 """URLs and credentials come from the stack files only."""
 _MODEL_KEY = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
@@ -115,16 +115,14 @@ def _is_deeper(document: object, levels: int) -> bool:
 
 
 def _body(raw: bytes, document: dict[str, Any]) -> Body:
-    for key in _FORBIDDEN:
-        if key in document:
+    for key, value in document.items():
+        if key in _FORBIDDEN:
             raise ApiError(400, f"'{key}' is not accepted in requests.", code="unsupported_parameter", param=key)
+        if value is not None and key in _TYPES and not _TYPES[key].accepts(value):
+            raise _invalid(key, f"must be {_TYPES[key].description}")
     model = document.get("model")
     if not isinstance(model, str) or not model or len(model) > LONGEST_MODEL:
         raise _invalid("model", "must name a role, an alias or a model")
-    for key, (is_valid, expected) in _TYPES.items():
-        value = document.get(key)
-        if value is not None and not is_valid(value):
-            raise _invalid(key, f"must be {expected}")
     return Body(raw, document, model, document.get("stream") is True)
 
 
@@ -186,26 +184,32 @@ def _is_logprobs(value: object) -> bool:
     return type(value) in {bool, int}
 
 
-_TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "stream": (_is_bool, "true or false"),
-    "stream_options": (_is_object, "an object"),
-    "max_tokens": (_is_count, "a whole number of at least 1"),
-    "max_completion_tokens": (_is_count, "a whole number of at least 1"),
-    "n": (_is_count, "a whole number of at least 1"),
-    "temperature": (_is_number, "a number"),
-    "top_p": (_is_number, "a number"),
-    "top_k": (_is_integer, "a whole number"),
-    "min_p": (_is_number, "a number"),
-    "presence_penalty": (_is_number, "a number"),
-    "frequency_penalty": (_is_number, "a number"),
-    "repetition_penalty": (_is_number, "a number"),
-    "seed": (_is_integer, "a whole number"),
-    "stop": (_is_text_or_texts, "a text or a list of texts"),
-    "logprobs": (_is_logprobs, "true, false or a whole number"),
-    "top_logprobs": (_is_integer, "a whole number"),
-    "logit_bias": (_is_object, "an object"),
-    "response_format": (_is_object, "an object"),
-    "tools": (_is_list, "a list"),
-    "user": (lambda value: isinstance(value, str), "a text"),
+@dataclass(frozen=True, slots=True)
+class _Type:
+    accepts: Callable[[object], bool]
+    description: str
+
+
+_TYPES: Mapping[str, _Type] = {
+    "stream": _Type(_is_bool, "true or false"),
+    "stream_options": _Type(_is_object, "an object"),
+    "max_tokens": _Type(_is_count, "a whole number of at least 1"),
+    "max_completion_tokens": _Type(_is_count, "a whole number of at least 1"),
+    "n": _Type(_is_count, "a whole number of at least 1"),
+    "temperature": _Type(_is_number, "a number"),
+    "top_p": _Type(_is_number, "a number"),
+    "top_k": _Type(_is_integer, "a whole number"),
+    "min_p": _Type(_is_number, "a number"),
+    "presence_penalty": _Type(_is_number, "a number"),
+    "frequency_penalty": _Type(_is_number, "a number"),
+    "repetition_penalty": _Type(_is_number, "a number"),
+    "seed": _Type(_is_integer, "a whole number"),
+    "stop": _Type(_is_text_or_texts, "a text or a list of texts"),
+    "logprobs": _Type(_is_logprobs, "true, false or a whole number"),
+    "top_logprobs": _Type(_is_integer, "a whole number"),
+    "logit_bias": _Type(_is_object, "an object"),
+    "response_format": _Type(_is_object, "an object"),
+    "tools": _Type(_is_list, "a list"),
+    "user": _Type(lambda value: isinstance(value, str), "a text"),
 }
 """Parameters by name: what is accepted apart from null, and its description. Unknown parameters are passed on."""

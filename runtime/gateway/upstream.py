@@ -21,6 +21,9 @@ PAUSE_ABOVE = 256 * 1024
 """Bytes that wait to be read before the endpoint is held back."""
 RESUME_BELOW = 64 * 1024
 
+COPIED = 64 * 1024
+"""Bytes of a request body up to which copying it behind the head is cheaper than writing two pieces."""
+
 _NO_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -88,7 +91,10 @@ class Connection(asyncio.Protocol):
             raise self._error or UpstreamError("reset", "not connected")
         self._reset()
         self._parser = httptools.HttpResponseParser(self)
-        self._transport.writelines((head, body))
+        if len(body) <= COPIED:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
 
     async def wait_head(self, due: float, wake_at: float | None = None) -> bool:
         """Wait for the status and the headers.

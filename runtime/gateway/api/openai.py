@@ -12,7 +12,7 @@ from sanic import Request, Sanic
 from sanic.exceptions import RequestCancelled
 from sanic.response import HTTPResponse
 
-from runtime.gateway.api.answers import JSON, headers, json_answer, read_body, request_id
+from runtime.gateway.api.answers import JSON, Answer, headers, json_answer, read_body, request_id
 from runtime.gateway.bodies import Body, parse_chat, parse_completion
 from runtime.gateway.errors import ApiError, clean
 from runtime.gateway.exchange import Ask, ClientLeftError
@@ -74,7 +74,7 @@ def _completions(services: Services, path: str, parse: Callable[[bytes], Body]) 
         marks = headers(request, live, endpoint=answer.endpoint, attempts=answer.attempts)
         if answer.retry_after_s is not None:
             marks["retry-after"] = str(answer.retry_after_s)
-        return HTTPResponse(answer.body, answer.status, marks, JSON)
+        return Answer(answer.body, answer.status, marks, JSON)
 
     return handle
 
@@ -96,7 +96,7 @@ class _StreamClient:
         marks = headers(self._request, self._live, endpoint=endpoint, attempts=attempts)
         marks["cache-control"] = "no-store"
         # Sanic sends the headers together with the first bytes.
-        self._response = HTTPResponse(None, 200, marks, "text/event-stream")
+        self._response = Answer(None, 200, marks, "text/event-stream")
         await self._request.respond(self._response)
 
     async def send(self, data: bytes) -> None:

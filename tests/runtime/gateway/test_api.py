@@ -142,7 +142,13 @@ async def test_request_ids_are_the_clients_where_they_are_sane(served: Served) -
     assert fake.seen[0].headers["x-request-id"] == "trace-1.2:3"
     for strange in ("a b", "x" * 200, "<script>", ""):
         answer = await client.post(CHAT_PATH, json=CHAT, headers={"x-request-id": strange})
-        assert re.fullmatch(r"req-[0-9a-f]{16}", answer.headers["x-orchestrate-request-id"])
+        assert re.fullmatch(r"req-[0-9a-f]{12}-[0-9a-f]+", answer.headers["x-orchestrate-request-id"])
+
+
+async def test_made_request_ids_are_never_the_same(served: Served) -> None:
+    _, _, client = served
+    answers = [await client.get("/health") for _ in range(20)]
+    assert len({answer.headers["x-orchestrate-request-id"] for answer in answers}) == 20
 
 
 async def test_no_header_of_the_client_reaches_the_endpoint(served: Served) -> None:
