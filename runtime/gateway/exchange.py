@@ -17,6 +17,7 @@ from runtime.gateway.connections import Connections, origin_of
 from runtime.gateway.errors import clean, cleaned_error, error_body, error_event
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.outcome import SUCCESS, Verdict, judge_error_event, judge_fault, judge_status
+from runtime.gateway.routing.pool import Lease
 from runtime.gateway.routing.table import Route, Target
 from runtime.gateway.upstream import Connection, UpstreamError
 
@@ -114,8 +115,9 @@ class Exchanges:
         self._metrics = metrics
         self._now = now
 
-    async def attempt(self, ask: Ask, target: Target, course: Course, client: Client) -> Result:
-        """Send a request to an endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
+    async def attempt(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result:
+        """Send a request to a leased endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
+        target = lease.target
         first_due = course.deadline
         if ask.body.is_stream:
             # Without a stream the first content is the whole answer, however long that takes to generate.
@@ -130,6 +132,7 @@ class Exchanges:
             committed = await self._first_content(connection, target, course, client, first_due)
             if isinstance(committed, Result):
                 return committed
+            lease.confirm()
             self._metrics.first_content(ask.route.name, self._now() - course.started_at)
             return await self._stream(connection, target, course, client, committed)
         except UpstreamError as error:

@@ -90,7 +90,7 @@ class Relay:
     async def _attempt(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result | AttemptError:
         label = CLIENT_LEFT.label
         try:
-            result = await self._exchanges.attempt(ask, lease.target, course, client)
+            result = await self._exchanges.attempt(ask, lease, course, client)
         except AttemptError as error:
             label = error.verdict.label
             lease.finish(error.verdict, error.error)

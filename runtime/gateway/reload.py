@@ -77,7 +77,12 @@ class Reloader:
             routes, problems = await asyncio.to_thread(self._read_routes)
             overrides = routes.overrides if routes else ()
             stack, stack_problems = await asyncio.to_thread(self._read_stack, overrides)
-            self._swap(stack, routes, (*stack_problems, *problems))
+            try:
+                self._swap(stack, routes, (*stack_problems, *problems))
+            except Exception as error:
+                # A table that cannot be built must not end the following of files.
+                log.exception("building the routing table failed")
+                self._note((_failed(self._sources.conf, "building the routing table", error),))
 
     async def _watch(self, directory: Path, pattern: str, *, is_recursive: bool) -> None:
         await watch_files(
@@ -90,24 +95,31 @@ class Reloader:
 
     def _swap(self, stack: Stack | None, routes: Routes | None, problems: tuple[Problem, ...]) -> None:
         live = self._live
-        if problems and problems != live.problems:
-            for problem in problems:
-                log.warning("configuration not taken over: %s", problem)
-        elif live.problems and not problems:
-            log.info("configuration is good again")
         is_changed = (stack, routes) != (self._stack, self._routes) or live.table is None
-        live.problems = problems
-        live.failed_reloads += bool(problems)
-        self._metrics.reload(is_good=not problems)
+        table = None
+        if stack is not None and is_changed:
+            table = build_table(stack, routes, environ=os.environ, worker_token=self._sources.worker_token)
+        self._note(problems)
         self._stack, self._routes = stack, routes
-        if stack is None or not is_changed:
+        if table is None:
             return
-        table = build_table(stack, routes, environ=os.environ, worker_token=self._sources.worker_token)
         self._pool.adopt(table)
         live.table = table
         live.loaded_at = time.time()
         live.reloads += 1
         log.info("configuration taken over: generation=%d digest=%s", table.generation, table.digest)
+
+    def _note(self, problems: tuple[Problem, ...]) -> None:
+        """Record what is wrong with the newest files."""
+        live = self._live
+        if problems and problems != live.problems:
+            for problem in problems:
+                log.warning("configuration not taken over: %s", problem)
+        elif live.problems and not problems:
+            log.info("configuration is good again")
+        live.problems = problems
+        live.failed_reloads += bool(problems)
+        self._metrics.reload(is_good=not problems)
 
     def _read_routes(self) -> tuple[Routes | None, tuple[Problem, ...]]:
         """Return the newest good routes, and what is wrong with the file."""
@@ -137,8 +149,7 @@ class Reloader:
         except Exception as error:
             # Whatever a file does to the composing library, the last good table is served.
             log.exception("composing failed")
-            message = f"composing failed: {type(error).__name__}: {error}"
-            return self._stack, (Problem(file=str(self._sources.conf), message=message),)
+            return self._stack, (_failed(self._sources.conf, "composing", error),)
 
 
 def compose_stack(conf: Path, stack: str, overrides: Sequence[str]) -> Stack:
@@ -146,6 +157,10 @@ def compose_stack(conf: Path, stack: str, overrides: Sequence[str]) -> Stack:
     from schemas.compose import compose
 
     return compose(conf, stack, overrides).stack
+
+
+def _failed(conf: Path, what: str, error: Exception) -> Problem:
+    return Problem(file=str(conf), message=f"{what} failed: {type(error).__name__}: {error}")
 
 
 def _problem(path: Path, location: Sequence[int | str], message: str) -> Problem:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from runtime.gateway.routing import breaker
-from runtime.gateway.routing.outcome import CLIENT_LEFT, Verdict
+from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, Verdict
 from runtime.gateway.routing.select import Choice, choose
 from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
 
@@ -46,6 +46,17 @@ class Lease:
         self._standing = standing
         self._permit = standing.breaker.generation
         self._is_done = False
+
+    def confirm(self) -> None:
+        """Let a trial close its breaker at its first content: a long answer must not keep all others waiting.
+
+        Whatever comes after that counts like any other request. In a closed breaker nothing is recorded before the
+        end, so that answers which begin and then break still add up.
+        """
+        standing = self._standing
+        if isinstance(standing.breaker, breaker.HalfOpen) and standing.breaker.generation == self._permit:
+            self._pool.record(self, standing, self._permit, SUCCESS)
+            self._permit = standing.breaker.generation
 
     def finish(self, verdict: Verdict, error: str | None = None) -> None:
         """Record how the request ended. Only the first call counts."""
@@ -87,10 +98,6 @@ class Pool:
                 del self._standings[identity]
         self._turns = Counter({name: turn for name, turn in self._turns.items() if name in table.routes})
 
-    def look(self, route: Route) -> Choice:
-        """Return whom a request would go to now, without sending one."""
-        return choose(route, self._with_room(route), (), self._clock(), self._turns[route.name])
-
     def lease(self, route: Route, tried: Collection[EndpointIdentity]) -> Lease | Choice:
         """Choose an endpoint and take a place on it, or return the choice that says why there is none."""
         now = self._clock()
@@ -117,14 +124,7 @@ class Pool:
         self._active -= 1
         self._retrying -= lease.is_retry
         standing.in_flight -= 1
-        standing.breaker = breaker.record(
-            standing.breaker,
-            permit,
-            verdict.effect,
-            now,
-            settings=target.breaker,
-            jitter=self._draw() * _LARGEST_JITTER,
-        )
+        self.record(lease, standing, permit, verdict)
         if verdict.busy_s:
             standing.busy_until = now + verdict.busy_s
         if verdict.absent_s:
@@ -135,6 +135,17 @@ class Pool:
             standing.last_error = error
         if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:
             del self._standings[target.identity]
+
+    def record(self, lease: Lease, standing: Standing, permit: int, verdict: Verdict) -> None:
+        """Tell the breaker what is known of a leased request."""
+        standing.breaker = breaker.record(
+            standing.breaker,
+            permit,
+            verdict.effect,
+            self._clock(),
+            settings=lease.target.breaker,
+            jitter=self._draw() * _LARGEST_JITTER,
+        )
 
     def _with_room(self, route: Route) -> Mapping[EndpointIdentity, Standing]:
         # A request keeps the table that it started with; that table's endpoints may have been dropped since.

@@ -165,6 +165,33 @@ async def test_an_open_breaker_closes_after_a_real_answer(lab: Any) -> None:
     assert isinstance(gateway.standing("a").breaker, Closed)
 
 
+async def test_a_trial_closes_the_breaker_at_its_first_content(lab: Any) -> None:
+    breaker = {"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.05}}
+    gateway, (fake,) = await lab(refuses(500), chat=breaker)
+    await post(gateway, CHAT)
+    gate = asyncio.Event()
+
+    async def long_answer(exchange: Exchange) -> None:
+        if gate.is_set():
+            await answers()(exchange)
+            return
+        await exchange.begin_stream()
+        await exchange.chunk(ROLE + word(0))
+        gate.set()
+        await exchange.silence()
+
+    fake.behave = long_answer
+    async with gateway.client() as client:
+
+        async def is_let_through() -> bool:
+            answer = await client.send(client.build_request("POST", CHAT_PATH, json=STREAM), stream=True)
+            return answer.status_code == 200
+
+        await until(is_let_through)
+        assert (await post(gateway, CHAT)).status_code == 200, "others need not wait for the trial's end"
+    await until(lambda: gateway.in_flight == 0)
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_clients_error_is_passed_on_unchanged_and_not_retried(lab: Any, status: int) -> None:
     raw = b'{"error":{"message":"context too long", "type":"invalid_request_error","param":"messages","code":"c"}}'

@@ -270,6 +270,31 @@ async def test_a_hundred_edits_under_streaming_load_lose_nothing(running: Runnin
     assert config["is_current"] and config["endpoints"][0]["state"] == "ready"
 
 
+async def test_whatever_composing_or_building_does_the_last_good_table_stays(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = await lab(answers())
+    services = gateway.gateway.services
+    table = services.live.table
+
+    def explodes(*_: object, **__: object) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("runtime.gateway.reload.build_table", explodes)
+    await gateway.reload({**gateway.document, "aliases": {"new": ["chat"]}})
+    assert services.live.table is table
+    assert "surprise" in services.live.problems[0].message
+    monkeypatch.undo()
+    await gateway.reload()
+    assert services.live.problems == ()
+    assert "new" in services.live.table.routes
+    monkeypatch.setattr(services.reloader, "_compose", explodes)
+    await gateway.reload()
+    assert "RuntimeError: surprise" in services.live.problems[0].message
+    async with gateway.client() as client:
+        assert (await client.post(CHAT_PATH, json={**CHAT, "model": "new"})).status_code == 200
+
+
 async def test_reload_on_demand_answers_with_its_result(running: Running) -> None:
     conf, gateway, _, document = running
     async with gateway.client() as client:
