@@ -68,10 +68,8 @@ async def _node(
         }
     for unit_id, probe in probes.items():
         readiness = probe.result()
-        units[unit_id] = replace(
-            units[unit_id],
-            ready=readiness is not None and readiness.is_ready,
-        )
+        if readiness is not None:
+            units[unit_id] = replace(units[unit_id], ready=readiness.is_ready, load_s=readiness.load_s)
     return Reachable(
         units=units,
         ports=_ports(report),

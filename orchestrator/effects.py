@@ -213,8 +213,9 @@ class RealEffects:
                     if readiness is not None and readiness.is_ready:
                         return
                     if readiness is not None:
-                        done = round(100 * (readiness.progress or 0.0))
-                        report(Progress(readiness.phase, done, 100, "percent"))
+                        share = readiness.progress
+                        done, total = (0, None) if share is None else (round(100 * share), 100)
+                        report(Progress(readiness.phase, done, total, "percent"))
                 await asyncio.sleep(POLL_S)
 
     def _ended(self, unit_id: UnitId, unit: UnitReport | None) -> EffectError:

@@ -114,7 +114,8 @@ def _check_default(conf: Path, file: str, entry: DefaultsEntry, *, is_last: bool
     available = sorted(path.stem for path in directory.glob("*.yaml"))
     for name in names:
         if name not in available:
-            message = f"no file {name}.yaml in {shown_path(conf) / directory.name}; there are: {', '.join(available) or 'none'}"
+            known = ", ".join(available) or "none"
+            message = f"no file {name}.yaml in {shown_path(conf) / directory.name}; there are: {known}"
             found.append(problem(message, nearest(name, available)))
     return found
 

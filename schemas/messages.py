@@ -20,6 +20,8 @@ class WorkerReadiness(Frozen):
     phase: Phase
     progress: float | None
     """Share of the weights in memory while loading, 0 to 1; none in other phases."""
+    load_s: float | None = None
+    """Seconds from the start of the process to its first token; none before it."""
 
 
 class WorkerMemory(Frozen):

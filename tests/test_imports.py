@@ -15,7 +15,8 @@ PACKAGES = ("schemas", "orchestrator", "runtime")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 IMPURE = {
     "asyncio", "httpx", "httptools", "subprocess", "os", "pathlib", "time", "random", "logging", "socket",
-    "threading", "signal", "selectors", "shutil", "tempfile", "urllib.request", "http", "sanic", "watchfiles",
+    "threading", "signal", "selectors",
+    "shutil", "tempfile", "urllib.request", "http.client", "http.server", "sanic", "watchfiles",
 }  # fmt: skip
 # what may import a library, where it is not everybody
 ONLY_IN = {

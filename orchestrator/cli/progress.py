@@ -177,7 +177,7 @@ def amount(progress: Progress) -> str:
         return f"{done:.0f} of {total:.0f} MB" if progress.total else f"{done:.0f} MB"
     if progress.total:
         return f"{round(100 * progress.done / progress.total)} %"
-    return str(progress.done)
+    return str(progress.done or "")
 
 
 def failure_text(event: ActionFailed | ActionSkipped) -> str:

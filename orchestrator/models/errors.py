@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 class StoreError(Exception):
     """A model cannot be installed; the message says what, where and what to do. Nothing is half-installed."""
@@ -36,7 +34,7 @@ class ConversionError(StoreError):
 class DiskFullError(StoreError):
     """There is no room at `path`; `need_bytes` is None where nobody knows how much it would have taken."""
 
-    def __init__(self, path: Path, need_bytes: int | None, free_bytes: int) -> None:
+    def __init__(self, path: str, need_bytes: int | None, free_bytes: int) -> None:
         need = "more" if need_bytes is None else f"{need_bytes:,} bytes"
         super().__init__(f"no room in {path}: need {need}, free {free_bytes:,} bytes; make room, then run apply again")
         self.path = path

@@ -109,7 +109,7 @@ def _failure(requirement: str, said: list[str], folder: Path, need_bytes: int | 
     """Say what pip's output means."""
     text = "\n".join(said)
     if "No space left on device" in text:
-        return DiskFullError(folder, need_bytes, shutil.disk_usage(folder).free)
+        return DiskFullError(str(folder), need_bytes, shutil.disk_usage(folder).free)
     errors = [line.removeprefix("ERROR:").strip() for line in said if line.startswith("ERROR:")]
     if not errors or errors[-1] == "Exception:":  # pip's word before a traceback, whose last line names the cause
         errors = said or ["nothing"]

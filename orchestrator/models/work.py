@@ -106,14 +106,14 @@ def require_room(folder: Path, need_bytes: int) -> None:
     """Raise DiskFullError when `need_bytes` more will not fit into the file system of `folder`."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < need_bytes:
-        raise DiskFullError(folder, need_bytes, free_bytes)
+        raise DiskFullError(str(folder), need_bytes, free_bytes)
 
 
 def blame_disk(folder: Path) -> None:
     """Raise DiskFullError if there is next to no room, so that a tool's own words need not be understood."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < NO_ROOM_BYTES:
-        raise DiskFullError(folder, None, free_bytes)
+        raise DiskFullError(str(folder), None, free_bytes)
 
 
 @contextlib.contextmanager
@@ -123,5 +123,5 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFullError(folder, None, shutil.disk_usage(folder).free) from error
+            raise DiskFullError(str(folder), None, shutil.disk_usage(folder).free) from error
         raise StoreError(f"{error.filename or folder}: {error.strerror or error}") from error

@@ -41,6 +41,7 @@ class Engine:
         self._started = time.monotonic()
         self._on_end = on_end
         self._progress: float | None = None
+        self._load_s: float | None = None
         self._model: LoadedModel | None = None
         self._answers: dict[int, Answer] = {}
         self._preparing = 0
@@ -97,7 +98,11 @@ class Engine:
     def readiness(self) -> WorkerReadiness:
         """Report whether a real token was produced since the load."""
         return WorkerReadiness(
-            model=self._settings.name, is_ready=self.phase == "ready", phase=self.phase, progress=self._progress
+            model=self._settings.name,
+            is_ready=self.phase == "ready",
+            phase=self.phase,
+            progress=self._progress,
+            load_s=self._load_s,
         )
 
     def status(self) -> WorkerStatus:
@@ -190,6 +195,8 @@ class Engine:
         if self.phase not in {phase, "draining"}:
             logger.info("%s: %s", phase, self._settings.name)
             self.phase = phase
+        if phase == "ready" and self._load_s is None:
+            self._load_s = round(time.monotonic() - self._started, 3)
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, Removed):
