@@ -10,37 +10,30 @@ from __future__ import annotations
 import re
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") (/[!-~]*) HTTP/1\.[01]")
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
+_HEAD = re.compile(_TOKEN + rb" /[!-~]* HTTP/1\.(?P<minor>[01])(?:\r\n" + _TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*)*")
+_FRAMING = re.compile(rb"\r\n(host|content-length|transfer-encoding):[ \t]*([^\r]*)")
+_VALUES = {
+    b"host": re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"),
+    b"content-length": re.compile(rb"[0-9]{1,18}"),
+    b"transfer-encoding": re.compile(rb"chunked"),
+}
 
 
 def find_fault(head: bytes) -> str | None:
     """Say what is wrong with a request line and its header fields (without the blank line), or None."""
-    line, *fields = head.split(b"\r\n")
-    if _REQUEST_LINE.fullmatch(line) is None:
-        return "The request line is malformed."
-    hosts, lengths, encodings = 0, 0, 0
-    for text in fields:
-        match = _FIELD.fullmatch(text)
-        if match is None:
-            return "A header field is malformed."
-        name, value = match[1].lower(), match[2].strip(b" \t")
+    shape = _HEAD.fullmatch(head)
+    if shape is None:
+        return "The request line or a header field is malformed."
+    hosts = sizes = 0
+    for name, value in _FRAMING.findall(head.lower()):
+        if _VALUES[name].fullmatch(value.rstrip(b" \t")) is None:
+            return f"The header {name.decode()} is malformed."
         if name == b"host":
             hosts += 1
-            if _HOST.fullmatch(value) is None:
-                return "The Host header is malformed."
-        elif name == b"content-length":
-            lengths += 1
-            if _DIGITS.fullmatch(value) is None:
-                return "The Content-Length header is malformed."
-        elif name == b"transfer-encoding":
-            encodings += 1
-            if value.lower() != b"chunked":
-                return "The Transfer-Encoding is not supported."
-    if hosts > 1 or (hosts == 0 and not line.endswith(b"1.0")):
+        else:
+            sizes += 1
+    if hosts > 1 or (hosts == 0 and shape["minor"] == b"1"):
         return "Exactly one Host header is needed."
-    if lengths + encodings > 1:
+    if sizes > 1:
         return "At most one of Content-Length and Transfer-Encoding may be sent, once."
     return None

@@ -72,23 +72,32 @@ def error_answer(request: Request, live: Live, error: ApiError) -> HTTPResponse:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a request's body; raises `ApiError` with status 413 or 408."""
-    declared = request.headers.getone("content-length", "0")
-    if int(declared) > limit:
+    declared = int(request.headers.getone("content-length", "0"))
+    if declared > limit:
         raise _too_large(limit)
     stream = cast(Any, request.stream)
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_S):
-            while part := await stream.read():
-                parts.append(part)
-                size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
-    except TimeoutError:
-        raise ApiError(408, "The request body took too long to arrive.", code="request_timeout") from None
+    if 0 < declared <= len(stream.recv_buffer):
+        # All of it has arrived with the head: nothing to wait for, and no deadline to set.
+        body = await _read(stream, limit)
+    else:
+        try:
+            async with asyncio.timeout(BODY_S):
+                body = await _read(stream, limit)
+        except TimeoutError:
+            raise ApiError(408, "The request body took too long to arrive.", code="request_timeout") from None
     # Sanic stops reading a connection while much waits to be read, and a connection that is not read from cannot
     # tell that its client left.
     cast(asyncio.Transport, request.transport).resume_reading()
+    return body
+
+
+async def _read(stream: Any, limit: int) -> bytes:
+    parts, size = [], 0
+    while part := await stream.read():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

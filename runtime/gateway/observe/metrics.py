@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,97 +39,134 @@ class Gauges:
     endpoints: tuple[EndpointGauge, ...]
 
 
+class _Histogram:
+    """Observations of one label value."""
+
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_SECONDS) + 1)
+        self.total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self.counts[bisect_left(_SECONDS, seconds)] += 1
+        self.total_s += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Return the buckets as Prometheus wants them: upper bound and how many are at most that."""
+        bounds = [*(str(bound) for bound in _SECONDS), "+Inf"]
+        return list(zip(bounds, (float(count) for count in accumulate(self.counts)), strict=True))
+
+
 class Metrics:
-    """Counters of one gateway process, in a registry of its own."""
+    """Counters of one gateway process.
+
+    They are plain numbers of the event loop, turned into Prometheus' families at a scrape: its own counters take a lock
+    and a dictionary look-up each, which showed in the profile of a request.
+    """
 
     def __init__(self, gauges: Callable[[], Gauges]) -> None:
         """`gauges` is asked at every scrape."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._gauges = gauges
+        self._requests: Counter[tuple[str, ...]] = Counter()
+        self._attempts: Counter[tuple[str, ...]] = Counter()
+        self._reloads: Counter[tuple[str, ...]] = Counter()
+        self._seconds: dict[str, _Histogram] = {}
+        self._first_content: dict[str, _Histogram] = {}
+        self._tokens = 0
+        self._malformed = 0
+        self._watch_restarts = 0
         self._registry = CollectorRegistry()
-        self._registry.register(_Scrape(gauges))
-        self._requests = self._counter("orchestrate_requests", "Requests that ended.", "role", "endpoint", "outcome")
-        self._attempts = self._counter("orchestrate_attempts", "Attempts that ended.", "endpoint", "outcome")
-        self._reloads = self._counter("orchestrate_config_reloads", "Times that the files were read.", "result")
-        self._all = self._counter("mlx_cluster_requests", "Requests that ended, of every kind.")
-        self._tokens = self._counter("mlx_cluster_tokens_generated", "Tokens that endpoints say they generated.")
-        self._malformed = self._counter("orchestrate_malformed_events", "Events of streams that were no JSON.")
-        self._watch_restarts = self._counter("orchestrate_watch_restarts", "Times that watching files began anew.")
-        self._seconds = self._histogram("orchestrate_request_seconds", "Whole requests.")
-        self._first_content = self._histogram("orchestrate_first_content_seconds", "Streams up to their first content.")
-        self._children: dict[tuple[str, ...], Any] = {}
+        self._registry.register(self)
 
     def request(self, role: str, endpoint: str, outcome: str, seconds: float) -> None:
         """Count a request that ended; `outcome` is one of a fixed set."""
-        self._child(self._requests, "request", role, endpoint, outcome).inc()
-        self._child(self._seconds, "seconds", role).observe(seconds)
-        self._all.inc()
+        self._requests[role, endpoint, outcome] += 1
+        _observe(self._seconds, role, seconds)
 
     def attempt(self, endpoint: str, outcome: str) -> None:
         """Count an attempt that ended."""
-        self._child(self._attempts, "attempt", endpoint, outcome).inc()
+        self._attempts[endpoint, outcome] += 1
 
     def first_content(self, role: str, seconds: float) -> None:
         """Observe how long a stream's first content took."""
-        self._child(self._first_content, "first", role).observe(seconds)
+        _observe(self._first_content, role, seconds)
 
     def tokens(self, count: int) -> None:
         """Add tokens that an endpoint reported."""
-        self._tokens.inc(count)
+        self._tokens += count
 
     def malformed(self, count: int) -> None:
         """Add events that were passed on although they were no JSON."""
-        self._malformed.inc(count)
+        self._malformed += count
 
     def reload(self, *, is_good: bool) -> None:
         """Count a reading of the files."""
-        self._child(self._reloads, "reload", "good" if is_good else "bad").inc()
+        self._reloads["good" if is_good else "bad",] += 1
 
     def watch_restart(self) -> None:
         """Count that watching files failed and began anew."""
-        self._watch_restarts.inc()
+        self._watch_restarts += 1
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self._registry)
-
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(name, text, ("role",), buckets=_SECONDS, registry=self._registry)
-
-    def _child(self, metric: Any, *key: str) -> Any:
-        # prometheus_client looks labels up under a lock; this dictionary spares it on the path of every request.
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = metric.labels(*key[1:])
-        return child
-
-
-class _Scrape:
-    """Turns gauges into metric families when Prometheus asks."""
-
-    def __init__(self, gauges: Callable[[], Gauges]) -> None:
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield the families, as prometheus_client asks of a collector."""
-        now = self._gauges()
-        yield _gauge("orchestrate_config_current", "1 while the newest files are served, else 0.", now.is_current)
-        yield _gauge("orchestrate_config_problems", "Problems in newer files that are not served.", now.problems)
-        yield _gauge("orchestrate_generation", "The generation of the routes in use.", now.generation)
-        labels = ("role", "endpoint", "url")
-        in_flight = GaugeMetricFamily("orchestrate_in_flight", "Requests at an endpoint.", labels=labels)
-        breaker = GaugeMetricFamily(
-            "orchestrate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", labels=labels
-        )
-        available = GaugeMetricFamily("orchestrate_endpoint_available", "1 while it may be called.", labels=labels)
-        for endpoint in now.endpoints:
-            names = (endpoint.role, endpoint.endpoint, endpoint.url)
-            in_flight.add_metric(names, endpoint.in_flight)
-            breaker.add_metric(names, endpoint.breaker)
-            available.add_metric(names, endpoint.is_available)
-        yield from (in_flight, breaker, available)
+        yield _counter("orchestrate_requests", "Requests that ended.", ("role", "endpoint", "outcome"), self._requests)
+        yield _counter("orchestrate_attempts", "Attempts that ended.", ("endpoint", "outcome"), self._attempts)
+        yield _counter("orchestrate_config_reloads", "Times that the files were read.", ("result",), self._reloads)
+        for name, text, value in (
+            ("mlx_cluster_requests", "Requests that ended, of every kind.", self._requests.total()),
+            ("mlx_cluster_tokens_generated", "Tokens that endpoints say they generated.", self._tokens),
+            ("orchestrate_malformed_events", "Events of streams that were no JSON.", self._malformed),
+            ("orchestrate_watch_restarts", "Times that watching files began anew.", self._watch_restarts),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield _histogram("orchestrate_request_seconds", "Whole requests.", self._seconds)
+        yield _histogram("orchestrate_first_content_seconds", "Streams up to their first content.", self._first_content)
+        yield from _gauge_families(self._gauges())
+
+
+def _observe(histograms: dict[str, _Histogram], role: str, seconds: float) -> None:
+    histogram = histograms.get(role)
+    if histogram is None:
+        histogram = histograms[role] = _Histogram()
+    histogram.observe(seconds)
+
+
+def _counter(name: str, text: str, labels: Sequence[str], counts: Mapping[tuple[str, ...], int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family
+
+
+def _histogram(name: str, text: str, histograms: Mapping[str, _Histogram]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=("role",))
+    for role, histogram in histograms.items():
+        family.add_metric((role,), histogram.cumulative(), histogram.total_s)
+    return family
+
+
+def _gauge_families(now: Gauges) -> Iterator[Metric]:
+    yield _gauge("orchestrate_config_current", "1 while the newest files are served, else 0.", now.is_current)
+    yield _gauge("orchestrate_config_problems", "Problems in newer files that are not served.", now.problems)
+    yield _gauge("orchestrate_generation", "The generation of the routes in use.", now.generation)
+    labels = ("role", "endpoint", "url")
+    in_flight = GaugeMetricFamily("orchestrate_in_flight", "Requests at an endpoint.", labels=labels)
+    breaker = GaugeMetricFamily(
+        "orchestrate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", labels=labels
+    )
+    available = GaugeMetricFamily("orchestrate_endpoint_available", "1 while it may be called.", labels=labels)
+    for endpoint in now.endpoints:
+        names = (endpoint.role, endpoint.endpoint, endpoint.url)
+        in_flight.add_metric(names, endpoint.in_flight)
+        breaker.add_metric(names, endpoint.breaker)
+        available.add_metric(names, endpoint.is_available)
+    yield from (in_flight, breaker, available)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
