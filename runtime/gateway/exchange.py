@@ -149,7 +149,8 @@ class Exchanges:
         """
         origin, body = origin_of(target.identity), with_model(ask.body, target.identity.model)
         head = _head(ask, target, len(body))
-        for is_fresh in (False, True):
+        is_fresh = False
+        while True:
             connect_s = min(target.timeouts.connect_s, max(first_due - self._now(), 0.001))
             connection = await self._connections.take(origin, connect_s, is_fresh=is_fresh)
             try:
@@ -162,12 +163,12 @@ class Exchanges:
                 self._connections.give_back(origin, connection)
                 if not is_stale:
                     raise
+                is_fresh = True
             except BaseException:
                 self._connections.give_back(origin, connection)
                 raise
             else:
                 return connection
-        raise UpstreamError("reset", "a new connection died like the kept one")
 
     async def _refusal(self, connection: Connection) -> Result:
         """Judge an answer that is no success: pass it on, or leave the request to another endpoint."""

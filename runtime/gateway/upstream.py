@@ -19,7 +19,6 @@ LARGEST_HEAD = 64 * 1024
 """Bytes of an answer's status line and headers, informational answers included."""
 PAUSE_ABOVE = 256 * 1024
 """Bytes that wait to be read before the endpoint is held back."""
-RESUME_BELOW = 64 * 1024
 
 COPIED = 64 * 1024
 """Bytes of a request body up to which copying it behind the head is cheaper than writing two pieces."""

@@ -13,7 +13,7 @@ import json
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -266,13 +266,6 @@ async def _until_cut(reader: asyncio.StreamReader, seen: Seen) -> None:
             break
         await asyncio.sleep(0.005)
     seen.was_cut.set()
-
-
-@contextlib.asynccontextmanager
-async def fakes(count: int) -> AsyncIterator[list[FakeUpstream]]:
-    """Start several fakes."""
-    async with contextlib.AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(FakeUpstream()) for _ in range(count)]
 
 
 def main() -> None:

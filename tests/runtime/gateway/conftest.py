@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 
 from tests.fakes.upstream import Behaviour, FakeUpstream
 from tests.runtime.gateway.harness import LocalGateway, local_gateway, stack_document
-
-Lab = Callable[..., Any]
 
 
 @pytest.fixture

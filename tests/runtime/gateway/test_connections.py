@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.gateway import connections, upstream
+from runtime.gateway import connections
 from runtime.gateway.connections import Connections, Origin
 from runtime.gateway.upstream import Connection, UpstreamError, tls_context
 from tests.fakes.upstream import Exchange, FakeUpstream, answers, head, stalls
@@ -301,7 +301,3 @@ async def test_tls_to_a_plain_server_is_a_fault_and_no_hang(pool: Connections) -
         with pytest.raises(UpstreamError) as caught:
             await pool.take(origin(fake, "https"), 1.0)
         assert caught.value.fault in {"TLS error", "connect timeout"}
-
-
-def test_the_limits_are_what_memory_can_bear() -> None:
-    assert upstream.RESUME_BELOW < upstream.PAUSE_ABOVE
