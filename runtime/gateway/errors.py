@@ -9,6 +9,9 @@ from http import HTTPStatus
 LONGEST_TEXT = 500
 """Characters of an upstream's text that clients may see."""
 
+_LONGEST_CLEANED = 4 * LONGEST_TEXT
+"""Characters that are looked at: the patterns below may need quadratic time for a text made to hurt them."""
+
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)\]}]+", re.IGNORECASE)
 _IPV4 = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
 _GROUPS = r"[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*"
@@ -82,6 +85,7 @@ def error_event(message: str, code: str) -> bytes:
 
 def clean(text: str) -> str:
     """Take addresses, paths and credentials out of a text that somebody else wrote, and shorten it."""
+    text = text[:_LONGEST_CLEANED]
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
     printable = "".join(character if character.isprintable() else " " for character in text)

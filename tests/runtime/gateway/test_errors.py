@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -75,6 +76,13 @@ def test_every_other_error_is_brought_into_shape_and_cleaned(raw: bytes) -> None
 
 def test_long_texts_are_cut() -> None:
     assert len(clean("word " * 1000)) < 510
+
+
+@pytest.mark.parametrize("unit", ["a-", "a.", "/a", "1:", "a:", "[", "~/", "ab::", "Bearer "])
+def test_a_text_made_to_hurt_is_cleaned_quickly(unit: str) -> None:
+    started = time.perf_counter()
+    cleaned_error(400, json.dumps({"error": {"message": unit * 30_000}}).encode())
+    assert time.perf_counter() - started < 2.0
 
 
 def test_lone_surrogates_can_be_written() -> None:
