@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 rm -f .coverage .coverage.*
 status=0
-.venv/bin/coverage run -m pytest "$@" || status=$?
+.venv/bin/coverage run -m pytest --numprocesses 2 --dist loadscope "$@" || status=$?
 .venv/bin/coverage combine --quiet
 .venv/bin/coverage report
 exit "$status"
