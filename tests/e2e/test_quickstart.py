@@ -66,6 +66,7 @@ def test_status_and_logs_name_the_units(running):
     assert "did you mean 'chat-0.0'" in running.run("logs", "quickstart", "chatt-0.0", code=1).stderr.lower()
 
 
+@pytest.mark.slow
 def test_a_replacement_under_load_fails_no_request(running):
     """The port changes by surge while clients stream: every stream ends with its own [DONE]."""
     stop = threading.Event()
@@ -106,6 +107,7 @@ def test_a_replacement_under_load_fails_no_request(running):
     assert set(outcomes) == {"done"}
 
 
+@pytest.mark.slow
 def test_a_gateway_replaced_on_its_own_port_refuses_no_connection(running):
     """`localhost` and 127.0.0.1 differ for the spec, so the gateway is replaced and listens on the same port."""
     stop = threading.Event()
@@ -196,6 +198,7 @@ def test_a_killed_worker_is_told_at_once_and_healed_by_one_start(running):
     assert "Paris" in running.chat().json()["choices"][0]["message"]["content"]
 
 
+@pytest.mark.slow
 def test_a_new_unit_that_fails_never_takes_the_old_one_down(running, tmp_path):
     broken = tmp_path / "broken-model"
     broken.mkdir()
@@ -213,6 +216,7 @@ def test_a_new_unit_that_fails_never_takes_the_old_one_down(running, tmp_path):
     assert running.pids() == before
 
 
+@pytest.mark.slow
 def test_a_saved_plan_is_applied_and_a_stale_one_refused(running, tmp_path):
     saved = tmp_path / "plan.json"
     running.run("plan", "quickstart", "services.chat.max_waiting=32", "--out", str(saved))
@@ -259,6 +263,7 @@ def test_the_port_of_a_stranger_is_named_with_its_pid(trial):
     assert trial.units() == {}
 
 
+@pytest.mark.slow
 def test_a_controller_killed_in_the_middle_is_mended_by_the_next_apply(trial):
     process = trial.popen("apply", "quickstart", "--yes")
     poll(lambda: len(list((trial.state / "units" / "quickstart").glob("*/record.json"))) == 2)
@@ -270,6 +275,7 @@ def test_a_controller_killed_in_the_middle_is_mended_by_the_next_apply(trial):
     assert "No changes" in trial.run("plan", "quickstart").stdout
 
 
+@pytest.mark.slow
 def test_of_two_applies_at_once_the_second_names_the_first_and_exits_5(trial):
     first = trial.popen("apply", "quickstart", "--yes")
     poll((trial.state / "units" / "quickstart").is_dir)
@@ -279,6 +285,7 @@ def test_of_two_applies_at_once_the_second_names_the_first_and_exits_5(trial):
     assert first.returncode == 0, out + err
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_apply_goes_on_where_it_was(trial):
     process = trial.popen("apply", "quickstart", "--yes")
     poll(lambda: len(list((trial.state / "units" / "quickstart").glob("*/record.json"))) == 2)

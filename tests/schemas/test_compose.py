@@ -289,7 +289,7 @@ def test_the_whole_stack_language_is_in_the_types():
     assert Stack.model_validate_json(json.dumps(stack.model_dump(mode="json"))) == stack
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
