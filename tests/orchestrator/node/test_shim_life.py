@@ -187,7 +187,10 @@ def test_orphans_of_a_killed_pair_are_ended_before_anything_new(shim: Shim, mend
 
 
 def test_daemon_that_keeps_the_lock_keeps_the_unit_alive_until_it_is_stopped(shim: Shim) -> None:
-    shim.start("a", "sh", "-c", "setsid sh -c 'echo $$; exec sleep 1000' & exit 0")
+    # The leader ends only after its daemon has left the session: what is still in the group then is ended with it.
+    code = "import os; r, w = os.pipe(); os.fork() and (os.read(r, 1), os._exit(0)); os.setsid();"
+    code += "print(os.getpid(), flush=True); os.write(w, b'.'); os.execlp('sleep', 'sleep', '1000')"
+    shim.start("a", sys.executable, "-c", code)
     daemon = int(shim.logged("a", 1)[0])
     shim.strays.append(daemon)
 
