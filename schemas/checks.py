@@ -112,7 +112,10 @@ def _check_aliases(tree: Tree) -> Iterator[Finding]:
         return
     roles, services, models = (_section(tree, section) for section in ("roles", "services", "models"))
     offered = {
-        str(m) for helper in _section(tree, "helpers").values() for m in _names(list(helper.get("models") or []))
+        str(name)
+        for helper in _section(tree, "helpers").values()
+        if isinstance(helper.get("models"), Mapping)
+        for name in helper["models"]
     }
     valid = {*roles, *services, *models, *offered}
     for alias, targets in aliases.items():
@@ -129,7 +132,10 @@ def _check_gateway(tree: Tree) -> Iterator[Finding]:
     gateway = tree.get("gateway")
     if not isinstance(gateway, Mapping):
         return
-    yield from _unknown(("gateway", "node"), "node", gateway.get("node"), _section(tree, "nodes"))
+    node, nodes = gateway.get("node"), _section(tree, "nodes")
+    yield from _unknown(("gateway", "node"), "node", node, nodes)
+    if isinstance(node, str) and nodes.get(node, {}).get("reach") == "none":
+        yield Finding(("gateway", "node"), f"node {node!r} has reach: none; nothing can be started there")
     bind = gateway.get("bind", "127.0.0.1")
     if not isinstance(bind, str) or _is_loopback(bind):
         return
@@ -151,6 +157,10 @@ def _is_loopback(bind: str) -> bool:
 
 
 def _check_nodes(tree: Tree) -> Iterator[Finding]:
+    local = [name for name, node in _section(tree, "nodes").items() if node.get("reach") == "local"]
+    for name in local[1:]:
+        message = f"node {local[0]!r} is this machine already; several local nodes arrive with sharded groups"
+        yield Finding(("nodes", name, "reach"), message)
     for name, node in _section(tree, "nodes").items():
         if node.get("reach") == "ssh" and node.get("host") is None:
             yield Finding(("nodes", name, "host"), "is missing: the name or address that ssh connects to")
@@ -167,6 +177,18 @@ def _check_models(tree: Tree) -> Iterator[Finding]:
         source = model.get("source")
         if isinstance(source, str) and source.startswith("package:") and model.get("revision") is None:
             yield Finding(("models", name, "revision"), "is missing: the version of the package, in quotes")
+        if isinstance(source, str) and (fault := _source_fault(source)):
+            yield Finding(("models", name, "source"), f"{fault}, found {source!r}")
+
+
+def _source_fault(source: str) -> str | None:
+    """Say what is wrong with a source beyond its pattern: it becomes a folder's name and a command's argument."""
+    kind, _, rest = source.partition(":")
+    if kind == "path" and (".." in rest.split("/") or not rest.isprintable() or rest != rest.strip()):
+        return "expected path:/directory without '..' and without a space at the end"
+    if kind != "path" and (".." in rest or "--" in rest):
+        return "expected no '..' and no '--' in a source"
+    return None
 
 
 def _check_ports(tree: Tree) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from schemas.explain import explain
 from schemas.problems import ConfigurationError, Problem, nearest
 from schemas.stack import Stack
 from schemas.unbuilt import LEGACY_KEYS, unbuilt_features
-from schemas.yaml_source import DefaultsEntry, Source, parse_source
+from schemas.yaml_source import DefaultsEntry, Source, is_secret, parse_source
 
 GROUPS = ("nodes", "models", "policies")
 COMMAND_LINE = "command line"
@@ -94,8 +94,10 @@ def _read_sources(conf: Path, stack: str) -> tuple[list[Source], list[Problem]]:
         problems += _check_default(conf, main.file, entry, is_last=entry is main.defaults[-1])
         if group.removeprefix("/") in GROUPS:
             files = [conf / group.removeprefix("/") / f"{name}.yaml" for name in names]
-            groups += [_read(conf, file, (group.removeprefix("/"),))[0] for file in files if file.is_file()]
+            groups += [_read_group(conf, file, group.removeprefix("/")) for file in files if file.is_file()]
     problems += [problem for source in groups for problem in source.problems]
+    if line := main.lines.get(("hydra",)):  # Hydra would take it for its own settings, and out of the tree
+        problems.append(Problem(file=main.file, line=line, key="hydra", message="unknown key"))
     return [*groups, main], problems
 
 
@@ -136,6 +138,19 @@ def _read(conf: Path, path: Path, prefix: tuple[str, ...]) -> tuple[Source, str 
     return Source(file, prefix, problems=(problem,)), None
 
 
+def _read_group(conf: Path, path: Path, group: str) -> Source:
+    """Read a node, model or policy file; only a stack file says where its content goes and what else is read."""
+    source, text = _read(conf, path, (group,))
+    problems = list(source.problems)
+    for number, line in enumerate((text or "").splitlines(), start=1):
+        if line.lstrip("# ").startswith("@package") and line.startswith("#"):
+            problems.append(Problem(file=source.file, line=number, message="`# @package` is for stack files only"))
+    if line_of_defaults := source.lines.get((group, "defaults")):
+        message = "only a stack file has `defaults:`"
+        problems.append(Problem(file=source.file, line=line_of_defaults, key="defaults", message=message))
+    return replace(source, problems=tuple(problems))
+
+
 def _override_keys(overrides: Sequence[str], problems: list[Problem]) -> list[tuple[str, ...]]:
     """Return the keys that the overrides set; adds a problem for each one that is not `key=value`."""
     keys = []
@@ -148,6 +163,8 @@ def _override_keys(overrides: Sequence[str], problems: list[Problem]) -> list[tu
             message = f"expected key=value, found {text!r}"
         elif "@" in key or "/" in key or key in {*GROUPS, "defaults", "stack"} or key.split(".")[0] == "hydra":
             message = f"{key!r} cannot be overridden; override the keys inside, such as services.NAME.port=18123"
+        elif not is_removal and is_secret(tuple(key.split("."))):
+            message = "a command line is seen by every process; write the secret, or `${env:NAME}`, in the file"
         elif "${" in text:
             message = "no `${...}` in overrides"
         if message is not None:

@@ -69,6 +69,8 @@ def _key_path(location: Sequence[int | str]) -> Path:
 
 def _message(error: ErrorDetails, schema: Mapping[str, Any], path: Path) -> tuple[str, str | None]:
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    if kind in _EXPECTED and any(place.get("x-secret") for place in _places(schema, path)):
+        return f"expected {_EXPECTED[kind]}, found something else; quote it", None  # a message shows no secret
     if kind == "extra_forbidden":
         valid = sorted(_keys_at(schema, path[:-1]))
         suggestion = nearest(path[-1], valid)

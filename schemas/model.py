@@ -8,7 +8,12 @@ from pydantic import Field, StringConstraints
 
 from schemas.base import COLD, HOT, Frozen
 
-SOURCE_PATTERN = r"^(hub|package|path|ollama):[^\s].*$"
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}"
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_OLLAMA = rf"{_WORD}(/{_WORD})*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?"
+SOURCE_PATTERN = rf"^(hub:{_NAME}/{_NAME}|package:{_NAME}(/{_PART})+|path:/.*|ollama:{_OLLAMA})$"
+"""What `orchestrator.models.sources` can parse; `schemas.checks` refuses what a pattern cannot say."""
 
 
 class Model(Frozen):

@@ -31,7 +31,15 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/
 Scalar = str | int | float | bool
 
 UNION_TAGS = frozenset(
-    {"service endpoint", "helper endpoint", "local fallback", "role fallback", "named fallback", "keys", "no keys"}
+    {
+        "service endpoint",
+        "helper endpoint",
+        "local fallback",
+        "role fallback",
+        "named fallback",
+        "keys of a file",
+        "no keys",
+    }
 )
 """Tags that pydantic puts into the location of an error inside a union; they are no keys of the file."""
 
@@ -195,8 +203,8 @@ class KeysFile(Frozen):
 
 
 Auth = Annotated[
-    Annotated[Literal["none"], Tag("no keys")] | Annotated[KeysFile, Tag("keys")],
-    Discriminator(lambda value: "keys" if isinstance(value, KeysFile | Mapping) else "no keys"),
+    Annotated[Literal["none"], Tag("no keys")] | Annotated[KeysFile, Tag("keys of a file")],
+    Discriminator(lambda value: "keys of a file" if isinstance(value, KeysFile | Mapping) else "no keys"),
 ]
 
 

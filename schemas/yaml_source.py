@@ -143,8 +143,13 @@ class _Reader:
     def _check_interpolation(self, node: yaml.Node, path: Path) -> None:
         if not is_env_reference(str(node.value)):
             self.report(node, path, "no `${...}` here: the only one is `${env:NAME}`, in secrets")
-        elif not any(_matches(path, pattern) for pattern in SECRET_KEYS):
+        elif not is_secret(path):
             self.report(node, path, "`${env:NAME}` is allowed only in secrets, such as helpers.<name>.key")
+
+
+def is_secret(path: Path) -> bool:
+    """Tell whether a key is of type Secret."""
+    return any(_matches(path, pattern) for pattern in SECRET_KEYS)
 
 
 def _matches(path: Path, pattern: Path) -> bool:

