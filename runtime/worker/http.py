@@ -26,7 +26,12 @@ from runtime.worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 20_000_000
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""More than a gateway lets pass by default."""
+MOST_DISCARDED = 2 * MAX_BODY_BYTES
+"""Bytes of a refused body that are read so that its sender gets to see the answer."""
+BODY_TIMEOUT_S = 120.0
+"""How long a body may take to arrive."""
 SEND_TIMEOUT_S = 60.0
 """A client that takes none of its stream for this long has left."""
 HEADER_TIMEOUT_S = 60
@@ -44,7 +49,7 @@ def build_app(settings: Settings, engine: Engine) -> App:
     app: App = Sanic("worker", configure_logging=False)
     app.config.update(
         ACCESS_LOG=False,
-        REQUEST_MAX_SIZE=MAX_BODY_BYTES,
+        REQUEST_MAX_SIZE=MOST_DISCARDED,
         REQUEST_TIMEOUT=HEADER_TIMEOUT_S,
         RESPONSE_TIMEOUT=NEVER_S,
         KEEP_ALIVE_TIMEOUT=120,
@@ -74,7 +79,7 @@ def _add_guard(app: App, token: str | None) -> None:
 def _add_generation(app: App, model: str, engine: Engine) -> None:
     def serve(kind: Kind, parser: _Parser) -> Callable[[Request], Any]:
         async def handler(request: Request) -> HTTPResponse | None:
-            body = request.body
+            body = await _read_body(request)
             async with engine.answering(lambda: parser(parse_json(body), model)) as (wanted, answer):
                 prefix = "chatcmpl" if kind == "chat" else "cmpl"
                 envelope = Envelope(kind, f"{prefix}-{secrets.token_hex(12)}", int(time.time()), model)
@@ -85,8 +90,10 @@ def _add_generation(app: App, model: str, engine: Engine) -> None:
 
         return handler
 
-    app.add_route(serve("chat", parse_chat), "/v1/chat/completions", methods=["POST"], name="chat")
-    app.add_route(serve("completion", parse_completion), "/v1/completions", methods=["POST"], name="completions")
+    # Streamed bodies are read by the handler, behind the guard: nobody without the token makes the worker keep one.
+    chat, completion = serve("chat", parse_chat), serve("completion", parse_completion)
+    app.add_route(chat, "/v1/chat/completions", methods=["POST"], stream=True, name="chat")
+    app.add_route(completion, "/v1/completions", methods=["POST"], stream=True, name="completions")
 
 
 def _add_reports(app: App, model: str, engine: Engine) -> None:
@@ -130,6 +137,25 @@ async def close_server(server: Any) -> None:
     except TimeoutError:
         for connection in list(server.connections):
             connection.abort()
+
+
+async def _read_body(request: Request) -> bytes:
+    """Return the request's body; raises `RequestError` with status 413 or 408."""
+    stream: Any = request.stream
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while part := await stream.read():
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    raise RequestError(f"The body is larger than {MAX_BODY_BYTES} bytes.", status=413)
+    except TimeoutError:
+        raise RequestError("The body took too long to arrive.", status=408) from None
+    # Sanic stops reading a connection while much waits to be read and does not begin again behind a body's end; a
+    # connection that is not read from cannot tell that its client left.
+    transport: Any = request.transport
+    transport.resume_reading()
+    return bytes(body)
 
 
 async def _whole(envelope: Envelope, answer: Answer) -> HTTPResponse:

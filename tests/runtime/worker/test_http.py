@@ -13,7 +13,9 @@ import httpx
 import mlx_lm
 import pytest
 
+from runtime.worker.http import MAX_BODY_BYTES
 from schemas.messages import WorkerReadiness, WorkerStatus
+from schemas.stack import Gateway
 from tests.runtime.worker import bodies
 from tests.runtime.worker.process import Worker, wait_until
 from tests.runtime.worker.test_text import first_stop
@@ -74,6 +76,14 @@ def test_a_seed_gives_the_same_text_alone_and_in_a_batch(worker: Worker) -> None
         assert [text.result() for text in again] == [alone] * 3
         for text in noise:
             text.result()
+
+
+@pytest.mark.parametrize("narrow", [{"top_p": 0}, {"temperature": 1e-40}, {"temperature": 1e-320}])
+def test_sampling_as_narrow_as_can_be_is_greedy(
+    worker: Worker, reference: dict[str, str], narrow: dict[str, float]
+) -> None:
+    for prompt in PROMPTS:
+        assert worker.text_of(**{"prompt": prompt, "max_tokens": 40, "temperature": 2, **narrow}) == reference[prompt]
 
 
 def test_without_a_seed_texts_differ(worker: Worker) -> None:
@@ -180,12 +190,25 @@ def test_a_prompt_beyond_the_context_is_refused(worker: Worker) -> None:
         assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_an_oversized_body_is_413(worker: Worker) -> None:
-    try:
-        response = worker.http.post("/v1/chat/completions", content=b" " * 21_000_000)
-    except httpx.WriteError:
-        return  # the worker answered and closed before everything was sent
-    assert_error(response, 413, None)
+@pytest.mark.parametrize("is_chunked", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_an_oversized_body_is_413_and_its_sender_sees_it(worker: Worker, path: str, is_chunked: bool) -> None:
+    body = b" " * (MAX_BODY_BYTES + 2_000_000)
+    assert_error(worker.http.post(path, content=iter([body]) if is_chunked else body), 413, None)
+
+
+def test_a_body_that_the_gateway_lets_pass_by_default_is_read(worker: Worker) -> None:
+    limit = int(Gateway(node="here").body_limit_mib * 1024 * 1024)
+    padding = "x" * (limit - 1000)
+    assert worker.complete(prompt="a", max_tokens=1, padding=padding).status_code == 200
+
+
+def test_a_stranger_is_refused_before_its_body_is_read(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Worker(tiny_model_dir, tmp_path / "log", token="secret") as worker:
+        url = worker.http.base_url
+        with socket.create_connection((url.host, url.port), timeout=30) as connection:
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize(
@@ -215,11 +238,11 @@ def test_reports(worker: Worker) -> None:
 LONG = {"prompt": "the quick brown fox", "max_tokens": 20_000}
 
 
-@pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_place(worker: Worker, seed: int | None, stream: bool) -> None:
+@pytest.mark.parametrize("fields", [{}, {"seed": 3}, {"user": "x" * 200_000}], ids=["plain", "seeded", "large"])
+def test_a_client_that_leaves_frees_its_place(worker: Worker, fields: dict[str, Any], stream: bool) -> None:
     cancelled = worker.status()["requests"]["cancelled"]
-    body = {**LONG, "seed": seed, "stream": stream, "temperature": 0.1}
+    body = {**LONG, **fields, "stream": stream, "temperature": 0.1}
     with httpx.Client(base_url=worker.http.base_url) as client:
         if stream:
             with client.stream("POST", "/v1/completions", json=body) as response:
