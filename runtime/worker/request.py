@@ -49,7 +49,7 @@ class TokenPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. `temperature` 0 is greedy; 0 for `top_k`, `min_p` and penalties is off."""
+    """How the next token is chosen. 0 means greedy, and off for `top_k`, `min_p` and penalties."""
 
     temperature: float = 1.0
     top_p: float = 1.0

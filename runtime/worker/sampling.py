@@ -20,6 +20,8 @@ Sampler = Callable[[mx.array], mx.array]
 Processor = Callable[[mx.array, mx.array], mx.array]
 """Takes the tokens so far, prompt included, and the logits of one row; returns the logits."""
 
+LEAST_TEMPERATURE = 1e-5
+"""Below this the most probable token is taken: the difference is below what 32-bit numbers can divide by."""
 _WHOLE_CONTEXT = 1 << 30
 """`context_size` of mlx-lm's penalties that no context reaches: they count every token, not the last 20."""
 
@@ -77,13 +79,14 @@ class Chooser:
 
 def make_chooser(sampling: Sampling, vocabulary: int, prompt_length: int) -> Chooser:
     """Build what chooses a request's tokens; `vocabulary` is the number of tokens that the model chooses from."""
-    sampler = None if sampling.temperature == 0 else _sampler(sampling, vocabulary)
+    is_greedy = sampling.temperature < LEAST_TEMPERATURE or sampling.top_p == 0
+    sampler = None if is_greedy else _sampler(sampling, vocabulary)
     return Chooser(sampler, _processors(sampling, prompt_length))
 
 
 def _sampler(sampling: Sampling, vocabulary: int) -> Sampler:
     filters: list[Sampler] = []
-    if 0 < sampling.top_p < 1:
+    if sampling.top_p < 1:
         filters.append(lambda logprobs: apply_top_p(logprobs, sampling.top_p))
     if sampling.min_p > 0:
         filters.append(lambda logprobs: apply_min_p(logprobs, sampling.min_p))
