@@ -51,11 +51,11 @@ class StrictRequest(Request):
         head: bytes = b"",
         stream_id: int = 0,
     ) -> None:
-        # Sanic makes a request without a head only to report an error of its own.
         fault = find_fault(head) if head else None
         if fault is not None:
             raise MalformedHeadError(fault)
-        super().__init__(url_bytes, headers, version, method, transport, app, head, stream_id)
+        # Sanic makes a request without a head only to report an error of its own; the URL may be what is wrong.
+        super().__init__(url_bytes if head else b"*", headers, version, method, transport, app, head, stream_id)
 
 
 class OpenAIErrors(ErrorHandler):

@@ -242,6 +242,7 @@ async def raw(port: int, data: bytes) -> bytes:
         GET + b"host: a\r\nbad name: 1\r\n\r\n" + SMUGGLED,
         b"GET http://evil/health HTTP/1.1\r\nhost: a\r\n\r\n" + SMUGGLED,
         b"GET /health HTTP/3.0\r\nhost: a\r\n\r\n" + SMUGGLED,
+        b"CONNECT evil:443 HTTP/1.1\r\nhost: a\r\n\r\n" + SMUGGLED,
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"garbage\r\n\r\n" + SMUGGLED,
     ],
