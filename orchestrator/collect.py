@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -58,7 +59,8 @@ async def _node(
         report = await node.shim.report(None, _ports_of_interest(name, desired))
     except (TransportError, ShimError) as error:
         return Unreachable(str(error))
-    units = {UnitId(unit.unit): _unit(name, unit) for unit in report.units if unit.stack == cluster.stack}
+    seen = [_unit(name, unit) for unit in report.units if unit.stack == cluster.stack]
+    units = {unit.id: replace(unit, owner=_owner(unit.owner, desired.owner)) for unit in seen}
     token = cluster.directories.known_worker_token(cluster.stack)
     async with asyncio.TaskGroup() as group:
         probes = {
@@ -119,6 +121,15 @@ def _unit(node: NodeName, report: UnitReport) -> ObservedUnit:
         exit=exit_words(report),
         log_tail=tuple(report.log_tail.splitlines()),
     )
+
+
+def _owner(recorded: str | None, wanted: str) -> str | None:
+    """Return the wanted configuration directory where the recorded one is the same by another path, as by a link."""
+    try:
+        is_same = recorded is not None and Path(recorded).samefile(wanted)
+    except OSError:
+        return recorded
+    return wanted if is_same else recorded
 
 
 def _spec(text: str | None) -> WorkerSpec | GatewaySpec | None:

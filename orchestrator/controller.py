@@ -62,11 +62,15 @@ class Controller:
     """One stack of one configuration directory."""
 
     def __init__(self, conf: Path, stack: str, overrides: tuple[str, ...], directories: Directories) -> None:
-        self.conf = conf.absolute()
+        self.conf = conf.resolve() if ".." in conf.parts else conf.absolute()
         self.stack = StackName(stack)
         self.overrides = overrides
         self.directories = directories
         self.journal = Journal(directories.stack(self.stack))
+
+    def has_file(self) -> bool:
+        """Tell whether the configuration directory has a stack of this name."""
+        return (self.conf / "stacks" / f"{self.stack}.yaml").is_file()
 
     def compose(self) -> Composition:
         """Return the composed stack; raises `ConfigurationError`."""
