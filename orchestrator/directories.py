@@ -20,13 +20,21 @@ class Directories:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Directories:
-        """Read `ORCHESTRATE_STATE` (moves both), `XDG_STATE_HOME` and `XDG_CACHE_HOME`; XDG base directory defaults."""
+        """Read `ORCHESTRATE_STATE` (moves both), `XDG_STATE_HOME` and `XDG_CACHE_HOME`; XDG base directory defaults.
+
+        Raises RuntimeError where a home directory is needed and there is none.
+        """
         if moved := environ.get("ORCHESTRATE_STATE"):
             root = Path(moved).expanduser().absolute()
             return cls(root, root / "cache")
-        home = Path(environ.get("HOME") or Path.home())
-        state = Path(environ.get("XDG_STATE_HOME") or home / ".local" / "state")
-        cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+
+        def base(variable: str, default: str) -> Path:
+            named = Path(environ.get(variable, ""))
+            if named.is_absolute():  # a relative one is to be ignored, says the XDG base directory specification
+                return named
+            return Path(environ.get("HOME") or Path.home()).absolute() / default
+
+        state, cache = base("XDG_STATE_HOME", ".local/state"), base("XDG_CACHE_HOME", ".cache")
         return cls(state / "orchestrate", cache / "orchestrate")
 
     def stack(self, name: StackName) -> Path:

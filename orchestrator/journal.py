@@ -90,7 +90,7 @@ class Journal:
     def last_generation(self) -> int:
         """Return the number of the last apply; 0 before the first."""
         try:
-            lines = self._lines.read_text().splitlines()
+            lines = self._lines.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return 0
         for line in reversed(lines):
@@ -123,5 +123,5 @@ class Journal:
         try:
             body: dict[str, Any] = json.loads(self._last_applied.read_text())
             return {NodeName(name): Node.model_validate(node) for name, node in body["nodes"].items()}
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}

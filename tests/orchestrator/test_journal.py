@@ -32,13 +32,22 @@ def test_a_line_torn_by_a_crash_is_passed_over(tmp_path):
     assert journal.last_generation() == 8
 
 
+def test_a_line_that_is_no_text_is_passed_over(tmp_path):
+    journal = Journal(tmp_path)
+    journal.record(generation(7))
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\0\n")
+    assert journal.last_generation() == 7
+
+
 def test_the_nodes_of_the_last_apply_are_remembered(tmp_path):
     journal = Journal(tmp_path)
     assert journal.remembered_nodes() == {}
     journal.remember_nodes({"local": Node(reach="local", ports="18100-18109")})
     assert journal.remembered_nodes() == {"local": Node(reach="local", ports="18100-18109")}
-    (tmp_path / "last_applied.json").write_text("{torn")
-    assert journal.remembered_nodes() == {}
+    for damaged in ("{torn", "[]", '{"nodes": []}', "\0"):
+        (tmp_path / "last_applied.json").write_text(damaged)
+        assert journal.remembered_nodes() == {}
 
 
 def git(directory, *arguments):
@@ -69,6 +78,8 @@ def test_directories_follow_the_environment(tmp_path):
     assert (moved.state, moved.cache) == (tmp_path, tmp_path / "cache")
     xdg = Directories.from_environment({"HOME": "/home/me", "XDG_STATE_HOME": "/s", "XDG_CACHE_HOME": "/c"})
     assert (str(xdg.state), str(xdg.cache)) == ("/s/orchestrate", "/c/orchestrate")
+    relative = Directories.from_environment({"HOME": "/home/me", "XDG_STATE_HOME": "s"})
+    assert str(relative.state) == "/home/me/.local/state/orchestrate"
     plain = Directories.from_environment({"HOME": "/home/me"})
     assert str(plain.state) == "/home/me/.local/state/orchestrate"
     assert str(plain.cache) == "/home/me/.cache/orchestrate"
