@@ -57,10 +57,13 @@ def apply(
 
     STACK may be a plan saved with `plan --out FILE`; one that is no longer what would be done is refused.
     """
-    if Path(stack).is_file():
-        control, expected = _load(Path(stack))
-        return run(_apply(control, as_json, yes, timeout, expected))
-    return run(_apply(controller(conf, stack, overrides), as_json, yes, timeout))
+    control = controller(conf, stack, overrides)
+    if control.has_file() or not Path(stack).is_file():
+        return run(_apply(control, as_json, yes, timeout))
+    if overrides:
+        raise CommandError(ExitCode.USAGE, f"{stack} is a saved plan: its overrides are in it; none can be added.")
+    control, expected = _load(Path(stack))
+    return run(_apply(control, as_json, yes, timeout, expected))
 
 
 @click.command()
@@ -114,6 +117,8 @@ async def _apply(
             )
         if planned.plan.is_empty and not planned.plan.conflicts:
             _print_plan(planned, as_json)
+            if as_json:
+                print_json({"type": "result", "outcome": "unchanged"})
             return ExitCode.FINE
         return await _confirm_and_execute(control, planned, as_json, yes, timeout)
 
@@ -147,8 +152,20 @@ async def _confirm(as_json: bool) -> None:
         raise CommandError(
             ExitCode.ERROR, "Nothing was changed: there is no terminal to ask on. Add --yes to go ahead."
         )
-    if not await asyncio.to_thread(click.confirm, "Make these changes?"):
+    click.echo("Make these changes? [y/N]: ", nl=False)
+    if (await _line()).strip().lower() not in ("y", "yes"):
         raise CommandError(ExitCode.ERROR, "Nothing was changed.")
+
+
+async def _line() -> str:
+    """Return a line from the terminal. Waits on the loop: a thread that reads could not be interrupted."""
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, typed.set)
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline()
 
 
 async def _ask(stack: Stack, as_json: bool) -> int:

@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         code = ExitCode.ERROR
+    except OSError as error:
+        CommandError(ExitCode.ERROR, f"{error.filename}: {error.strerror}").show("--json" in arguments)
+        code = ExitCode.ERROR
     except CommandError as failure:
         failure.show("--json" in arguments)
         code = failure.code

@@ -150,8 +150,13 @@ async def _copy_logs(control: Controller, wanted: str | None, lines: int, follow
         names = sorted({unit.slot for unit in units})
         guess = nearest(wanted or "", names)
         hint = f" Did you mean '{guess}'?" if guess else f" There are: {', '.join(names) or 'none'}."
+        if wanted is None:
+            raise CommandError(ExitCode.ERROR, f"Stack {control.stack} has no units, and so no logs.")
         raise CommandError(ExitCode.ERROR, f"No unit of stack {control.stack} is called {wanted!r}.{hint}")
     if follow and len(chosen) > 1:
+        slots = sorted({unit.slot for unit in chosen})
+        if len(slots) > 1:
+            raise CommandError(ExitCode.USAGE, f"One unit can be followed at a time; name one of: {', '.join(slots)}.")
         chosen = [unit for unit in chosen if unit.alive][-1:] or chosen[-1:]
     cluster = control.cluster()
     for unit in chosen:

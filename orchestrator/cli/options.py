@@ -50,7 +50,11 @@ def controller(conf: Path | None, stack: str, overrides: tuple[str, ...] = ()) -
 
 def directories() -> Directories:
     """Return where this machine keeps its state."""
-    return Directories.from_environment(os.environ)
+    try:
+        return Directories.from_environment(os.environ)
+    except RuntimeError as error:  # what pathlib raises for a user without a home
+        message = "This user has no home directory; set ORCHESTRATE_STATE to a directory for state and models."
+        raise CommandError(ExitCode.ERROR, message) from error
 
 
 def print_json(line: Mapping[str, Any]) -> None:
@@ -62,9 +66,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work to its end; errors that a person can act on become `CommandError`."""
     try:
         return asyncio.run(work)
+    except BrokenPipeError:
+        raise  # who read our output has left; click ends the program without a word
     except BaseExceptionGroup as group:
         raise _failure(_first(group)) from group
-    except (ConfigurationError, ShimError, TransportError) as error:
+    except (ConfigurationError, ShimError, TransportError, OSError) as error:
         raise _failure(error) from error
 
 
@@ -96,5 +102,9 @@ def _failure(error: BaseException) -> BaseException:
             return CommandError(ExitCode.PARTIAL, f"{error}")
         case ShimError():
             return CommandError(ExitCode.ERROR, f"{error}")
+        case BrokenPipeError():
+            return error
+        case OSError(filename=path, strerror=reason) if reason:
+            return CommandError(ExitCode.ERROR, f"{path}: {reason}" if path else reason)
         case _:
             return error

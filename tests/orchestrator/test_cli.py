@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,3 +114,100 @@ def test_a_reader_that_leaves_gets_no_traceback(conf):
     done = subprocess.run(argv, cwd=conf.parent, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert done.stderr == b""
+
+
+class Terminal:
+    """A program that believes that somebody sits in front of it."""
+
+    def __init__(self, *arguments, cwd):
+        self.shown = b""
+        self.pid, self._screen = pty.fork()
+        if self.pid == 0:
+            os.chdir(cwd)
+            os.execv(PROGRAM, [str(PROGRAM), *arguments])  # noqa: S606 - there is no shell on purpose
+
+    def read_until(self, text):
+        while text not in self.shown and (block := self._read()):
+            self.shown += block
+        assert text in self.shown, self.shown.decode()
+
+    def press(self, keys):
+        os.write(self._screen, keys)
+
+    def exit_code(self):
+        """Return the exit code; a program that does not end is killed."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                os.close(self._screen)
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self._screen], [], [], 0.02)[0]:
+                self.shown += self._read()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise AssertionError(f"it does not end: {self.shown.decode()}")
+
+    def _read(self):
+        try:
+            return os.read(self._screen, 4096)
+        except OSError:  # how Linux says that the other side has left
+            return b""
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "says"),
+    [(b"\x03", 130, b"Interrupted"), (b"n\n", 1, b"Nothing was changed"), (b"\n", 1, b"Nothing was changed"),
+     (b"\x04", 1, b"Nothing was changed")],
+    ids=["ctrl-c", "no", "enter", "ctrl-d"],
+)  # fmt: skip
+def test_the_question_of_apply_can_be_left_without_a_change(conf, keys, code, says):
+    terminal = Terminal("apply", "quickstart", cwd=conf.parent)
+    terminal.read_until(b"[y/N]: ")
+    terminal.press(keys)
+    assert terminal.exit_code() == code, terminal.shown.decode()
+    assert says in terminal.shown
+    assert not (Path(os.environ["ORCHESTRATE_STATE"]) / "units").exists()
+
+
+def test_a_plan_that_cannot_be_saved_is_an_error_that_names_the_file(conf):
+    done = orchestrate("plan", "quickstart", "--out", "missing/plan.json", cwd=conf.parent)
+    assert (done.returncode, done.stderr) == (1, "missing/plan.json: No such file or directory\n")
+
+
+def test_a_journal_that_cannot_be_read_is_an_error_that_names_it(conf):
+    journal = Path(os.environ["ORCHESTRATE_STATE"]) / "stacks" / "quickstart" / "journal.jsonl"
+    journal.mkdir(parents=True)
+    done = orchestrate("plan", "quickstart", cwd=conf.parent)
+    assert (done.returncode, done.stderr) == (1, f"{journal}: Is a directory\n")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(conf):
+    code = (
+        "import os, sys; os.environ.pop('ORCHESTRATE_STATE'); os.environ.pop('HOME', None)\n"
+        "import pwd; pwd.getpwuid = lambda _: (_ for _ in ()).throw(KeyError())\n"
+        "from orchestrator.cli.main import main; sys.exit(main(['plan', 'quickstart']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=conf.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "This user has no home directory; set ORCHESTRATE_STATE to a directory for state and models.\n"
+    )
+
+
+def test_a_file_called_like_a_stack_does_not_hide_it_from_apply(conf):
+    (conf.parent / "quickstart").write_text("notes")
+    done = orchestrate("apply", "quickstart", cwd=conf.parent)
+    assert "there is no terminal to ask on" in done.stderr
+
+
+def test_overrides_beside_a_saved_plan_are_refused(conf):
+    (conf.parent / "plan.json").write_text("{}")
+    done = orchestrate("apply", "plan.json", "gateway.port=1", cwd=conf.parent)
+    assert done.returncode == 64
+    assert "its overrides are in it" in done.stderr
+
+
+def test_logs_of_a_stack_that_never_ran_say_so(conf):
+    done = orchestrate("logs", "quickstart", cwd=conf.parent)
+    assert (done.returncode, done.stderr) == (1, "Stack quickstart has no units, and so no logs.\n")
