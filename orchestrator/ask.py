@@ -19,7 +19,7 @@ class NoAnswerError(Exception):
 
 
 def chat_role(stack: Stack) -> str | None:
-    """Return the role to ask: `chat` where there is one, else the first whose first endpoint serves a chat model."""
+    """Return the role to ask: `chat` where there is one, else the first that gives no vectors."""
     if "chat" in stack.roles:
         return "chat"
     return next((name for name, role in stack.roles.items() if role.dimensions is None), None)

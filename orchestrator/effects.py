@@ -71,12 +71,16 @@ class RealEffects:
 
     async def start(self, action: Start) -> None:
         """Start a unit's process; one that is alive already is left alone."""
+        try:
+            token = self._cluster.directories.worker_token(self._cluster.stack)
+        except OSError as error:
+            raise EffectError(f"the worker token cannot be kept: {error}") from error
         node, unit = self._node(action.node), action.unit
         launch = UnitLaunch(
             stack=self._cluster.stack,
             unit=unit.id,
             argv=self._argv(unit, node, action.port),
-            env=unit_environment(self._cluster.directories.worker_token(self._cluster.stack)),
+            env=unit_environment(token),
             cwd=str(self._cluster.directories.state),
             labels=self._labels(unit, action.port),
             grace_s=STOP_GRACE_S,
@@ -233,8 +237,11 @@ class RealEffects:
 
     async def _log_tail(self, node: NodeName, unit_id: UnitId) -> tuple[str, ...]:
         shim = self._node(node).shim
-        async with shim.logs(self._cluster.stack, unit_id, lines=LOG_TAIL_LINES, follow=False) as lines:
-            return tuple([line.decode("utf-8", "replace").rstrip() async for line in lines])
+        try:
+            async with shim.logs(self._cluster.stack, unit_id, lines=LOG_TAIL_LINES, follow=False) as lines:
+                return tuple([line.decode("utf-8", "replace").rstrip() async for line in lines])
+        except (ShimError, TransportError):
+            return ()  # the failure is told without it
 
     async def _in_flight(self, gateway: GatewaySpec, url: str) -> int:
         reports = await gateway_reports(gateway.bind, gateway.port, set())
