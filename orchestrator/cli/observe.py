@@ -82,7 +82,13 @@ def _status_lines(control: Controller, seen: Seen) -> Iterator[str]:
         for endpoint in gateway.endpoints:
             error = f", last error: {endpoint.last_error}" if endpoint.last_error else ""
             yield f"  role {endpoint.role}: {endpoint.name} is {endpoint.state}, {endpoint.in_flight} in flight{error}"
-    if problems := _problems(seen):
+    owners = sorted({unit.owner for unit in units if unit.alive and unit.owner not in (None, str(control.conf))})
+    if owners:
+        yield from (
+            f"It runs from {owner}; look with: {program_name()} --conf {owner} status {control.stack}"
+            for owner in owners
+        )
+    elif problems := _problems(seen):
         served = "; the gateway keeps its last good routes" if gateway is not None else ""
         yield f"The files cannot be used{served}:"
         yield from (f"  {problem}" for problem in problems)
