@@ -9,6 +9,9 @@ from typing import Literal, Protocol
 from runtime.gateway.routing.breaker import Closed, Open, State, wait_s, would_admit
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
+TRIAL_S = 1.0
+"""How long the trial of a half-open breaker usually takes."""
+
 Reason = Literal["not running", "draining", "misconfigured", "tried", "open", "half-open", "busy", "full"]
 
 
@@ -79,8 +82,11 @@ def choose(
 
 def _obstacle(target: Target, standing: Standing, now: float) -> Skipped | None:
     if not would_admit(standing.breaker, now):
-        reason: Reason = "open" if isinstance(standing.breaker, Open) else "half-open"
-        return Skipped(target.name, reason, retry_s=wait_s(standing.breaker, now))
+        left_s = wait_s(standing.breaker, now)
+        if isinstance(standing.breaker, Open):
+            return Skipped(target.name, "open", retry_s=left_s)
+        # The lease only bounds a trial that hangs; the usual one ends with its first content.
+        return Skipped(target.name, "half-open", retry_s=min(left_s, TRIAL_S))
     if standing.busy_until > now:
         return Skipped(target.name, "busy", retry_s=standing.busy_until - now)
     if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:

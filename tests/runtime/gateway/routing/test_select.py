@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runtime.gateway.routing.breaker import Closed, HalfOpen, Open
 from runtime.gateway.routing.pool import Standing
-from runtime.gateway.routing.select import choose
+from runtime.gateway.routing.select import TRIAL_S, choose
 from runtime.gateway.routing.table import EndpointIdentity, Missing, Route, Target
 from schemas.policy import Breaker, Timeouts
 
@@ -83,7 +83,7 @@ def test_every_skipped_endpoint_has_its_reason_and_its_time() -> None:
     assert choice.target is None
     assert [(skip.name, skip.reason, skip.retry_s) for skip in choice.skipped] == [
         ("a", "open", 30.0),
-        ("b", "half-open", 10.0),
+        ("b", "half-open", TRIAL_S),
         ("c", "busy", 4.0),
         ("d", "not running", None),
     ]
