@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.pool import Pool
-from runtime.gateway.routing.table import build_table
+from runtime.gateway.routing.table import build_table, identity_of
 from runtime.gateway.watch import watch_files
 from schemas.problems import ConfigurationError, Problem
 from schemas.routes import Routes
@@ -56,6 +56,8 @@ class Reloader:
         self._compose = compose
         self._stack: Stack | None = None
         self._routes: Routes | None = None
+        self._written: tuple[int, int] | None = None
+        """What tells one writing of `routes.json` from another, also of the same text."""
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -74,6 +76,7 @@ class Reloader:
     async def reload(self) -> None:
         """Read everything now. Problems are kept in `Live`; nothing is raised."""
         async with self._lock:
+            written = await asyncio.to_thread(self._look_at_routes)
             routes, problems = await asyncio.to_thread(self._read_routes)
             overrides = routes.overrides if routes else ()
             stack, stack_problems = await asyncio.to_thread(self._read_stack, overrides)
@@ -83,6 +86,10 @@ class Reloader:
                 # A table that cannot be built must not end the following of files.
                 log.exception("building the routing table failed")
                 self._note((_failed(self._sources.conf, "building the routing table", error),))
+            else:
+                if routes is not None and written != self._written and not problems:
+                    self._renew(routes)
+                self._written = written
 
     async def _watch(self, directory: Path, pattern: str, *, is_recursive: bool) -> None:
         await watch_files(
@@ -109,6 +116,13 @@ class Reloader:
         live.reloads += 1
         log.info("configuration taken over: generation=%d digest=%s", table.generation, table.digest)
 
+    def _renew(self, routes: Routes) -> None:
+        """Give every instance a new start: the orchestrator writes the file once it has seen them answer.
+
+        A worker that was killed comes back at the same address, so its breaker would keep it out for minutes.
+        """
+        self._pool.renew([identity_of(instance) for instance in routes.instances if instance.state == "ready"])
+
     def _note(self, problems: tuple[Problem, ...]) -> None:
         """Record what is wrong with the newest files."""
         live = self._live
@@ -120,6 +134,14 @@ class Reloader:
         live.problems = problems
         live.failed_reloads += bool(problems)
         self._metrics.reload(is_good=not problems)
+
+    def _look_at_routes(self) -> tuple[int, int] | None:
+        # Taken before the reading: a file that is replaced in between is then read once more.
+        try:
+            state = self._sources.routes.stat()
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_ino
 
     def _read_routes(self) -> tuple[Routes | None, tuple[Problem, ...]]:
         """Return the newest good routes, and what is wrong with the file."""

@@ -71,6 +71,11 @@ def admit(state: State, now: float, lease_s: float) -> State:
     return HalfOpen(state.generation + 1, now + lease_s, state.streak)
 
 
+def renewed(state: State) -> State:
+    """Return the state of an endpoint that was started anew: what its predecessor did, or still does, says nothing."""
+    return Closed(state.generation + 1)
+
+
 def record(state: State, permit: int, effect: Effect, now: float, *, settings: Settings, jitter: float) -> State:
     """Return the state after the result of a request that was admitted with `permit`.
 

@@ -98,6 +98,16 @@ class Pool:
                 del self._standings[identity]
         self._turns = Counter({name: turn for name, turn in self._turns.items() if name in table.routes})
 
+    def renew(self, identities: Collection[EndpointIdentity]) -> None:
+        """Forget the troubles of endpoints that were just seen to answer."""
+        for identity in identities:
+            standing = self._standings.get(identity)
+            if standing is None:
+                continue
+            if not isinstance(standing.breaker, breaker.Closed):
+                standing.breaker = breaker.renewed(standing.breaker)
+            standing.busy_until = standing.absent_until = 0.0
+
     def lease(self, route: Route, tried: Collection[EndpointIdentity]) -> Lease | Choice:
         """Choose an endpoint and take a place on it, or return the choice that says why there is none."""
         now = self._clock()

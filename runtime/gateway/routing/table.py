@@ -222,7 +222,7 @@ class _Builder:
     def _instance(self, slot: _Slot, instance: Instance) -> Place:
         if instance.state == "draining":
             return Missing(slot.name, slot.role, "draining", instance.model, instance.url)
-        return _target(slot, _identity(instance.url, WORKER_ENGINE, instance.model), self._worker_token)
+        return _target(slot, identity_of(instance), self._worker_token)
 
     def _helper(self, slot: _Slot, helper: HelperName, model: str) -> Place:
         declared = self._stack.helpers[helper]
@@ -312,6 +312,11 @@ def _over(base: Part, own: Part | None) -> Part:
     if own is None:
         return base
     return base.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+
+def identity_of(instance: Instance) -> EndpointIdentity:
+    """Return the identity of a running copy of a service."""
+    return _identity(instance.url, WORKER_ENGINE, instance.model)
 
 
 def _identity(url: str, engine: str, model: str) -> EndpointIdentity:

@@ -155,31 +155,46 @@ async def _is_not_current(gateway: GatewayProcess) -> bool:
     return not (await gateway.config())["is_current"]
 
 
+SERVICES = {
+    "stack": "lab",
+    "nodes": {"here": {"reach": "local"}},
+    "models": {"tiny": {"source": "path:/models/tiny"}},
+    "services": {"chat": {"model": "tiny", "nodes": ["here"]}},
+    "roles": {"chat": {"endpoints": {"main": {"service": "chat"}}}},
+    "gateway": {"node": "here"},
+}
+
+
+def instance(fake: FakeUpstream, state: str = "ready", replica: int = 0) -> dict[str, str]:
+    unit = f"chat-{replica}.0@abcdefabcdef"
+    return {"unit": unit, "node": "here", "service": "chat", "model": "tiny", "url": fake.url, "state": state}
+
+
+async def test_a_worker_that_comes_back_at_the_same_address_is_used_at_once(tmp_path: Path) -> None:
+    conf = Conf(tmp_path)
+    conf.write_stack(SERVICES)
+    async with FakeUpstream() as fake:
+        conf.write_routes(instances=[instance(fake)])
+        async with gateway_process(conf) as gateway:
+            await settled(gateway)
+            fake.behave = refuses(500)
+            for _ in range(3):
+                assert await ask(gateway, "chat") == 503
+            fake.behave = answers()
+            conf.write_stack({**SERVICES, "aliases": {"new": ["chat"]}})
+            await answers_soon(gateway, "new", 503)
+            assert len(fake.seen) == 3, "an edited stack says nothing about the worker"
+            # An apply that starts the worker again writes the same text, once the worker has answered.
+            conf.write_routes(instances=[instance(fake)])
+            await answers_soon(gateway, "chat")
+            (endpoint,) = (await gateway.config())["endpoints"]
+            assert endpoint["state"] == "ready"
+
+
 async def test_routes_bring_instances_and_take_them_away(tmp_path: Path) -> None:
     conf = Conf(tmp_path)
     async with FakeUpstream() as first, FakeUpstream() as second:
-        conf.write_stack(
-            {
-                "stack": "lab",
-                "nodes": {"here": {"reach": "local"}},
-                "models": {"tiny": {"source": "path:/models/tiny"}},
-                "services": {"chat": {"model": "tiny", "nodes": ["here"]}},
-                "roles": {"chat": {"endpoints": {"main": {"service": "chat"}}}},
-                "gateway": {"node": "here"},
-            }
-        )
-
-        def instance(fake: FakeUpstream, state: str = "ready", replica: int = 0) -> dict[str, str]:
-            unit = f"chat-{replica}.0@abcdefabcdef"
-            return {
-                "unit": unit,
-                "node": "here",
-                "service": "chat",
-                "model": "tiny",
-                "url": fake.url,
-                "state": state,
-            }
-
+        conf.write_stack(SERVICES)
         async with gateway_process(conf, ORCHESTRATE_WORKER_TOKEN="token-of-workers") as gateway:
             async with gateway.client() as client:
                 assert (await client.get("/health")).status_code == 200

@@ -137,6 +137,32 @@ def test_half_open_lets_one_of_many_through() -> None:
     assert isinstance(standing.breaker, Closed)
 
 
+def test_who_finds_a_trial_on_its_way_is_told_to_come_back_soon() -> None:
+    found = table(ONE)
+    pool, clock = pool_with(found)
+    for _ in range(3):
+        lease(pool, found).finish(FAILED)
+    clock.now = 61.0
+    lease(pool, found)
+    choice = pool.lease(found.routes["chat"], ())
+    assert isinstance(choice, Choice)
+    assert [(skip.reason, skip.retry_s) for skip in choice.skipped] == [("half-open", 1.0)]
+
+
+def test_a_renewed_endpoint_is_used_at_once_and_old_results_do_not_count() -> None:
+    found = table(ONE)
+    pool, _ = pool_with(found)
+    old = [lease(pool, found) for _ in range(6)]
+    for one in old[:3]:
+        one.finish(FAILED)
+    (identity,) = pool.standings
+    pool.renew([identity])
+    for one in old[3:]:
+        one.finish(FAILED)
+    assert pool.standings[identity].breaker == Closed(2)
+    lease(pool, found).finish(SUCCESS)
+
+
 def test_retries_have_a_budget() -> None:
     found = table({"a": "http://h1:1", "b": "http://h2:1"})
     pool, _ = pool_with(found)
