@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
@@ -13,6 +15,16 @@ from schemas.compose import compose
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
+
+# No test asserts a time, so none fails on a busy machine. In CI the examples are the same at every run: a change is
+# judged by what it changes. Everywhere else each run looks at new ones.
+settings.register_profile(
+    "repository",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("CI") == "true",
+)
+settings.load_profile("repository")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
