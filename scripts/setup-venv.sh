@@ -42,8 +42,16 @@ quietly() {
 # The texts decide: a change of a lock or of the entry points installs again, nothing else does.
 stamp=$(cksum "$root/requirements.lock" "$root/requirements-dev.lock" "$root/pyproject.toml" | cut -d' ' -f1,2 | tr '\n' ' ')
 have=$(cat "$venv/.stamp" 2>/dev/null || true)
+# A checkout that was moved, or a Python that was removed, leaves an environment that does not start.
+is_usable() {
+    "$venv/bin/python" -c 'import orchestrator, sys; sys.exit(not orchestrator.__file__.startswith(sys.argv[1]))' "$root/" \
+        >/dev/null 2>&1 && "$venv/bin/orchestrate" --version >/dev/null 2>&1
+}
 if [ "$have" = "$kind $stamp" ] || [ "$have" = "dev $stamp" ]; then
-    exit 0
+    if is_usable; then
+        exit 0
+    fi
+    rm -rf "$venv"
 fi
 
 if ! python=$(find_python); then
