@@ -1,6 +1,7 @@
 """I/O: one request's answer while it grows: fed by the engine, read by the HTTP handler, both on the event loop."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 from runtime.worker.batch import Delta, Failure, Finish
@@ -25,6 +26,7 @@ class Answer:
 
     id: int
     prompt_tokens: int
+    began_at: float = field(default_factory=time.monotonic)
     generated_tokens: int = 0
     is_over: bool = False
     _texts: list[str] = field(default_factory=list)

@@ -166,10 +166,9 @@ class Engine:
         return UnavailableError(message, code=code, retry_after_s=retry_after_s)
 
     def _retry_after_s(self) -> int:
-        """Estimate when a place is free: the mean rate at which requests have ended, between 1 and 60 s."""
-        ended = self.meter.completed + self.meter.cancelled
-        uptime = time.monotonic() - self._started
-        return max(1, min(60, math.ceil(uptime / max(ended, 1))))
+        """Estimate when a place is free, between 1 and 60 s."""
+        places = self._settings.max_batch + self._settings.max_waiting
+        return max(1, min(60, math.ceil(self.meter.wait_s(places))))
 
     def _receive(self, report: Report) -> None:
         """Take a report of the generation thread; runs on the loop."""
@@ -200,8 +199,10 @@ class Engine:
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, Removed):
-            if self._answers.pop(event.id, None) is not None:
+            left = self._answers.pop(event.id, None)
+            if left is not None:
                 self.meter.cancelled += 1
+                self.meter.add_end(time.monotonic() - left.began_at)
             return
         answer = self._answers.get(event.id)
         if answer is None:
@@ -209,6 +210,7 @@ class Engine:
         answer.feed(event)
         if answer.is_over:
             del self._answers[event.id]
+            self.meter.add_end(time.monotonic() - answer.began_at)
             if isinstance(event, Failure):
                 self.meter.failed += 1
             else:

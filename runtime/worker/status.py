@@ -16,6 +16,8 @@ from schemas.messages import WorkerMemory, WorkerRequests, WorkerTokens, WorkerV
 
 RATE_WINDOW_S = 10.0
 """Span over which tokens a second are taken."""
+RECENT_REQUESTS = 32
+"""Requests over which the mean duration is taken."""
 _PAGE_BYTES = resource.getpagesize()
 
 
@@ -34,6 +36,19 @@ class Meter:
     last_token: float | None = None
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _is_fresh: bool = True
+    _durations: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_REQUESTS))
+
+    def add_end(self, duration_s: float) -> None:
+        """Count the end of a request that was in the worker for `duration_s`, waiting included."""
+        self._durations.append(duration_s)
+
+    def wait_s(self, places: int) -> float:
+        """Estimate when one of `places`, all of them taken, is free; 0 while nobody knows.
+
+        Little's law: as many requests end a second as are there, over the time that each of them stays. The time that
+        the worker was idle does not count.
+        """
+        return sum(self._durations) / max(len(self._durations), 1) / places
 
     def add_round(self, tokens: int, *, is_idle: bool) -> None:
         """Count the tokens of one round; `is_idle` says that no work is left after it."""

@@ -174,6 +174,20 @@ async def test_a_request_that_is_cancelled_while_it_waits_leaves_the_queue(tiny_
         assert harness.engine.status().requests.cancelled == 2
 
 
+async def test_the_end_of_every_request_tells_how_long_the_next_has_to_wait(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        meter = harness.engine.meter
+        assert meter.wait_s(1) == 0
+        await text_of(harness.engine, request())
+        completed = meter.wait_s(1)
+        assert completed > 0
+        leaving = asyncio.create_task(text_of(harness.engine, request(max_tokens=20_000)))
+        await harness.until(lambda: harness.engine.status().queue.batch == 1)
+        leaving.cancel()
+        await harness.until(lambda: harness.engine.status().queue.batch == 0)
+        assert meter.wait_s(1) != completed
+
+
 async def test_a_slow_reader_costs_text_and_no_place(tiny_model_dir: Path) -> None:
     async with running(tiny_model_dir) as harness:
         async with harness.engine.answering(lambda: request(max_tokens=200)) as (_, answer):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from runtime.worker import status
-from runtime.worker.status import RATE_WINDOW_S, Meter
+from runtime.worker.status import RATE_WINDOW_S, RECENT_REQUESTS, Meter
 
 
 class Clock:
@@ -57,6 +57,22 @@ def test_the_rate_is_zero_when_the_window_has_passed(meter: Meter, clock: Clock)
 def test_rounds_without_tokens_leave_the_last_token_alone(meter: Meter) -> None:
     meter.add_round(0, is_idle=False)
     assert meter.tokens().last_age_s is None
+
+
+def test_a_place_is_free_sooner_the_shorter_requests_are_and_the_more_places_there_are(meter: Meter) -> None:
+    assert meter.wait_s(8) == 0
+    meter.add_end(90.0)
+    meter.add_end(70.0)
+    assert (meter.wait_s(8), meter.wait_s(80)) == (10.0, 1.0)
+    for _ in range(RECENT_REQUESTS):
+        meter.add_end(16.0)
+    assert meter.wait_s(8) == 2.0
+
+
+def test_idle_time_does_not_make_a_full_queue_look_slow(meter: Meter, clock: Clock) -> None:
+    meter.add_end(4.0)
+    clock.now += 3600
+    assert meter.wait_s(8) == 0.5
 
 
 def test_memory_is_of_this_process() -> None:
