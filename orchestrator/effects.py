@@ -102,7 +102,7 @@ class RealEffects:
             raise EffectError(
                 f"{action.unit} was not ready after {action.timeout_s:.0f} s; it is left as it is",
                 log_tail=await self._log_tail(action.node, action.unit),
-                next_step=f"orchestrate logs {self._cluster.stack} {slot_of(action.unit)}",
+                next_step=("logs", self._cluster.stack, slot_of(action.unit)),
             ) from error
         except TransportError as error:
             raise EffectError(str(error)) from error
@@ -188,7 +188,7 @@ class RealEffects:
             case WorkerSpec() as spec:
                 model = cluster.store.lookup(parse_source(spec.model.source), spec.model.revision, spec.model.digest)
                 if model is None:
-                    raise EffectError(f"model {spec.model.name} is not in the store", next_step="run apply again")
+                    raise EffectError(f"model {spec.model.name} is not in the store; run apply again")
                 return worker_argv(cluster.python, spec, str(model.path), node.host, port)
 
     def _labels(self, unit: DesiredUnit, port: int) -> dict[str, str]:
@@ -225,7 +225,7 @@ class RealEffects:
     def _ended(self, unit_id: UnitId, unit: UnitReport | None) -> EffectError:
         how = "it is gone" if unit is None else exit_words(unit) or "its lock is free"
         tail = () if unit is None else tuple(unit.log_tail.splitlines()[-LOG_TAIL_LINES:])
-        next_step = f"orchestrate logs {self._cluster.stack} {slot_of(unit_id)}"
+        next_step = ("logs", self._cluster.stack, slot_of(unit_id))
         return EffectError(f"{unit_id} ended before it was ready: {how}", log_tail=tail, next_step=next_step)
 
     async def _unit(self, node: NodeName, unit_id: UnitId) -> UnitReport | None:

@@ -81,12 +81,13 @@ Report = Callable[[Progress], None]
 
 
 class EffectError(Exception):
-    """An action could not be done. `log_tail` has a unit's last lines, `next_step` what a person can do."""
+    """An action could not be done. `log_tail` has a unit's last lines, `next_step` the command that tells more."""
 
-    def __init__(self, message: str, *, log_tail: tuple[str, ...] = (), next_step: str = "") -> None:
+    def __init__(self, message: str, *, log_tail: tuple[str, ...] = (), next_step: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.log_tail = log_tail
         self.next_step = next_step
+        """The words behind the program's name, such as `logs`, stack, unit."""
 
 
 class Effects(Protocol):
@@ -173,6 +174,4 @@ async def _perform(action: Action, effects: Effects, report: Report) -> None:
         case Rewire():
             await effects.rewire(action)
         case Defer():
-            raise EffectError(
-                f"{action.node} cannot be reached: {action.cause}", next_step="run apply again when it is back"
-            )
+            raise EffectError(f"{action.node} cannot be reached: {action.cause}; run apply again when it is back")

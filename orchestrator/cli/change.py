@@ -12,8 +12,7 @@ import click
 
 from orchestrator.ask import QUESTION, NoAnswerError, ask, chat_role, curl_line
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.main import program_name
-from orchestrator.cli.options import conf_option, controller, print_json, run, stack_options
+from orchestrator.cli.options import conf_option, controller, print_json, run, stack_options, suggest
 from orchestrator.cli.progress import printer
 from orchestrator.controller import Controller, Planned
 from orchestrator.plan import PLAN_VERSION, plan_data, render
@@ -187,12 +186,11 @@ async def _ask(stack: Stack, as_json: bool) -> int:
     if as_json:
         print_json({"type": "answer", "role": role, "question": QUESTION, "answer": "".join(pieces), "gateway": url})
         return ExitCode.FINE
-    program = program_name()
     click.echo(
         f"\n\nGateway    {url}/v1 (OpenAI API), {url}/health, {url}/metrics\n"
         f"Try        {curl_line(url, role)}\n"
-        f"Status     {program} status {stack.stack}\n"
-        f"Stop       {program} down {stack.stack}" + (" (or: make stop)" if stack.stack == "quickstart" else "")
+        f"Status     {suggest('status', stack.stack)}\n"
+        f"Stop       {suggest('down', stack.stack)}" + (" (or: make stop)" if stack.stack == "quickstart" else "")
     )
     return ExitCode.FINE
 
@@ -222,7 +220,7 @@ def _save(path: Path, control: Controller, planned: Planned) -> None:
         "fingerprint": planned.plan.fingerprint(),
     }
     path.write_text(json.dumps(body, indent=2) + "\n")
-    click.echo(f"Saved to {path}; apply it with: {program_name()} apply {path}", err=True)
+    click.echo(f"Saved to {path}; apply it with: {suggest('apply', str(path))}", err=True)
 
 
 def _load(path: Path) -> tuple[Controller, str]:

@@ -12,6 +12,8 @@ import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
 
+CONF_VARIABLE = "ORCHESTRATE_CONF"
+DEFAULT_CONF = Path("conf")
 # name -> (module below orchestrator.cli, one line for --help); the module is imported when the command is used
 COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("inspect", "Check a stack's files; every problem at once."),
@@ -58,8 +60,8 @@ class LazyGroup(click.Group):
 @click.option(
     "--conf",
     type=click.Path(path_type=Path),
-    envvar="ORCHESTRATE_CONF",
-    default=Path("conf"),
+    envvar=CONF_VARIABLE,
+    default=DEFAULT_CONF,
     show_default=True,
     help="The configuration directory (also ORCHESTRATE_CONF).",
 )

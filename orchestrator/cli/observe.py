@@ -11,7 +11,7 @@ import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import program_name
-from orchestrator.cli.options import conf_option, controller, directories, print_json, run
+from orchestrator.cli.options import conf_option, controller, directories, print_json, run, suggest
 from orchestrator.controller import Controller, Seen
 from orchestrator.observed import ObservedUnit, Unreachable
 from schemas.problems import Problem, nearest
@@ -28,7 +28,7 @@ def status(stack: str | None, conf: Path | None, as_json: bool) -> int:
     """
     names = [stack] if stack is not None else _applied_stacks()
     if not names and not as_json:
-        click.echo(f"Nothing was applied on this machine yet. Try: {program_name()} up quickstart")
+        click.echo(f"Nothing was applied on this machine yet. Try: {suggest('up', 'quickstart')}")
     code = ExitCode.FINE
     for name in names:
         control = controller(conf, name)
@@ -95,7 +95,7 @@ def _status_lines(control: Controller, seen: Seen) -> Iterator[str]:
     elif seen.plan is not None and not seen.plan.is_empty and units:
         count = len(seen.plan.changes)
         plural = "s" if count != 1 else ""
-        yield f"{count} change{plural} pending; see: {program_name()} plan {control.stack}"
+        yield f"{count} change{plural} pending; see: {suggest('plan', control.stack)}"
 
 
 def _unit_line(unit: ObservedUnit) -> str:

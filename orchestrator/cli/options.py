@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.main import CONF_VARIABLE, DEFAULT_CONF, program_name
 from orchestrator.controller import Controller
 from orchestrator.directories import Directories
 from orchestrator.node.client import LockedError, ShimError
@@ -44,8 +46,16 @@ def conf_option(command: Command) -> Command:
 
 def controller(conf: Path | None, stack: str, overrides: tuple[str, ...] = ()) -> Controller:
     """Return the controller of a stack; `conf` after the command wins over the one before it."""
-    chosen = conf or click.get_current_context().obj
-    return Controller(chosen, stack, overrides, directories())
+    root = click.get_current_context().find_root()
+    root.obj = conf or root.obj
+    return Controller(root.obj, stack, overrides, directories())
+
+
+def suggest(*words: str) -> str:
+    """Return a command of this program that can be pasted: called as now, for the same configuration directory."""
+    conf = click.get_current_context().find_root().obj
+    is_implied = conf == DEFAULT_CONF or str(conf) == os.environ.get(CONF_VARIABLE)
+    return shlex.join([program_name(), *(() if is_implied else ("--conf", str(conf))), *words])
 
 
 def directories() -> Directories:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 import click
 
-from orchestrator.cli.options import print_json
+from orchestrator.cli.options import print_json, suggest
 from orchestrator.execute import ActionDone, ActionFailed, ActionProgress, ActionSkipped, ActionStarted, Event, Progress
 from orchestrator.plan import Action, AwaitReady, Drain, Publish, Rewire, Start, Stop, Sync, Withdraw, action_data
 from schemas.unit import slot_of
@@ -55,7 +55,7 @@ class JsonPrinter(_Quiet):
             case ActionDone(seconds=seconds):
                 line |= {"seconds": round(seconds, 3)}
             case ActionFailed(error=error):
-                line |= {"error": str(error), "log_tail": list(error.log_tail), "next_step": error.next_step}
+                line |= {"error": str(error), "log_tail": list(error.log_tail), "next_step": list(error.next_step)}
             case ActionSkipped(because=because):
                 line |= {"because": because}
             case ActionStarted():
@@ -187,5 +187,5 @@ def failure_text(event: ActionFailed | ActionSkipped) -> str:
     lines = [f"{title(event.action)}: failed: {event.error}"]
     lines += [f"  | {line}" for line in event.error.log_tail]
     if event.error.next_step:
-        lines.append(f"  next: {event.error.next_step}")
+        lines.append(f"  next: {suggest(*event.error.next_step)}")
     return "\n".join(lines)

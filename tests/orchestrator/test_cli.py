@@ -211,3 +211,14 @@ def test_overrides_beside_a_saved_plan_are_refused(conf):
 def test_logs_of_a_stack_that_never_ran_say_so(conf):
     done = orchestrate("logs", "quickstart", cwd=conf.parent)
     assert (done.returncode, done.stderr) == (1, "Stack quickstart has no units, and so no logs.\n")
+
+
+def test_a_suggested_command_names_the_configuration_directory_it_was_called_with(conf, tmp_path):
+    """Pasted from anywhere, it must mean the same files."""
+    shutil.copytree(conf, tmp_path / "other")
+    saved = orchestrate("plan", "quickstart", "--conf", "other", "--out", "p.json", cwd=tmp_path)
+    assert "apply it with: orchestrate --conf other apply p.json" in saved.stderr
+    plain = orchestrate("plan", "quickstart", "--out", "p.json", cwd=tmp_path)
+    assert "apply it with: orchestrate apply p.json" in plain.stderr
+    exported = orchestrate("plan", "quickstart", "--out", "p.json", cwd=tmp_path, ORCHESTRATE_CONF="other")
+    assert "apply it with: orchestrate apply p.json" in exported.stderr

@@ -41,7 +41,7 @@ class RecordingEffects:
         await asyncio.sleep(0)
         kind = type(action).__name__
         if kind == self._failing:
-            raise EffectError("it broke", log_tail=("last line",), next_step="look at the log")
+            raise EffectError("it broke", log_tail=("last line",), next_step=("logs", "world"))
         if kind == self._blocking:
             self.blocked.set()
             await asyncio.Event().wait()
