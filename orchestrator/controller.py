@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -139,7 +140,7 @@ class Controller:
         cluster = reach(self.stack, desired.nodes, self.directories)
         observed = await collect(cluster, desired)
         plan = reconcile(desired, observed)
-        git = git_stamp(self.conf)
+        git = await asyncio.to_thread(git_stamp, self.conf)
         return Planned(plan, desired, observed, cluster, git, self.journal.last_generation() + 1)
 
     def _record(self, planned: Planned, outcome: Outcome | None) -> None:

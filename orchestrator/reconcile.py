@@ -13,15 +13,15 @@ A node that did not answer gets a `Defer` and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
+from orchestrator.causes import difference, memory_notes, routing_differences, routing_notes
 from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.observed import Observed, ObservedUnit, Reachable, Unreachable
 from orchestrator.placement import (
     Placement,
     PortsExhaustedError,
     memory_conflicts,
-    memory_use,
     owner_conflicts,
     port_conflicts,
     stays,
@@ -97,8 +97,8 @@ class _Reconciliation:
             changes=(*self.fetches, *self.changes),
             actions=tuple(self.actions.values()),
             conflicts=tuple(self.conflicts),
-            routing=tuple(_routing_notes(self.desired)),
-            memory=tuple(_memory_notes(self.desired, self.observed)),
+            routing=tuple(routing_notes(self.desired)),
+            memory=tuple(memory_notes(self.desired, self.observed)),
             outages=tuple(self._outages()),
             drifted=self.drifted,
             nodes_seen=sum(isinstance(node, Reachable) for node in self.observed.nodes.values()),
@@ -154,7 +154,7 @@ class _Reconciliation:
 
     def _replace(self, wanted: DesiredUnit, old: list[ObservedUnit]) -> None:
         how, why = self._replacement(wanted)
-        cause = _difference(wanted, old[0]) + (f" ({why})" if why else "")
+        cause = difference(wanted, old[0]) + (f" ({why})" if why else "")
         self.drifted += 1
         self.changes.append(Change("replace", _target(wanted.node, wanted.spec.slot), cause, how))
         if how == "surge":
@@ -265,7 +265,7 @@ class _Reconciliation:
             return
         cause = "first start"
         if self.observed.gateway is not None:
-            differences = list(_routing_differences(self.observed.gateway.routing, self.desired.routing))
+            differences = list(routing_differences(self.observed.gateway.routing, self.desired.routing))
             if not differences and not self.observed.gateway.is_current:
                 differences = ["its last reading of the files failed"]
             if not differences:
@@ -361,53 +361,3 @@ def _target(node: NodeName, slot: SlotId) -> str:
 
 def _host(node: Node) -> str:
     return "127.0.0.1" if node.reach == "local" or node.host is None else node.host
-
-
-def _difference(wanted: DesiredUnit, old: ObservedUnit) -> str:
-    """Say in which fields a unit differs from the one that fills its slot."""
-    if old.spec is None:
-        return "its record cannot be read"
-    if old.spec.node != wanted.node:
-        return f"node {old.spec.node} -> {wanted.node}"
-    before, after = (_flat(spec.model_dump(mode="json")) for spec in (old.spec, wanted.spec))
-    if before.get("port") != after.get("port"):
-        before["port"], after["port"] = old.port, wanted.spec.port or "any"
-    changed = [
-        f"{key} {_word(before.get(key))} -> {_word(after.get(key))}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
-    ]
-    return ", ".join(changed) or "its specification is of an older kind"
-
-
-def _flat(tree: dict[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update({f"{key} {inner}": child for inner, child in _flat(value).items()})
-        else:
-            flat[key] = value
-    return flat
-
-
-def _word(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
-def _routing_differences(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
-    for key in sorted({*before, *after}):
-        if before.get(key) != after.get(key):
-            yield f"{key} {before.get(key, 'none')} -> {after.get(key, 'none')}"
-
-
-def _routing_notes(desired: Desired) -> Iterable[str]:
-    for name, role in sorted(desired.roles.items()):
-        if role.endpoints == 1:
-            behind = "no fallback" if role.fallback == "none" else f"fallback {role.fallback}"
-            yield f"{name} has one endpoint and {behind}"
-
-
-def _memory_notes(desired: Desired, observed: Observed) -> Iterable[str]:
-    for name, needed, capacity in memory_use(desired, observed):
-        if needed:
-            yield f"{name} {needed:.1f} of {'?' if capacity is None else f'{capacity:.1f}'} GiB"
