@@ -40,14 +40,14 @@ async def collect(cluster: Cluster, desired: Desired) -> Observed:
             name: group.create_task(_node(cluster, http, name, node, desired)) for name, node in cluster.nodes.items()
         }
     nodes = {name: task.result() for name, task in asked.items()}
-    observed = Observed(nodes, read_routes(cluster))
+    observed = Observed(nodes, read_routes(cluster.directories.routes(cluster.stack)))
     return await _with_gateway(observed)
 
 
-def read_routes(cluster: Cluster) -> Routes | None:
+def read_routes(path: Path) -> Routes | None:
     """Return the published routes; None where there are none or they cannot be read."""
     try:
-        return Routes.from_json(cluster.directories.routes(cluster.stack).read_bytes())
+        return Routes.from_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cluster import Cluster, reach
-from orchestrator.collect import collect
+from orchestrator.collect import collect, read_routes
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import Emit, Outcome, execute
@@ -94,9 +94,14 @@ class Controller:
         return await self._planned(nothing(self.stack, str(self.conf), nodes))
 
     async def look(self) -> Seen:
-        """Return what runs, and what apply would change; bad files are part of the answer."""
+        """Return what runs, and what applying it again would change; bad files are part of the answer.
+
+        The files are composed with the overrides that were applied: what they made is not a change.
+        """
+        routes = read_routes(self.directories.routes(self.stack))
+        overrides = routes.overrides if routes is not None else ()
         try:
-            planned = await self.plan()
+            planned = await Controller(self.conf, self.stack, overrides, self.directories).plan()
         except ConfigurationError as error:
             if not self.directories.stack(self.stack).is_dir():
                 raise

@@ -155,7 +155,7 @@ class RealEffects:
     # -- routes ----------------------------------------------------------------------------------------------------
 
     def _entries(self) -> dict[UnitId, Instance]:
-        routes = read_routes(self._cluster)
+        routes = read_routes(self._cluster.directories.routes(self._cluster.stack))
         return {instance.unit: instance for instance in routes.instances} if routes is not None else {}
 
     async def _write_routes(self, change: Callable[[dict[UnitId, Instance]], Mapping[UnitId, Instance]]) -> None:

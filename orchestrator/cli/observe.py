@@ -80,7 +80,8 @@ def _status_lines(control: Controller, seen: Seen) -> Iterator[str]:
         yield "  nothing runs"
     if gateway is not None:
         for endpoint in gateway.endpoints:
-            error = f", last error: {endpoint.last_error}" if endpoint.last_error else ""
+            is_well = endpoint.state == "ready" and all(unit.ready for unit in units)  # then its last error is over
+            error = f", last error: {endpoint.last_error}" if endpoint.last_error and not is_well else ""
             yield f"  role {endpoint.role}: {endpoint.name} is {endpoint.state}, {endpoint.in_flight} in flight{error}"
     owners = sorted({unit.owner for unit in units if unit.alive and unit.owner not in (None, str(control.conf))})
     if owners:

@@ -14,6 +14,7 @@ from orchestrator.transport.base import CommandTimeoutError, Completed, Transpor
 
 LINE_LIMIT_BYTES = 1024 * 1024
 NOT_FOUND = 127  # what a shell, and therefore ssh, answers for a missing program
+REAPED_POLL_S = 0.005  # a killed process is reaped within a few milliseconds
 
 
 class LocalStream:
@@ -135,9 +136,19 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     if not is_over:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    try:
+        # Closing the transport would reap the leader behind the back of asyncio's watcher, which then warns of an
+        # unknown child and invents its exit code.
+        while process.returncode is None:
+            await asyncio.sleep(REAPED_POLL_S)
+    finally:
+        _let_go(process)
+    await process.wait()
+
+
+def _let_go(process: asyncio.subprocess.Process) -> None:
     # Who left the group may hold the pipes open for ever, and only the private transport can let go of them.
     process._transport.close()  # type: ignore[attr-defined]
-    await process.wait()
 
 
 def _write_atomically(data: bytes, path: Path, mode: int) -> None:

@@ -46,6 +46,13 @@ def test_an_override_of_the_port_shows_a_replace_with_its_cause(running):
     assert "-> 18123" in out
 
 
+@pytest.mark.slow
+def test_status_knows_the_overrides_that_were_applied(running):
+    running.run("apply", "quickstart", "services.chat.max_waiting=16", "--yes")
+    assert "pending" not in running.run("status", "quickstart").stdout
+    running.run("apply", "quickstart", "--yes")
+
+
 def test_plan_changes_nothing(running):
     before = running.pids()
     running.run("plan", "quickstart", "services.chat.port=18123", "gateway.port=18124")
