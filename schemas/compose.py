@@ -20,7 +20,7 @@ from schemas.explain import explain
 from schemas.problems import ConfigurationError, Problem, nearest
 from schemas.stack import Stack
 from schemas.unbuilt import LEGACY_KEYS, unbuilt_features
-from schemas.yaml_source import DefaultsEntry, Source, is_secret, parse_source
+from schemas.yaml_source import DefaultsEntry, Source, holds_secret, parse_source
 
 GROUPS = ("nodes", "models", "policies")
 COMMAND_LINE = "command line"
@@ -155,7 +155,7 @@ def _override_keys(overrides: Sequence[str], problems: list[Problem]) -> list[tu
     """Return the keys that the overrides set; adds a problem for each one that is not `key=value`."""
     keys = []
     for text in overrides:
-        key, equals, _ = text.partition("=")
+        key, equals, value = text.partition("=")
         is_removal = text.startswith("~")
         key = key.lstrip("+~")
         message = None
@@ -163,7 +163,7 @@ def _override_keys(overrides: Sequence[str], problems: list[Problem]) -> list[tu
             message = f"expected key=value, found {text!r}"
         elif "@" in key or "/" in key or key in {*GROUPS, "defaults", "stack"} or key.split(".")[0] == "hydra":
             message = f"{key!r} cannot be overridden; override the keys inside, such as services.NAME.port=18123"
-        elif not is_removal and is_secret(tuple(key.split("."))):
+        elif not is_removal and holds_secret(tuple(key.split(".")), value):
             message = "a command line is seen by every process; write the secret, or `${env:NAME}`, in the file"
         elif "${" in text:
             message = "no `${...}` in overrides"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -150,6 +151,14 @@ class _Reader:
 def is_secret(path: Path) -> bool:
     """Tell whether a key is of type Secret."""
     return any(_matches(path, pattern) for pattern in SECRET_KEYS)
+
+
+def holds_secret(path: Path, value: str) -> bool:
+    """Tell whether setting a key to a value written as text would set a secret, also one inside `{...}`."""
+    if is_secret(path):
+        return True
+    above = [pattern for pattern in SECRET_KEYS if len(path) < len(pattern) and _matches(path, pattern[: len(path)])]
+    return any(re.search(rf"\b{re.escape(pattern[-1])}['\"]?\s*:", value) for pattern in above)
 
 
 def _matches(path: Path, pattern: Path) -> bool:

@@ -139,6 +139,8 @@ def test_a_missing_configuration_directory_says_how_to_name_one(tmp_path):
         ("helpers.a.url=${oc.env:HOME}", "helpers.a.url", "no `${...}`"),
         ("~services.none", "", "cannot be read"),
         ("helpers.a.key=canary", "helpers.a.key", "a command line is seen by every process"),
+        ("helpers.a={url: 'http://h:1', key: canary}", "helpers.a", "a command line is seen by every process"),
+        ("helpers={a: {'key': canary}}", "helpers", "a command line is seen by every process"),
     ],
 )
 def test_a_bad_override_is_named(conf, override, key, says):
