@@ -90,7 +90,7 @@ class Controller:
         except ConfigurationError:
             if not self.directories.stack(self.stack).is_dir():
                 raise
-            nodes = self.journal.remembered_nodes() or _THIS_MACHINE
+            nodes = self._last_nodes()
         return await self._planned(nothing(self.stack, str(self.conf), nodes))
 
     async def look(self) -> Seen:
@@ -105,7 +105,7 @@ class Controller:
         except ConfigurationError as error:
             if not self.directories.stack(self.stack).is_dir():
                 raise
-            nodes = self.journal.remembered_nodes() or _THIS_MACHINE
+            nodes = self._last_nodes()
             cluster = reach(self.stack, nodes, self.directories)
             observed = await collect(cluster, nothing(self.stack, str(self.conf), nodes))
             return Seen(observed, None, error.problems)
@@ -116,7 +116,7 @@ class Controller:
         try:
             nodes = dict(self.compose().stack.nodes)
         except ConfigurationError:
-            nodes = self.journal.remembered_nodes() or _THIS_MACHINE
+            nodes = self._last_nodes()
         return reach(self.stack, nodes, self.directories)
 
     @asynccontextmanager
@@ -140,6 +140,10 @@ class Controller:
         if outcome.is_complete and planned.desired.units:
             await self._collect_garbage(planned)
         return outcome
+
+    def _last_nodes(self) -> dict[NodeName, Node]:
+        """Return where to look while the files are bad: the nodes last applied, else this machine."""
+        return self.journal.remembered_nodes() or _THIS_MACHINE
 
     async def _planned(self, desired: Desired) -> Planned:
         cluster = reach(self.stack, desired.nodes, self.directories)

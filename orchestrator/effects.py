@@ -113,11 +113,11 @@ class RealEffects:
 
     async def withdraw(self, action: Withdraw) -> None:
         """Take a unit out of the routes."""
-        await self._write_routes(lambda entries: {k: v for k, v in entries.items() if k != action.unit})
+        await self._unroute(action.unit)
 
     async def drain(self, action: Drain) -> None:
         """Mark an instance as draining and wait until the gateway has nothing in flight there."""
-        entry = next((i for i in self._entries().values() if i.unit == action.unit), None)
+        entry = self._entries().get(action.unit)
         if entry is None:
             return
         draining = entry.model_copy(update={"state": "draining"})
@@ -139,7 +139,7 @@ class RealEffects:
         except (ShimError, TransportError) as error:
             raise EffectError(f"{action.unit} could not be stopped: {error}") from error
         if action.unit in self._entries():
-            await self._write_routes(lambda entries: {k: v for k, v in entries.items() if k != action.unit})
+            await self._unroute(action.unit)
 
     async def rewire(self, _action: Rewire) -> None:
         """Write this apply's overrides for the gateway, and make a running one read everything now."""
@@ -157,6 +157,9 @@ class RealEffects:
     def _entries(self) -> dict[UnitId, Instance]:
         routes = read_routes(self._cluster.directories.routes(self._cluster.stack))
         return {instance.unit: instance for instance in routes.instances} if routes is not None else {}
+
+    async def _unroute(self, gone: UnitId) -> None:
+        await self._write_routes(lambda entries: {unit: entry for unit, entry in entries.items() if unit != gone})
 
     async def _write_routes(self, change: Callable[[dict[UnitId, Instance]], Mapping[UnitId, Instance]]) -> None:
         async with self._routes_lock:
