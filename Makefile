@@ -4,7 +4,7 @@ export PYTHON
 BIN = .venv/bin
 SETUP = PYTHON='$(PYTHON)' scripts/setup-venv.sh
 
-.PHONY: run stop test slow check lint types schemas lock bench fresh clean
+.PHONY: run stop test slow cluster check lint types schemas lock bench fresh clean
 
 run:  ## set everything up, serve the embedded model and ask it a question
 	@$(SETUP) run
@@ -16,11 +16,15 @@ stop:  ## stop everything that `make run` started
 
 test:  ## set everything up and run the tests
 	@$(SETUP) dev
-	@scripts/run-tests.sh -m "not slow"
+	@scripts/run-tests.sh -m "not slow and not cluster"
 
 slow:  ## the tests that take too long for `make test`
 	@$(SETUP) dev
-	@scripts/run-tests.sh -m slow
+	@scripts/run-tests.sh -m "slow and not cluster"
+
+cluster:  ## several hosts as network namespaces: needs root, sshd and ip
+	@$(SETUP) dev
+	@scripts/run-tests.sh -m cluster
 
 check: lint types  ## lint, format, strict types, scripts, fresh schemas
 	$(BIN)/python -m schemas.export --check
