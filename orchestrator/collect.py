@@ -16,13 +16,13 @@ from orchestrator.expand import Desired
 from orchestrator.models.sources import parse_source
 from orchestrator.node.client import ShimError
 from orchestrator.node.reports import NodeReport, UnitReport
-from orchestrator.observed import Observed, ObservedUnit, PortHolder, Reachable, Unreachable
+from orchestrator.observed import ModelForm, Observed, ObservedUnit, PortHolder, Reachable, Unreachable
 from orchestrator.readiness import client, gateway_reports, worker_readiness, worker_url
 from orchestrator.transport.base import TransportError
 from schemas.admin import ConfigReport
 from schemas.base import ModelName, NodeName, StackName, UnitId
 from schemas.routes import Routes
-from schemas.unit import GatewaySpec, UnitSpec, WorkerSpec
+from schemas.unit import AnyUnitSpec, GatewaySpec, UnitSpec, WorkerSpec
 
 GIB = 1 << 30
 SPEC_LABEL = "spec"
@@ -30,7 +30,7 @@ PORT_LABEL = "port"
 OWNER_LABEL = "owner"
 GENERATION_LABEL = "generation"
 
-_SPEC: TypeAdapter[WorkerSpec | GatewaySpec] = TypeAdapter(UnitSpec)
+_SPEC: TypeAdapter[AnyUnitSpec] = TypeAdapter(UnitSpec)
 
 
 async def collect(cluster: Cluster, desired: Desired) -> Observed:
@@ -97,10 +97,10 @@ def _ports(report: NodeReport) -> Mapping[int, PortHolder]:
     }
 
 
-def _installed(cluster: Cluster, desired: Desired) -> frozenset[ModelName]:
+def _installed(cluster: Cluster, desired: Desired) -> frozenset[tuple[ModelName, ModelForm]]:
     specs = [unit.spec.model for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec)]
     return frozenset(
-        spec.name
+        (spec.name, "mlx")
         for spec in specs
         if cluster.store.lookup(parse_source(spec.source), spec.revision, spec.digest) is not None
     )
@@ -132,7 +132,7 @@ def _owner(recorded: str | None, wanted: str) -> str | None:
     return wanted if is_same else recorded
 
 
-def _spec(text: str | None) -> WorkerSpec | GatewaySpec | None:
+def _spec(text: str | None) -> AnyUnitSpec | None:
     try:
         return None if text is None else _SPEC.validate_json(text)
     except ValidationError:

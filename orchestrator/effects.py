@@ -17,7 +17,7 @@ from orchestrator.models.sources import parse_source
 from orchestrator.models.work import ProgressEvent
 from orchestrator.node.client import ShimError
 from orchestrator.node.reports import UnitLaunch, UnitReport
-from orchestrator.plan import AwaitReady, Drain, Publish, Rewire, Start, Stop, Sync, Withdraw
+from orchestrator.plan import AwaitReady, Drain, Provision, Publish, Pull, Rewire, Start, Stop, Sync, Withdraw
 from orchestrator.readiness import client, gateway_reports, reload_gateway, worker_readiness
 from orchestrator.reconcile import GATEWAY_SLOT, STOP_GRACE_S
 from orchestrator.transport.base import TransportError
@@ -47,6 +47,16 @@ class RealEffects:
         self._stamp = stamp
         self._routes_lock = asyncio.Lock()
 
+    async def provision(self, action: Provision, report: Report) -> None:
+        """Build the runtime environment of a node."""
+        report(Progress("environment", 0, None, "steps"))
+        raise EffectError(f"{action.node} is not this machine")
+
+    async def pull(self, action: Pull, report: Report) -> None:
+        """Ask a helper for a model."""
+        report(Progress("pull", 0, None, "bytes"))
+        raise EffectError(f"{action.helper} cannot pull {action.model}")
+
     async def sync(self, action: Sync, report: Report) -> None:
         """Fetch and convert a model; a cancelled fetch leaves nothing half-installed and is resumed later."""
         model, cancel, loop = action.model, threading.Event(), asyncio.get_running_loop()
@@ -75,14 +85,14 @@ class RealEffects:
             token = self._cluster.directories.worker_token(self._cluster.stack)
         except OSError as error:
             raise EffectError(f"the worker token cannot be kept: {error}") from error
-        node, unit = self._node(action.node), action.unit
+        node, unit, port = self._node(action.node), action.first.unit, action.first.port
         launch = UnitLaunch(
             stack=self._cluster.stack,
             unit=unit.id,
-            argv=self._argv(unit, node, action.port),
+            argv=self._argv(unit, node, port or 0),
             env=unit_environment(token),
             cwd=str(self._cluster.directories.state),
-            labels=self._labels(unit, action.port),
+            labels=self._labels(unit, port or 0),
             grace_s=STOP_GRACE_S,
         )
         try:

@@ -15,7 +15,9 @@ from orchestrator.plan import (
     Defer,
     Drain,
     Plan,
+    Provision,
     Publish,
+    Pull,
     Rewire,
     Start,
     Stop,
@@ -93,6 +95,8 @@ class EffectError(Exception):
 class Effects(Protocol):
     """What actions do. Each may be done again after a crash with the same end. Raises `EffectError`."""
 
+    async def provision(self, action: Provision, report: Report) -> None: ...
+    async def pull(self, action: Pull, report: Report) -> None: ...
     async def sync(self, action: Sync, report: Report) -> None: ...
     async def start(self, action: Start) -> None: ...
     async def await_ready(self, action: AwaitReady, report: Report) -> None: ...
@@ -157,6 +161,10 @@ async def execute(plan: Plan, effects: Effects, emit: Emit) -> Outcome:
 
 async def _perform(action: Action, effects: Effects, report: Report) -> None:
     match action:
+        case Provision():
+            await effects.provision(action, report)
+        case Pull():
+            await effects.pull(action, report)
         case Sync():
             await effects.sync(action, report)
         case Start():

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.admin import ConfigReport
-from schemas.base import ModelName, NodeName, SlotId, StackName, UnitId
+from schemas.base import HelperName, ModelName, NodeName, SlotId, StackName, UnitId
 from schemas.routes import Routes
-from schemas.unit import GatewaySpec, WorkerSpec, slot_of
+from schemas.unit import AnyUnitSpec, slot_of
 
+ModelForm = Literal["mlx", "original"]
+"""What of a model a node needs: an MLX directory, or the files as its source carries them, for other engines."""
 Phase = Literal["starting", "running", "exited", "unreadable"]
 
 
@@ -25,7 +27,7 @@ class ObservedUnit:
     ready: bool = False
     """It has answered with a real token since it was loaded."""
     phase: Phase = "running"
-    spec: WorkerSpec | GatewaySpec | None = None
+    spec: AnyUnitSpec | None = None
     """What it was started as; None where its record cannot be read."""
     port: int | None = None
     owner: str | None = None
@@ -39,6 +41,14 @@ class ObservedUnit:
     """Its last lines, for a unit that ended."""
     load_s: float | None = None
     """How long it took until its first token."""
+    launch: str | None = None
+    """Of a rank: which launch of its group it belongs to; ranks of different launches are no group."""
+    link_port: int | None = None
+    control_port: int | None = None
+    silent_s: float = 0.0
+    """How long a living unit that had answered before has not; 0 for one that answers or never did yet."""
+    crashes_s: tuple[float, ...] = ()
+    """How long ago this unit ended without being asked to, by its node's clock, in seconds, latest first."""
 
     @property
     def slot(self) -> SlotId:
@@ -65,15 +75,52 @@ class Reachable:
     """The units of this stack."""
     ports: Mapping[int, PortHolder] = field(default_factory=dict)
     """The ports that are taken, of those that the stack may need."""
-    models: frozenset[ModelName] = frozenset()
-    """The stack's models that are in the store."""
+    models: frozenset[tuple[ModelName, ModelForm]] = frozenset()
+    """The stack's models that are in its store, and in which form."""
     memory_gib: float | None = None
     memory_available_gib: float | None = None
+    is_provisioned: bool = True
+    """The runtime environment of our programs is there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
     """A node that did not answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's own files say of it, where they are known on this machine. None: they do not say."""
+
+    architecture: str
+    """`model_type` of its configuration."""
+    layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    hidden: int | None = None
+    intermediate: int | None = None
+    context: int | None = None
+    weights_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HelperSeen:
+    """A helper that answered."""
+
+    engine: str
+    """Which program it is, as far as it tells: `ollama`, `llama.cpp`, `vllm`, ..."""
+    version: str | None = None
+    present: frozenset[str] = frozenset()
+    """The models that it has."""
+    loaded: frozenset[str] = frozenset()
+    """The models that it holds in memory, where it tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class HelperSilent:
+    """A helper that did not answer, or not as its kind does."""
 
     reason: str
 
@@ -87,6 +134,9 @@ class Observed:
     """The `routes.json` that is published now."""
     gateway: ConfigReport | None = None
     """What the running gateway says; None where none answers."""
+    helpers: Mapping[HelperName, HelperSeen | HelperSilent] = field(default_factory=dict)
+    facts: Mapping[ModelName, ModelFacts] = field(default_factory=dict)
+    """Of the stack's models whose files are known."""
 
     def units(self) -> list[ObservedUnit]:
         """Return all units of the stack on the nodes that answered, by node and id."""

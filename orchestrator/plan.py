@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NewType
 
 from orchestrator.expand import DesiredUnit
-from schemas.base import NodeName, StackName, UnitId
+from orchestrator.observed import ModelForm
+from schemas.base import HelperName, NodeName, StackName, UnitId
 from schemas.hashing import canonical_json
 from schemas.routes import Instance
 from schemas.unit import ModelSpec
@@ -28,18 +29,50 @@ class _Action:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Provision(_Action):
+    """Build the runtime environment of our programs on a node that has only Python."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sync(_Action):
     """Bring a model into the node's store; does nothing where it is there already."""
 
     model: ModelSpec
+    form: ModelForm = "mlx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull(_Action):
+    """Ask a helper to fetch a model; its node is the helper's, or the gateway's where the helper names none."""
+
+    helper: HelperName
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A unit that is started, with the ports that the plan took for it on its node."""
+
+    unit: DesiredUnit
+    port: int | None
+    """Its HTTP port; None for a rank behind the first and for a watcher."""
+    link_port: int | None = None
+    """Where a rank listens for its peers' collectives; fresh for every launch. For JACCL: of rank 0 only."""
+    control_port: int | None = None
+    """Where rank 0 of a group listens for the control plane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start(_Action):
-    """Start a unit. A unit that is alive already is left as it is."""
+    """Start a unit, or all ranks of a group or none of them. Units that are alive already are left as they are."""
 
-    unit: DesiredUnit
-    port: int
+    units: tuple[Placed, ...]
+    """In rank order; one where it is no group. `node` is that of the first."""
+
+    @property
+    def first(self) -> Placed:
+        """Return the unit that answers for the whole."""
+        return self.units[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +81,8 @@ class AwaitReady(_Action):
 
     unit: UnitId
     timeout_s: float
+    others: tuple[tuple[NodeName, UnitId], ...] = ()
+    """The other ranks of its group: the end of any of them is a failure too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +98,8 @@ class Drain(_Action):
 
     unit: UnitId
     drain_s: float
+    is_replaced: bool = False
+    """Its successor starts after it has stopped: the gateway may hold requests until then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +127,13 @@ class Defer(_Action):
     """Do nothing on a node that cannot be reached: what runs there is unknown."""
 
 
-Action = Sync | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
+Action = Provision | Sync | Pull | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
 
-ChangeKind = Literal["fetch", "start", "await", "replace", "rewire", "stop", "defer"]
+ChangeKind = Literal["provision", "fetch", "pull", "start", "await", "replace", "rewire", "stop", "failed", "defer"]
 SYMBOLS: dict[ChangeKind, str] = {
+    "provision": "~",
+    "pull": "~",
+    "failed": "!",
     "fetch": "~",
     "start": "+",
     "await": "~",
@@ -164,11 +204,14 @@ def action_data(action: Action) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Placed):
+        placed = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _plain(part) for name, part in placed.items()}
     if isinstance(value, DesiredUnit):
         return {"id": value.id, "spec": value.spec.model_dump(mode="json")}
     if isinstance(value, ModelSpec | Instance):
         return value.model_dump(mode="json")
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def plan_data(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -212,12 +255,15 @@ def render(plan: Plan, heading: str) -> str:
 
 
 _COUNTED: tuple[tuple[ChangeKind, str], ...] = (
+    ("provision", "to provision"),
     ("fetch", "to fetch"),
+    ("pull", "to pull"),
     ("start", "to start"),
     ("await", "to wait for"),
     ("replace", "to replace"),
     ("rewire", "to rewire"),
     ("stop", "to stop"),
+    ("failed", "failed"),
     ("defer", "deferred"),
 )
 

@@ -34,6 +34,7 @@ from orchestrator.plan import (
     ChangeKind,
     Defer,
     Drain,
+    Placed,
     Plan,
     Publish,
     Rewire,
@@ -206,7 +207,8 @@ class _Reconciliation:
             after = (*after, ActionId("rewire"))
         in_the_way = [] if wanted.spec.slot == GATEWAY_SLOT else self.port_stops.get((wanted.node, port), ())
         after = (*after, *(stop for stop in in_the_way if stop not in after))
-        action = Start(id=_id("start", wanted.id), node=wanted.node, cause=cause, after=after, unit=wanted, port=port)
+        placed = (Placed(wanted, port),)
+        action = Start(id=_id("start", wanted.id), node=wanted.node, cause=cause, after=after, units=placed)
         return self._await_and_publish(wanted, port, cause, (self._add(action),))
 
     def _await_and_publish(
@@ -248,7 +250,7 @@ class _Reconciliation:
     def _sync(self, spec: WorkerSpec) -> tuple[ActionId, ...]:
         node = self.observed.nodes.get(spec.node)
         name = ModelName(spec.model.name)
-        if isinstance(node, Reachable) and name in node.models:
+        if isinstance(node, Reachable) and (name, "mlx") in node.models:
             return ()
         action_id = ActionId(f"sync:{spec.node}/{name}")
         if action_id not in self.actions:

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.expand import Desired
-from orchestrator.observed import Observed, ObservedUnit, Reachable
+from orchestrator.observed import HelperSeen, Observed, ObservedUnit, Reachable
 from orchestrator.plan import (
     Action,
     AwaitReady,
     Defer,
     Drain,
+    Placed,
+    Provision,
     Publish,
+    Pull,
     Rewire,
     Start,
     Stop,
@@ -20,7 +23,7 @@ from orchestrator.plan import (
     Withdraw,
 )
 from schemas.admin import ConfigReport
-from schemas.base import ModelName, NodeName, UnitId
+from schemas.base import HelperName, ModelName, NodeName, UnitId
 from schemas.routes import Instance, Routes
 from schemas.unit import GatewaySpec
 
@@ -28,14 +31,17 @@ from schemas.unit import GatewaySpec
 def apply_action(action: Action, desired: Desired, observed: Observed) -> Observed:
     """Return the world after one successful action."""
     match action:
-        case Sync(node=node, model=model):
+        case Provision(node=node):
+            return _with_node(observed, node, replace(_reachable(observed, node), is_provisioned=True))
+        case Pull(helper=helper, model=name):
+            return _pulled(observed, helper, name)
+        case Sync(node=node, model=model, form=form):
             seen = _reachable(observed, node)
-            return _with_node(observed, node, replace(seen, models=seen.models | {ModelName(model.name)}))
-        case Start(node=node, unit=wanted, port=port):
-            unit = ObservedUnit(
-                wanted.id, node, alive=True, phase="starting", spec=wanted.spec, port=port, owner=desired.owner
-            )
-            return _with_unit(observed, node, unit)
+            return _with_node(observed, node, replace(seen, models=seen.models | {(ModelName(model.name), form)}))
+        case Start(id=action_id, units=units):
+            for placed in units:
+                observed = _with_unit(observed, placed.unit.node, _started(placed, desired, action_id))
+            return observed
         case AwaitReady(node=node, unit=unit_id):
             unit = replace(_reachable(observed, node).units[unit_id], ready=True, phase="running")
             after = _with_unit(observed, node, unit)
@@ -57,6 +63,28 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
             return after if after.gateway is None else replace(after, gateway=_report(desired))
         case Defer():
             return observed
+
+
+def _started(placed: Placed, desired: Desired, launch: str) -> ObservedUnit:
+    return ObservedUnit(
+        placed.unit.id,
+        placed.unit.node,
+        alive=True,
+        phase="starting",
+        spec=placed.unit.spec,
+        port=placed.port,
+        owner=desired.owner,
+        launch=launch,
+        link_port=placed.link_port,
+        control_port=placed.control_port,
+    )
+
+
+def _pulled(observed: Observed, helper: HelperName, model: str) -> Observed:
+    seen = observed.helpers[helper]
+    if not isinstance(seen, HelperSeen):
+        raise TypeError(f"a pull was planned on {helper}, which did not answer")
+    return replace(observed, helpers={**observed.helpers, helper: replace(seen, present=seen.present | {model})})
 
 
 def _stopped(observed: Observed, desired: Desired, node: NodeName, unit_id: UnitId) -> Observed:

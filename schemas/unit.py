@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,6 +12,8 @@ from schemas.hashing import spec_hash
 
 GATEWAY_SERVICE = "gateway"
 """The name under which the gateway's unit runs; no service may be called so."""
+WATCHER_SERVICE = "watcher"
+"""The name under which the supervised watcher runs; no service may be called so."""
 
 
 class ModelSpec(Frozen):
@@ -21,6 +24,22 @@ class ModelSpec(Frozen):
     revision: str | None = None
     digest: str | None = None
     context: int | None = None
+
+
+class GroupSpec(Frozen):
+    """How the ranks of one sharded group share a model. Part of every rank's specification."""
+
+    backend: Literal["ring", "jaccl", "nccl"]
+    strategy: Literal["tensor", "pipeline"]
+    split: tuple[int, ...] | None = None
+    """Share of the layers per rank, for `pipeline`."""
+    nodes: tuple[NodeKey, ...]
+    """The node of each rank, in rank order; one may stand several times."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of ranks."""
+        return len(self.nodes)
 
 
 class WorkerSpec(Frozen):
@@ -36,11 +55,34 @@ class WorkerSpec(Frozen):
     """The port that the stack asks for; None lets the plan take a free one of the node's range."""
     max_batch: int
     max_waiting: int
+    group: GroupSpec | None = None
+    """The sharded group that it is a rank of; None for a worker that serves alone."""
 
     @property
     def slot(self) -> SlotId:
         """Return the place that this unit fills: `<service>-<replica>.<rank>`."""
         return SlotId(f"{self.service}-{self.replica}.{self.rank}")
+
+
+class EngineSpec(Frozen):
+    """One process of somebody else's inference server that we start and stop."""
+
+    kind: Literal["engine"] = "engine"
+    node: NodeKey
+    service: ServiceKey
+    replica: int
+    engine: Literal["mlx-lm-server", "llama-server", "vllm", "command"]
+    model: ModelSpec
+    port: int | None = None
+    """The port that the stack asks for; None lets the plan take a free one of the node's range."""
+    max_batch: int
+    args: Mapping[str, str | int | float | bool]
+    """Its own arguments, by option name."""
+
+    @property
+    def slot(self) -> SlotId:
+        """Return the place that this unit fills: `<service>-<replica>.0`."""
+        return SlotId(f"{self.service}-{self.replica}.0")
 
 
 class GatewaySpec(Frozen):
@@ -57,10 +99,25 @@ class GatewaySpec(Frozen):
         return SlotId(f"{GATEWAY_SERVICE}-0.0")
 
 
-UnitSpec = Annotated[WorkerSpec | GatewaySpec, Field(discriminator="kind")]
+class WatcherSpec(Frozen):
+    """The supervised process that keeps a stack as its files say, for stacks with `heal: true`."""
+
+    kind: Literal["watcher"] = "watcher"
+    node: NodeKey
+
+    @property
+    def slot(self) -> SlotId:
+        """Return the place that this unit fills; there is one."""
+        return SlotId(f"{WATCHER_SERVICE}-0.0")
 
 
-def unit_id(spec: WorkerSpec | GatewaySpec) -> UnitId:
+ModelUnitSpec = WorkerSpec | EngineSpec
+"""A unit that serves a model."""
+AnyUnitSpec = WorkerSpec | EngineSpec | GatewaySpec | WatcherSpec
+UnitSpec = Annotated[AnyUnitSpec, Field(discriminator="kind")]
+
+
+def unit_id(spec: AnyUnitSpec) -> UnitId:
     """Return `<service>-<replica>.<rank>@<spec_hash>`, the name of a unit on its node."""
     return UnitId(f"{spec.slot}@{spec_hash(spec)}")
 

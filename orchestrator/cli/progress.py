@@ -10,7 +10,20 @@ import click
 
 from orchestrator.cli.options import print_json, suggest
 from orchestrator.execute import ActionDone, ActionFailed, ActionProgress, ActionSkipped, ActionStarted, Event, Progress
-from orchestrator.plan import Action, AwaitReady, Drain, Publish, Rewire, Start, Stop, Sync, Withdraw, action_data
+from orchestrator.plan import (
+    Action,
+    AwaitReady,
+    Drain,
+    Provision,
+    Publish,
+    Pull,
+    Rewire,
+    Start,
+    Stop,
+    Sync,
+    Withdraw,
+    action_data,
+)
 from schemas.unit import slot_of
 
 PLAIN_STEP = 0.25
@@ -144,7 +157,7 @@ class TerminalPrinter:
 
 def is_long(action: Action) -> bool:
     """Tell whether an action may take so long that its beginning is worth a line."""
-    return isinstance(action, Sync | AwaitReady | Drain)
+    return isinstance(action, Provision | Sync | Pull | AwaitReady | Drain)
 
 
 def title(action: Action) -> str:
@@ -152,8 +165,13 @@ def title(action: Action) -> str:
     match action:
         case Sync(node=node, model=model):
             return f"fetch {node}/{model.name}"
-        case Start(node=node, unit=unit, port=port):
-            return f"start {node}/{unit.spec.slot} on port {port}"
+        case Provision(node=node):
+            return f"provision {node}"
+        case Pull(helper=helper, model=name):
+            return f"pull {helper}/{name}"
+        case Start(units=units):
+            slots = ", ".join(f"{placed.unit.node}/{placed.unit.spec.slot}" for placed in units)
+            return f"start {slots}" + (f" on port {units[0].port}" if units[0].port else "")
         case AwaitReady(node=node, unit=unit_id):
             return f"wait for {node}/{slot_of(unit_id)}"
         case Publish(instance=instance):
