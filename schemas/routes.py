@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.base import Frozen, ModelKey, NodeKey, ServiceKey, StackKey, UnitId
+from schemas.stack import Engine
 
 
 class Instance(Frozen):
@@ -16,8 +17,13 @@ class Instance(Frozen):
     model: ModelKey
     url: str
     """Base URL of its HTTP server, without `/v1`."""
-    state: Literal["ready", "draining"]
-    """`draining`: no new requests, those in flight finish."""
+    state: Literal["ready", "draining", "replacing"]
+    """`draining`: no new requests, those in flight finish. `replacing`: it was stopped and its successor is on the way;
+    requests that nobody else can answer are held until the file names that one."""
+    engine: Engine = "mlx"
+    """The program that answers at the URL."""
+    upstream_model: str | None = None
+    """The name that the engine knows the model by; `model` when absent."""
 
 
 class Routes(Frozen):

@@ -29,6 +29,7 @@ from schemas.policy import Breaker, HealthCheck, Limits, Policy, Seconds, Timeou
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$")]
 Scalar = str | int | float | bool
+Engine = Literal["mlx", "mlx-lm-server", "llama-server", "vllm", "ollama", "command"]
 
 UNION_TAGS = frozenset(
     {
@@ -60,7 +61,7 @@ class Service(Frozen):
 
     model: Annotated[ModelKey, COLD]
     """The name of a model of this stack."""
-    engine: Annotated[Literal["mlx", "mlx-lm-server", "llama-server", "vllm", "ollama", "command"], COLD] = "mlx"
+    engine: Annotated[Engine, COLD] = "mlx"
     """The program that serves it; `mlx` is orchestrate's own worker."""
     nodes: Annotated[tuple[NodeKey, ...], Field(min_length=1), COLD]
     """Where it runs: one node, or several as one sharded group."""

@@ -12,7 +12,7 @@ from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 TRIAL_S = 1.0
 """How long the trial of a half-open breaker usually takes."""
 
-Reason = Literal["not running", "draining", "misconfigured", "tried", "open", "half-open", "busy", "full"]
+Reason = Literal["not running", "draining", "replacing", "misconfigured", "tried", "open", "half-open", "busy", "full"]
 
 
 class Standing(Protocol):

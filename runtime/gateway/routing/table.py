@@ -58,7 +58,7 @@ class Missing:
 
     name: str
     role: str
-    reason: Literal["not running", "draining", "misconfigured"]
+    reason: Literal["not running", "draining", "replacing", "misconfigured"]
     model: str
     url: str = ""
     detail: str = ""
@@ -220,8 +220,8 @@ class _Builder:
         return [self._instance(slot, instance) for instance in instances]
 
     def _instance(self, slot: _Slot, instance: Instance) -> Place:
-        if instance.state == "draining":
-            return Missing(slot.name, slot.role, "draining", instance.model, instance.url)
+        if instance.state != "ready":
+            return Missing(slot.name, slot.role, instance.state, instance.model, instance.url)
         return _target(slot, identity_of(instance), self._worker_token)
 
     def _helper(self, slot: _Slot, helper: HelperName, model: str) -> Place:
