@@ -37,4 +37,7 @@ class Routes(Frozen):
     """Git revision of the files that were applied, with `+` behind it where they had uncommitted changes."""
     overrides: tuple[str, ...] = ()
     """The overrides of that apply; the gateway composes the files with them."""
+    conf: str | None = None
+    """The directory that the gateway composes instead of its own, absolute: the files of an earlier generation, after a
+    rollback. Other files that the stack names, such as keys, stay in its own."""
     instances: tuple[Instance, ...] = ()
