@@ -202,7 +202,7 @@ class RealEffects:
                 model = cluster.store.lookup(parse_source(spec.model.source), spec.model.revision, spec.model.digest)
                 if model is None:
                     raise EffectError(f"model {spec.model.name} is not in the store; run apply again")
-                return worker_argv(cluster.python, spec, str(model.path), node.host, port)
+                return worker_argv(cluster.python, spec, str(model.path), port)
 
     def _labels(self, unit: DesiredUnit, port: int) -> dict[str, str]:
         return {

@@ -57,6 +57,8 @@ class WorkerSpec(Frozen):
     max_waiting: int
     group: GroupSpec | None = None
     """The sharded group that it is a rank of; None for a worker that serves alone."""
+    host: str | None = None
+    """The address at which the gateway calls it from another machine; None where both are on one, on loopback."""
 
     @property
     def slot(self) -> SlotId:
@@ -78,6 +80,8 @@ class EngineSpec(Frozen):
     max_batch: int
     args: Mapping[str, str | int | float | bool]
     """Its own arguments, by option name."""
+    host: str | None = None
+    """The address at which the gateway calls it from another machine; None where both are on one, on loopback."""
 
     @property
     def slot(self) -> SlotId:

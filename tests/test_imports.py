@@ -33,7 +33,7 @@ MUST_BE_PURE = (
     "schemas/base.py", "schemas/stack.py", "schemas/node.py", "schemas/model.py", "schemas/policy.py",
     "schemas/unit.py", "schemas/routes.py", "schemas/hashing.py", "schemas/checks.py", "schemas/explain.py",
     "orchestrator/expand.py", "orchestrator/observed.py", "orchestrator/placement.py", "orchestrator/reconcile.py",
-    "orchestrator/causes.py",
+    "orchestrator/causes.py", "orchestrator/addresses.py",
     "orchestrator/plan.py", "orchestrator/simulate.py", "orchestrator/commands.py",
     "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
     "runtime/gateway/routing/outcome.py",
