@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,13 +20,36 @@ class NodeUnreachableError(TransportError):
     """The node does not answer; asking again later may help."""
 
 
+class NodeRefusedError(TransportError):
+    """The node answers but does not let us in; asking again is useless until somebody has done what the text says."""
+
+
+class HostKeyUnknownError(NodeRefusedError):
+    """Nobody has said yet which host key the node has."""
+
+
+class HostKeyChangedError(NodeRefusedError):
+    """The node shows another host key than the one that is trusted: a reinstalled machine, or somebody in between."""
+
+
+class AccessRefusedError(NodeRefusedError):
+    """The node takes none of our keys for the account."""
+
+
 class CommandTimeoutError(TransportError):
     """The command was given up after its time and killed; it may or may not have taken effect."""
 
 
+class DiskFullError(TransportError):
+    """A file could not be written because the node's disk is full or the account's quota is used up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """How a command on a node ended: `exit_code` is 127 when the program is missing, negative for a signal."""
+    """How a command on a node ended: `exit_code` is 127 when the program is missing.
+
+    A signal shows as its negative number on this machine, and as 128 plus the number over ssh, where a shell says it.
+    """
 
     exit_code: int
     stdout: bytes
@@ -40,12 +63,23 @@ class Stream(Protocol):
         """Iterate over lines with their ends; a line over 1 MiB comes in pieces."""
         ...
 
+    async def write(self, data: bytes) -> None:
+        """Write to the command's stdin; a command that has ended already does not read it."""
+        ...
+
     async def close_input(self) -> None:
         """End the command's stdin, which stays open until then."""
         ...
 
     async def wait(self) -> int:
-        """Wait for the end and return the exit code; read all output first."""
+        """Wait for the end and return the exit code; read all output first.
+
+        Raises NodeUnreachableError when the connection was lost before the command had ended.
+        """
+        ...
+
+    def error_tail(self) -> str:
+        """Return the end of what the command has written to stderr, for messages."""
         ...
 
 
@@ -68,7 +102,15 @@ class NodeTransport(Protocol):
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         """Put a file at an absolute path, making its folders: a reader sees the whole file or none.
 
-        Raises TransportError.
+        Raises TransportError, DiskFullError among them.
+        """
+        ...
+
+    async def push_file(self, local_path: str, path: str, *, mode: int, report: Callable[[int], None]) -> None:
+        """Put a copy of a file of this machine, as `push` does, without holding it in memory.
+
+        `report` is called with the bytes sent so far, now and then and at the end. There is no limit to the whole; a
+        minute without a byte taken is a CommandTimeoutError. Raises TransportError, and OSError for the local file.
         """
         ...
 

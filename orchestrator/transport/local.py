@@ -4,57 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
-import signal
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.transport.base import CommandTimeoutError, Completed, TransportError
+from orchestrator.transport.base import CommandTimeoutError, Completed, DiskFullError, TransportError
+from orchestrator.transport.processes import ProcessStream, kill, spawn
 
-LINE_LIMIT_BYTES = 1024 * 1024
 NOT_FOUND = 127  # what a shell, and therefore ssh, answers for a missing program
-REAPED_POLL_S = 0.005  # a killed process is reaped within a few milliseconds
-
-
-class LocalStream:
-    """A running local command; see `Stream`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        reader = self._process.stdout
-        assert reader is not None  # noqa: S101 - it was opened as a pipe
-        while True:
-            try:
-                yield await reader.readuntil(b"\n")
-            except asyncio.IncompleteReadError as end:
-                if end.partial:
-                    yield end.partial
-                return
-            except asyncio.LimitOverrunError as long:
-                yield await reader.readexactly(long.consumed)
-
-    async def write(self, data: bytes) -> None:
-        """Write to the command's stdin; a command that has ended already does not read it."""
-        writer = self._process.stdin
-        assert writer is not None  # noqa: S101 - it was opened as a pipe
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            writer.write(data)
-            await writer.drain()
-
-    async def close_input(self) -> None:
-        """End the command's stdin."""
-        writer = self._process.stdin
-        assert writer is not None  # noqa: S101 - it was opened as a pipe
-        writer.close()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await writer.wait_closed()
-
-    async def wait(self) -> int:
-        """Wait for the end and return the exit code."""
-        return await self._process.wait()
+COPY_BYTES = 4 * 1024 * 1024
 
 
 class LocalTransport:
@@ -71,7 +32,7 @@ class LocalTransport:
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout_s: float) -> Completed:  # noqa: A002
         """Run a command to its end; see `NodeTransport.run`."""
         try:
-            process = await _spawn(argv, stderr=asyncio.subprocess.PIPE)
+            process = await spawn(argv)
         except FileNotFoundError:
             return Completed(NOT_FOUND, b"", f"{argv[0]}: not found".encode())
         except OSError as error:
@@ -80,84 +41,75 @@ class LocalTransport:
             async with asyncio.timeout(timeout_s):
                 stdout, stderr = await process.communicate(input)
         except TimeoutError as error:
-            await _kill(process)
+            await kill(process)
             raise CommandTimeoutError(self.node, f"{argv[0]} was given up after {timeout_s:g} s") from error
         except asyncio.CancelledError:
-            await _kill(process)
+            await kill(process)
             raise
         assert process.returncode is not None  # noqa: S101 - communicate has returned
         return Completed(process.returncode, stdout, stderr)
 
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         """Put a file; see `NodeTransport.push`."""
+        with self._failures(path):
+            await asyncio.to_thread(_write_atomically, iter([data]), Path(path), mode)
+
+    async def push_file(self, local_path: str, path: str, *, mode: int, report: Callable[[int], None]) -> None:
+        """Copy a file; see `NodeTransport.push_file`."""
+        loop, is_given_up = asyncio.get_running_loop(), threading.Event()
+        source = await asyncio.to_thread(open, local_path, "rb")
+
+        def pieces() -> Iterator[bytes]:
+            done = 0
+            while piece := source.read(COPY_BYTES):
+                if is_given_up.is_set():
+                    raise InterruptedError(errno.EINTR, "given up")
+                yield piece
+                done += len(piece)
+                loop.call_soon_threadsafe(report, done)
+
+        copying = loop.run_in_executor(None, _write_atomically, pieces(), Path(path), mode)
         try:
-            await asyncio.to_thread(_write_atomically, data, Path(path), mode)
-        except OSError as error:
-            raise TransportError(self.node, f"cannot write {path}: {error.strerror}") from error
+            with source, self._failures(path):
+                await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            is_given_up.set()
+            await asyncio.wait([copying])
+            copying.exception()  # it is ours: the copy was given up
+            raise
 
     @contextlib.asynccontextmanager
-    async def stream(self, argv: Sequence[str], *, input: bytes = b"") -> AsyncIterator[LocalStream]:  # noqa: A002
-        """Run a command while the context lasts; see `NodeTransport.stream`. Its stderr is dropped."""
+    async def stream(self, argv: Sequence[str], *, input: bytes = b"") -> AsyncIterator[ProcessStream]:  # noqa: A002
+        """Run a command while the context lasts; see `NodeTransport.stream`."""
         try:
-            process = await _spawn(argv, stderr=asyncio.subprocess.DEVNULL)
+            process = await spawn(argv)
         except OSError as error:
             raise TransportError(self.node, f"cannot run {argv[0]}: {error.strerror}") from error
+        stream = ProcessStream(process)
         try:
-            stream = LocalStream(process)
             await stream.write(input)
             yield stream
         finally:
-            await _kill(process)
+            await stream.end()
+
+    @contextlib.contextmanager
+    def _failures(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            kind = DiskFullError if is_full else TransportError
+            raise kind(self.node, f"cannot write {path}: {error.strerror}") from error
 
 
-async def _spawn(argv: Sequence[str], *, stderr: int) -> asyncio.subprocess.Process:
-    """Start a command at the head of its own session and process group."""
-    pipe = asyncio.subprocess.PIPE
-    starting = asyncio.create_task(
-        asyncio.create_subprocess_exec(
-            *argv, stdin=pipe, stdout=pipe, stderr=stderr, limit=LINE_LIMIT_BYTES, start_new_session=True
-        )
-    )
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        # Cancelled half way, asyncio kills the leader alone and waits for ever for pipes that its children hold open.
-        await _kill(await asyncio.shield(starting))
-        raise
-
-
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill what is left of a command.
-
-    Its pid names the group as long as the leader is not reaped or a member lives; output that has not ended tells that
-    there is one.
-    """
-    is_over = process.returncode is not None and process.stdout is not None and process.stdout.at_eof()
-    if not is_over:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    try:
-        # Closing the transport would reap the leader behind the back of asyncio's watcher, which then warns of an
-        # unknown child and invents its exit code.
-        while process.returncode is None:
-            await asyncio.sleep(REAPED_POLL_S)
-    finally:
-        _let_go(process)
-    await process.wait()
-
-
-def _let_go(process: asyncio.subprocess.Process) -> None:
-    # Who left the group may hold the pipes open for ever, and only the private transport can let go of them.
-    process._transport.close()  # type: ignore[attr-defined]
-
-
-def _write_atomically(data: bytes, path: Path, mode: int) -> None:
+def _write_atomically(pieces: Iterator[bytes], path: Path, mode: int) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.transport.base import CommandTimeoutError, NodeTransport, TransportError
-from orchestrator.transport.local import LINE_LIMIT_BYTES, LocalTransport
+from orchestrator.transport.local import LocalTransport
+from orchestrator.transport.processes import LINE_LIMIT_BYTES
 from tests.orchestrator.node.harness import eventually, is_running, processes_of
 
 HERE: NodeTransport = LocalTransport("here")

@@ -1,0 +1,62 @@
+"""I/O: labs of several hosts for every test of this folder; see tests/cluster/lab.py for what they can do.
+
+Fixtures: `lab` is a fresh network for one test, `one_host` the module's own host for tests that only talk to it.
+Without root, sshd or ip the tests are skipped; with ORCHESTRATE_REQUIRE_CLUSTER=1 that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.lab import Host, Lab, masters, missing
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _can_make_labs() -> None:
+    reason = missing()
+    if reason and os.environ.get("ORCHESTRATE_REQUIRE_CLUSTER") == "1":
+        pytest.fail(f"the cluster tests are required and cannot run: {reason}")
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A network without hosts yet; this process's environment reaches what is added."""
+    (tmp_path / "lab").mkdir()
+    made = Lab(tmp_path / "lab", tmp_path / "state")
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    yield made
+    made.close()
+    _forget_connections(made)
+
+
+@pytest.fixture(scope="module")
+def one_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One host for all tests of a module that do not harm it."""
+    root = tmp_path_factory.mktemp("lab")
+    made = Lab(root, root / "orchestrator")
+    yield made.add("one")
+    made.close()
+    _forget_connections(made)
+
+
+def _forget_connections(lab: Lab) -> None:
+    """Remove the sockets of shared connections; the ssh behind them ends when its host is gone."""
+    ours = {host.transport().socket for host in lab.hosts.values()}
+    for socket in masters() & ours:
+        socket.unlink(missing_ok=True)
