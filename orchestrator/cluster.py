@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.directories import Directories
 from orchestrator.models.store import Store
@@ -33,6 +33,11 @@ class Cluster:
     store: Store
     nodes: Mapping[NodeName, ReachedNode]
     python: str
+
+    def signed(self, actor: str, generation: int) -> Cluster:
+        """Return the same cluster, on whose nodes every change is recorded as of this actor and this apply."""
+        nodes = {name: replace(node, shim=node.shim.signed(actor, generation)) for name, node in self.nodes.items()}
+        return replace(self, nodes=nodes)
 
 
 def reach(stack: StackName, nodes: Mapping[NodeName, Node], directories: Directories) -> Cluster:

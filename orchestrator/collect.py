@@ -15,7 +15,7 @@ from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.expand import Desired
 from orchestrator.models.sources import parse_source
 from orchestrator.node.client import ShimError
-from orchestrator.node.reports import NodeReport, UnitReport
+from orchestrator.node.reports import NodeReport, UnitReport, crashes_s
 from orchestrator.observed import ModelForm, Observed, ObservedUnit, PortHolder, Reachable, Unreachable
 from orchestrator.readiness import client, gateway_reports, worker_readiness, worker_url
 from orchestrator.transport.base import TransportError
@@ -59,7 +59,7 @@ async def _node(
         report = await node.shim.report(None, _ports_of_interest(name, desired))
     except (TransportError, ShimError) as error:
         return Unreachable(str(error))
-    seen = [_unit(name, unit) for unit in report.units if unit.stack == cluster.stack]
+    seen = [_unit(name, unit, report.node.time) for unit in report.units if unit.stack == cluster.stack]
     units = {unit.id: replace(unit, owner=_owner(unit.owner, desired.owner)) for unit in seen}
     token = cluster.directories.known_worker_token(cluster.stack)
     async with asyncio.TaskGroup() as group:
@@ -106,7 +106,7 @@ def _installed(cluster: Cluster, desired: Desired) -> frozenset[tuple[ModelName,
     )
 
 
-def _unit(node: NodeName, report: UnitReport) -> ObservedUnit:
+def _unit(node: NodeName, report: UnitReport, now: float) -> ObservedUnit:
     port = report.labels.get(PORT_LABEL, "")
     return ObservedUnit(
         id=UnitId(report.unit),
@@ -120,6 +120,7 @@ def _unit(node: NodeName, report: UnitReport) -> ObservedUnit:
         started_at=report.started_at,
         exit=exit_words(report),
         log_tail=tuple(report.log_tail.splitlines()),
+        crashes_s=crashes_s(report.ends, now),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
@@ -56,6 +57,13 @@ class ShimClient:
         self._path = f"{state}/shim/{digest}/shim.py"
         self._is_there = False
         self._pushing = asyncio.Lock()
+        self._by: Mapping[str, str | int] = {}
+
+    def signed(self, actor: str, generation: int) -> ShimClient:
+        """Return a client whose changes are recorded on the node as of this actor and this apply."""
+        signed = copy.copy(self)
+        signed._by = {"actor": actor, "generation": generation}
+        return signed
 
     async def start(self, launch: UnitLaunch) -> int:
         """Start a unit and return its pid; its program has been exec'd."""
@@ -78,6 +86,30 @@ class ShimClient:
         """Remove what dead units of a stack left, but for those in `keep`, and return the ids removed."""
         request = {"stack": stack, "keep": sorted(keep)}
         return await self._ask("gc", request, QUICK_S, lambda answer: tuple(answer["removed"]))
+
+    async def forgive(self, stack: str, units: Collection[str]) -> tuple[str, ...]:
+        """Let the crashes of some units so far count no more, and return the units that had any."""
+        request = {"stack": stack, "units": sorted(units)}
+        return await self._ask("forgive", request, QUICK_S, lambda answer: tuple(answer["forgiven"]))
+
+    async def audit(self, stack: str | None, lines: int) -> tuple[Mapping[str, Any], ...]:
+        """Return the last lines of what was done on the node, oldest first, for one stack or for all."""
+        request = {"stack": stack, "lines": lines}
+        return await self._ask("audit", request, QUICK_S, lambda answer: tuple(answer["lines"]))
+
+    @asynccontextmanager
+    async def watch(self, stack: str) -> AsyncIterator[AsyncIterator[Mapping[str, str]]]:
+        """Give an iterator over the living units of a stack, `{unit: launch}`: as they are, and after each change.
+
+        It ends with the connection; what lived meanwhile is then unknown.
+        """
+        async with self._transport.stream(await self._argv("watch"), input=self._encode({"stack": stack})) as stream:
+
+            async def read() -> AsyncIterator[Mapping[str, str]]:
+                async for line in stream:
+                    yield self._answer(Completed(0, line, b""), lambda answer: dict(answer["alive"]))
+
+            yield read()
 
     async def doctor(self) -> DoctorReport:
         """Check what supervision needs of the node."""
@@ -136,7 +168,8 @@ class ShimClient:
         return [self._python, self._path, verb]
 
     def _encode(self, request: Mapping[str, Any]) -> bytes:
-        return json.dumps({"state": self._state, **request}).encode() + b"\n"
+        signature = {"by": dict(self._by)} if self._by else {}
+        return json.dumps({"state": self._state, **signature, **request}).encode() + b"\n"
 
     async def _ask(
         self, verb: str, request: Mapping[str, Any], timeout_s: float, read: Callable[[Mapping[str, Any]], T]

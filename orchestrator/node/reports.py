@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+HowEnded = Literal["asked", "forgiven", "rebooted", "died"]
 Phase = Literal["starting", "running", "exited", "lost", "unreadable"]
 
 
@@ -42,12 +43,28 @@ class UnitLaunch:
 
 
 @dataclass(frozen=True, slots=True)
+class EndReport:
+    """How one run of a unit ended.
+
+    `how`: `asked` by a stop, `rebooted` with its node, `died` on its own, or `forgiven`, which is a death that counts
+    no more. `exited_at` is the last sign of life where nobody saw the end. Times are the node's, as in `UnitReport`.
+    """
+
+    started_at: float | None
+    exited_at: float
+    exit_code: int | None
+    exit_signal: int | None
+    how: HowEnded
+
+
+@dataclass(frozen=True, slots=True)
 class UnitReport:
     """One unit as its node sees it.
 
     `alive`: its lock is held. `phase` is `lost` when it died and nobody could record how, `unreadable` when its record
     is torn or not ours. `shim_alive` is False for a live unit whose supervisor was killed. Times are seconds since the
     epoch by the node's clock. `log_tail` has the last lines of a unit that is not alive, and is empty for a live one.
+    `ends` has its last few ends, oldest first, across all starts of this id.
     """
 
     stack: str
@@ -62,6 +79,7 @@ class UnitReport:
     exit_signal: int | None
     exited_at: float | None
     log_tail: str
+    ends: tuple[EndReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +129,20 @@ class DoctorReport:
 def node_report(answer: Mapping[str, Any]) -> NodeReport:
     """Read the shim's list answer. Raises KeyError, TypeError or ValueError for one that does not fit."""
     return NodeReport(
-        units=tuple(UnitReport(**{"log_tail": "", **unit}) for unit in answer["units"]),
+        units=tuple(_unit_report(unit) for unit in answer["units"]),
         ports={int(port): PortHolder(**holder) for port, holder in answer["ports"].items() if holder is not None},
         node=NodeFacts(**answer["node"]),
     )
+
+
+def _unit_report(unit: Mapping[str, Any]) -> UnitReport:
+    ends = tuple(EndReport(**end) for end in unit.get("ends", ()))
+    return UnitReport(**{"log_tail": "", **unit, "ends": ends})
+
+
+def crashes_s(ends: Sequence[EndReport], now: float) -> tuple[float, ...]:
+    """Return how long ago a unit died, latest first; `now` is its node's clock, which may have been set back."""
+    return tuple(max(0.0, now - end.exited_at) for end in reversed(ends) if end.how == "died")
 
 
 def doctor_report(answer: Mapping[str, Any]) -> DoctorReport:

@@ -2,12 +2,16 @@
 
 `python3 shim.py VERB` reads one JSON object on one line of stdin and prints one JSON object:
 `{"version": 1, "ok": true, ...}`, or `{"version": 1, "ok": false, "error": {"code": ..., "message": ...}}` with exit
-code 1. Verbs: start, stop, list, logs (raw text), lock, gc, doctor. Every request names `state`, an absolute directory:
+code 1. Verbs: start, stop, list, logs (raw text), watch (a line a change), lock, gc, forgive, audit, doctor. Every
+request names `state`, an absolute directory:
 
     gate                          held for microseconds around every look at, or take of, a unit's lock
     locks/<name>                  advisory locks of callers; the content names the holder
+    audit.jsonl, audit.jsonl.1    what was done here: start, stop, gc, forgive, and ends that nobody asked for
     units/<stack>/<unit>/lock     its flock is the unit's life
     units/<stack>/<unit>/record.json, log, log.1
+    units/<stack>/<unit>/ends.jsonl, asked, forgiven    how earlier runs ended; the launch whose end was asked for, or
+                                                        was forgiven
 
 A unit lives while its lock is held. The supervisor (the process this file forks away) and the child share one open
 file description of it, so the lock is freed by the kernel when the last of them is gone and by nothing else. Therefore:
@@ -56,6 +60,10 @@ LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 16 * 1024
 DRAIN_BYTES = 1024 * 1024
 COMMAND_CHARS = 200
+ENDS_KEPT = 10
+AUDIT_BYTES = 1024 * 1024
+AUDITED = frozenset({"start", "stop", "gc", "forgive"})
+WATCH_POLL_S = 0.25
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}")
 
@@ -369,26 +377,172 @@ def read_record(directory: Path) -> Json | None:
 
 
 def write_record(directory: Path, record: Json) -> None:
-    """Replace a unit's record: a reader, or a node that lost its power, sees the old one or the new one."""
-    temporary = directory / f".record.{os.getpid()}"
+    """Replace a unit's record, on disk when it returns."""
+    replace_file(directory / "record.json", json.dumps(record).encode(), flush=True)
+
+
+def replace_file(path: Path, data: bytes, *, flush: bool) -> None:
+    """Replace a file: a reader sees the old or the new one, and so does, with `flush`, a node that lost its power."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            data = json.dumps(record).encode()
             while data:
                 data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
+            if flush:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        temporary.replace(directory / "record.json")
+        temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(directory, os.O_RDONLY)
+    if flush:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ends: how the runs of a unit were over, kept across its starts
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def end_of(unit: Unit, record: Json | None) -> Json | None:
+    """Return how the run of a dead unit's record ended, in `how`:
+
+    `asked` by a stop, `forgiven` since, `rebooted` with its node, or `died`. Where nobody saw the end, `exited_at` is
+    the last sign of life: the latest writing of its record or its log.
+    """
+    if record is None or record["launch"] is None:
+        return None
+    exited_at = record["exited_at"]
+    if exited_at is None:
+        exited_at = max(
+            (written for path in (unit.directory / "record.json", unit.log) if (written := mtime(path))), default=0
+        )
+    if marked(unit, "asked") == record["launch"]:
+        how = "asked"
+    elif marked(unit, "forgiven") == record["launch"]:
+        how = "forgiven"
+    else:
+        how = "rebooted" if record["phase"] != "exited" and record["boot_id"] != boot_id() else "died"
+    found = {key: record[key] for key in ("started_at", "exit_code", "exit_signal")}
+    return {**found, "exited_at": exited_at, "how": how}
+
+
+def mtime(path: Path) -> float | None:
+    """Return when a file was written last, or None without one."""
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def mark(unit: Unit, what: str, launch: str) -> None:
+    """Note a launch in one of the unit's marker files. On a full disk it is lost, and the end counts as a crash."""
+    with contextlib.suppress(OSError):
+        replace_file(unit.directory / what, launch.encode(), flush=False)
+
+
+def marked(unit: Unit, what: str) -> str | None:
+    """Return the launch that a marker file names."""
+    try:
+        return (unit.directory / what).read_text("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def read_ends(unit: Unit) -> list[Json]:
+    """Return how the runs before the record's ended, oldest first. Torn lines are passed over."""
+    try:
+        lines = (unit.directory / "ends.jsonl").read_bytes().splitlines()
+    except OSError:
+        return []
+    found: list[Json] = []
+    for line in lines[-ENDS_KEPT:]:
+        with contextlib.suppress(ValueError, RecursionError):
+            end = json.loads(line)
+            if isinstance(end, dict) and isinstance(end.get("exited_at"), int | float) and "how" in end:
+                found.append(end)
+    return found
+
+
+def write_ends(unit: Unit, ends: list[Json]) -> None:
+    """Keep the last ends of a unit. Call it inside the gate: `start` adds to them and `forgive` changes them."""
+    text = "".join(json.dumps(end) + "\n" for end in ends[-ENDS_KEPT:])
+    with contextlib.suppress(OSError):
+        replace_file(unit.directory / "ends.jsonl", text.encode(), flush=False)
+
+
+def forgive(request: Json) -> Json:
+    """Let the ends of some units so far count as crashes no more; answer with the units that had any."""
+    state, stack = state_of(request), name(request, "stack")
+    wanted, forgiven = set(items(request, "units", str)), []
+    for unit in all_units(state, stack):
+        if unit.unit not in wanted:
+            continue
+        with gate(state):
+            ends, record = read_ends(unit), read_record(unit.directory)
+            last = None if is_held(unit.lock) else end_of(unit, record)
+            if any(end["how"] == "died" for end in (*ends, last or {"how": ""})):
+                forgiven.append(unit.unit)
+            write_ends(unit, [{**end, "how": "forgiven"} if end["how"] == "died" else end for end in ends])
+            if record is not None and last is not None and last["how"] == "died":
+                mark(unit, "forgiven", record["launch"])
+    return {"forgiven": forgiven}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Audit
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_audit(state: Path, line: Json) -> None:
+    """Append one line to the node's audit, which takes at most twice its cap. It never makes a verb fail."""
+    path = state / "audit.jsonl"
+    try:
+        with gate(state):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                os.write(descriptor, b"\n" * torn + json.dumps({"version": VERSION, **line}).encode() + b"\n")
+                if os.fstat(descriptor).st_size >= AUDIT_BYTES:
+                    path.replace(path.with_name("audit.jsonl.1"))
+            finally:
+                os.close(descriptor)
+    except OSError:
+        return
+
+
+def audit_verb(verb: str, request: Json, answer: Json | None, error: Json | None) -> None:
+    """Record what a verb did: when, to which stack and unit, for whom and which generation, and how it ended."""
+    by = request.get("by")
+    line = {"time": time.time(), "verb": verb, "stack": request.get("stack"), "unit": request.get("unit")}
+    line.update(actor=None, generation=None, outcome="ok" if error is None else error["code"])
+    if isinstance(by, dict):
+        line.update({key: by[key] for key in ("actor", "generation") if isinstance(by.get(key), str | int)})
+    if answer is not None:
+        line["answer"] = answer
+    write_audit(Path(request["state"]), line)
+
+
+def audit(request: Json) -> Json:
+    """Return the last `lines` lines of the node's audit, of one stack or of all, oldest first."""
+    state, lines = state_of(request), field(request, "lines", int, 100)
+    stack = name(request, "stack") if request.get("stack") is not None else None
+    found: list[Json] = []
+    for path in (state / "audit.jsonl.1", state / "audit.jsonl"):
+        with contextlib.suppress(OSError):
+            for line in path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError, RecursionError):
+                    entry = json.loads(line)
+                    if isinstance(entry, dict) and stack in {None, entry.get("stack")}:
+                        found.append(entry)
+    return {"lines": found[-lines:] if lines > 0 else []}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -598,7 +752,11 @@ def start(request: Json) -> Json:
         lock = take(unit.lock, create=True)
     if lock is None:
         raise RefusedError("already_running", f"{unit.stack}/{unit.unit} is already running")
-    end_group(read_record(unit.directory), launch.grace_s)  # orphans of a run whose supervisor and leader were killed
+    before = read_record(unit.directory)
+    end_group(before, launch.grace_s)  # orphans of a run whose supervisor and leader were killed
+    with gate(unit.state):
+        if (end := end_of(unit, before)) is not None:
+            write_ends(unit, [*read_ends(unit), end])
     run = Run(unit, launch, {"version": VERSION, **dict.fromkeys(RECORD_TYPES)}, Log(unit.log, max_bytes), lock)
     run.save(
         launch=os.urandom(8).hex(),
@@ -680,7 +838,12 @@ def supervise(run: Run, answer: int) -> None:
     tell({"pid": child})
     code = os.waitstatus_to_exitcode(tend(run, child, me.sid, output, signals_in))
     exit_code, exit_signal = (code, None) if code >= 0 else (None, -code)
-    run.save(phase="exited", exited_at=time.time(), exit_code=exit_code, exit_signal=exit_signal)
+    exited_at = time.time()
+    if marked(run.unit, "asked") != run.record["launch"]:
+        line = {"time": exited_at, "verb": "end", "stack": run.unit.stack, "unit": run.unit.unit, "actor": None}
+        line.update(generation=None, outcome="died", answer={"exit_code": exit_code, "exit_signal": exit_signal})
+        write_audit(run.unit.state, line)
+    run.save(phase="exited", exited_at=exited_at, exit_code=exit_code, exit_signal=exit_signal)
 
 
 def watch_signals() -> int:
@@ -805,6 +968,8 @@ def stop(request: Json) -> Json:
             if now - begun > grace_s + GIVE_UP_S:
                 raise RefusedError("stop_timeout", f"{unit.stack}/{unit.unit} survives KILL: it hangs in the kernel")
             # TERM once, KILL again and again: a group that is being killed may still be forking.
+            if not was_running and record:
+                mark(unit, "asked", record["launch"])
             if not was_running or (now - begun >= grace_s and now - last_sent >= 10 * POLL_S):
                 strike(unit, record, now - begun - grace_s if was_running else None)
                 was_running, last_sent = True, now
@@ -812,7 +977,8 @@ def stop(request: Json) -> Json:
         time.sleep(POLL_S)
     try:
         was_running = end_group(record, grace_s) or was_running
-        if record and record["phase"] != "exited":  # its supervisor was killed, so nobody saw how it ended
+        # Its supervisor was killed, so nobody saw how it ended; what ended with an earlier boot stays lost.
+        if record and record["phase"] != "exited" and record["boot_id"] == boot_id():
             with contextlib.suppress(OSError):  # it has ended; on a full disk it is listed as lost
                 write_record(unit.directory, {**record, "phase": "exited", "exited_at": time.time()})
     finally:
@@ -884,11 +1050,11 @@ def list_units(request: Json) -> Json:
     return {"units": wanted, "ports": holders, "node": node_facts(state)}
 
 
-def all_units(state: Path) -> Iterator[Unit]:
-    """Yield every unit directory in the order of the names."""
+def all_units(state: Path, stack: str | None = None) -> Iterator[Unit]:
+    """Yield every unit directory, of one stack or of all, in the order of the names."""
     with contextlib.suppress(FileNotFoundError):
         for folder in sorted((state / "units").iterdir()):
-            if NAME.fullmatch(folder.name) and folder.is_dir():
+            if stack in {None, folder.name} and NAME.fullmatch(folder.name) and folder.is_dir():
                 for directory in sorted(folder.iterdir()):
                     if NAME.fullmatch(directory.name) and directory.is_dir():
                         yield Unit(state, folder.name, directory.name)
@@ -905,6 +1071,8 @@ def report(unit: Unit, table: dict[int, Process]) -> Json:
         found.update({key: record[key] for key in found.keys() & record.keys()})
         if not alive and record["phase"] != "exited":
             found["phase"] = "lost"  # supervisor and child are gone, and nobody could record how
+    last = None if alive else end_of(unit, record)
+    found["ends"] = (read_ends(unit) + ([last] if last else []))[-ENDS_KEPT:]
     if not alive:
         text, descriptor, _ = tail(unit.log, LOG_TAIL_LINES, LOG_TAIL_BYTES)
         found["log_tail"] = text.decode("utf-8", "replace")
@@ -991,6 +1159,42 @@ def doctor(request: Json) -> Json:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# watch
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def watch(request: Json) -> None:
+    """Print the living units of a stack, and again whenever they change, until stdin or stdout is closed.
+
+    A line is `{"alive": {unit: launch}}`. What lives and dies between two looks, a quarter of a second apart, shows as
+    another launch.
+    """
+    state, stack = state_of(request), name(request, "stack")
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
+    poller.register(1, 0)
+    seen: Json | None = None
+    launches: dict[str, tuple[float | None, str]] = {}
+    while True:
+        alive: Json = {}
+        with gate(state):
+            for unit in all_units(state, stack):
+                if is_held(unit.lock):
+                    written, launch = launches.get(unit.unit, (None, ""))
+                    if written is None or written != mtime(unit.directory / "record.json"):
+                        written, record = mtime(unit.directory / "record.json"), read_record(unit.directory)
+                        launch = record["launch"] if record else ""
+                        launches[unit.unit] = (written, launch)
+                    alive[unit.unit] = launch
+        if alive != seen:
+            seen = alive
+            emit({"version": VERSION, "ok": True, "alive": alive})
+        for ready, _ in poller.poll(int(1000 * WATCH_POLL_S)):
+            if ready == 1 or not os.read(0, 64 * 1024):
+                return
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # lock
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -1025,8 +1229,11 @@ VERBS: dict[str, Callable[[Json], Json | None]] = {
     "stop": stop,
     "list": list_units,
     "logs": logs,
+    "watch": watch,
     "lock": hold_lock,
     "gc": gc,
+    "forgive": forgive,
+    "audit": audit,
     "doctor": doctor,
 }
 
@@ -1041,15 +1248,31 @@ def code_of(error: OSError) -> str:
     return "disk_full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "os_error"
 
 
-def verb_of(arguments: list[str]) -> Callable[[Json], Json | None]:
-    """Return what to run, if this Python can; the file parses on much older ones too, to be able to say so."""
+def verb_of(arguments: list[str]) -> str:
+    """Return which verb to run, if this Python can; the file parses on much older ones too, to be able to say so."""
     if sys.version_info < LOWEST_PYTHON:
         needed = ".".join(str(part) for part in LOWEST_PYTHON)
         message = f"{sys.executable} is Python {sys.version.split()[0]}; install {needed} or newer on this node"
         raise RefusedError("python_too_old", message)
     if len(arguments) != 1 or arguments[0] not in VERBS:
         raise RefusedError("bad_request", f"usage: shim.py {'|'.join(VERBS)}, with a JSON object on stdin")
-    return VERBS[arguments[0]]
+    return arguments[0]
+
+
+def perform(verb: str, request: Json) -> Json | None:
+    """Run a verb, and record it where it changes something."""
+    if verb not in AUDITED:
+        return VERBS[verb](request)
+    state_of(request)  # what names no state directory leaves no trace in one
+    try:
+        answer = VERBS[verb](request)
+    except (RefusedError, OSError) as failure:
+        code = failure.code if isinstance(failure, RefusedError) else code_of(failure)
+        if code not in {"bad_request", "bad_name"}:
+            audit_verb(verb, request, None, {"code": code})
+        raise
+    audit_verb(verb, request, answer, None)
+    return answer
 
 
 def main(arguments: list[str]) -> int:
@@ -1057,7 +1280,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        answer = verb_of(arguments)(read_request())
+        answer = perform(verb_of(arguments), read_request())
     except RefusedError as refusal:
         error = {"code": refusal.code, "message": str(refusal), **refusal.details}
     except OSError as failure:
