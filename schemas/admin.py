@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import Field
+
 from schemas.base import Frozen
 from schemas.problems import Problem
+
+
+class ProbeReport(Frozen):
+    """What came of asking an endpoint for one token."""
+
+    age_s: float
+    """Seconds ago."""
+    outcome: str
+    """`ok`, or a few words on what went wrong."""
 
 
 class EndpointReport(Frozen):
@@ -16,10 +27,16 @@ class EndpointReport(Frozen):
     role: str
     url: str
     model: str
-    state: Literal["ready", "not running", "draining", "open", "half-open"]
-    """`open` and `half-open` are the breaker's."""
+    state: Literal["ready", "not running", "draining", "replacing", "open", "half-open", "wedged"]
+    """`open` and `half-open` are the breaker's; `wedged` is open, and it takes requests without ever giving a token."""
     in_flight: int
     last_error: str | None = None
+    priority: int | None = None
+    """Its tier in the role, lower ones first; None for what the role falls back to."""
+    is_serving: bool = False
+    """Whether it is on the rung that would answer a request of this role now."""
+    probe: ProbeReport | None = None
+    """The last time that the gateway itself asked it for a token."""
 
 
 class ConfigReport(Frozen):
@@ -47,3 +64,5 @@ class ConfigReport(Frozen):
     """Times that the files were bad since the start."""
     pid: int
     endpoints: tuple[EndpointReport, ...]
+    held: Mapping[str, int] = Field(default_factory=dict)
+    """Requests that wait for the successor of what is being replaced, by the name that they ask for."""

@@ -65,7 +65,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     finally:
         following.cancel()
         await asyncio.wait([following])
-        gateway.connections.close()
+        gateway.close()
     return 0
 
 

@@ -14,11 +14,14 @@ from sanic import Sanic
 from runtime.gateway.app import create_app
 from runtime.gateway.connections import Connections
 from runtime.gateway.exchange import Exchanges
+from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live, gauges
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.prober import Prober
 from runtime.gateway.relay import Relay
 from runtime.gateway.reload import Compose, Reloader, Sources
 from runtime.gateway.routing.pool import Pool
+from runtime.gateway.routing.table import RoutingTable
 from runtime.gateway.services import Services
 
 
@@ -29,6 +32,12 @@ class Gateway:
     app: Sanic[Any, Any]
     services: Services
     connections: Connections
+    prober: Prober
+
+    def close(self) -> None:
+        """End what goes on beside requests, and close idle connections to endpoints."""
+        self.prober.close()
+        self.connections.close()
 
 
 def assemble(sources: Sources, compose: Compose) -> Gateway:
@@ -36,9 +45,17 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
     now = asyncio.get_running_loop().time
     live = Live(stack=sources.stack, pid=os.getpid(), started_at=time.time())
     pool = Pool(now, random.random)
-    metrics = Metrics(lambda: gauges(live, pool))
+    holds = Holds()
+    metrics = Metrics(lambda: gauges(live, pool, holds.held, now()))
     connections = Connections()
-    relay = Relay(Exchanges(connections, metrics, now), pool, metrics, now)
-    reloader = Reloader(sources, live, pool, metrics, compose)
-    services = Services(live, pool, metrics, relay, reloader)
-    return Gateway(create_app(services), services, connections)
+    exchanges = Exchanges(connections, metrics, now)
+    prober = Prober(exchanges, pool, metrics, now, random.random)
+    relay = Relay(exchanges, pool, metrics, holds, live.find_route, now)
+
+    def take_over(table: RoutingTable) -> None:
+        prober.adopt(table)
+        holds.wake()
+
+    reloader = Reloader(sources, live, pool, metrics, compose, take_over)
+    services = Services(live, pool, metrics, relay, reloader, holds, now, sources.worker_token)
+    return Gateway(create_app(services), services, connections, prober)

@@ -49,11 +49,11 @@ class Client(Protocol):
         """Whether status and headers were sent."""
         ...
 
-    async def start(self, endpoint: str, attempts: int) -> None:
+    async def start(self, endpoint: str, attempts: int, fallback: str, /) -> None:
         """Send status 200 and the headers of an event stream; raises `ClientLeftError`."""
         ...
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, /) -> None:
         """Send bytes of the stream, waiting while the client reads slowly; raises `ClientLeftError`."""
         ...
 
@@ -67,15 +67,19 @@ class Ask:
     """Path at the endpoint, behind its base path."""
     body: Body
     request_id: str
+    is_probe: bool = False
+    """Whether the gateway itself asks, to see whether the endpoint answers."""
 
 
 class Course:
     """What has happened to a request so far, over all its attempts."""
 
-    __slots__ = ("attempts", "deadline", "started_at", "wake_at")
+    __slots__ = ("attempts", "deadline", "fallback", "started_at", "wake_at")
 
     def __init__(self, now: float, total_s: float) -> None:
         self.attempts = 0
+        self.fallback = ""
+        """The service or role that is asked in place of the one that was wanted."""
         self.started_at = now
         self.deadline = now + total_s
         """When the first content must have come, on the loop's clock."""
@@ -133,6 +137,9 @@ class Exchanges:
             if isinstance(committed, Result):
                 return committed
             lease.confirm()
+            if ask.is_probe:
+                await self._trailer(connection)
+                return Result(SUCCESS)
             self._metrics.first_content(ask.route.name, self._now() - course.started_at)
             return await self._stream(connection, target, course, client, committed)
         except UpstreamError as error:
@@ -147,7 +154,7 @@ class Exchanges:
         A kept connection may have been closed by the endpoint just before: when it dies without one byte of an answer,
         the request is sent once more on a new one.
         """
-        origin, body = origin_of(target.identity), with_model(ask.body, target.identity.model)
+        origin, body = origin_of(target.identity), with_model(ask.body, target.upstream_model)
         head = _head(ask, target, len(body))
         is_fresh = False
         while True:
@@ -157,7 +164,7 @@ class Exchanges:
                 connection.send(head, body)
                 wake_at = course.wake_at if ask.body.is_stream else None
                 while not await connection.wait_head(first_due, wake_at):
-                    wake_at = await _comment(target, course, client)
+                    wake_at = await keep_alive(target.name, course, client)
             except UpstreamError as error:
                 is_stale = connection.is_reused and not connection.has_answered and error.fault == "reset"
                 self._connections.give_back(origin, connection)
@@ -201,7 +208,7 @@ class Exchanges:
         while True:
             data = await connection.read(due, "no first content", course.wake_at)
             if data is None:
-                await _comment(target, course, client)
+                await keep_alive(target.name, course, client)
                 continue
             if not data:
                 raise UpstreamError("ended early", "no content")
@@ -225,7 +232,7 @@ class Exchanges:
     ) -> Result:
         """Pass the stream on from its first content to its end. No other endpoint is asked any more."""
         if not client.is_started:
-            await client.start(target.name, course.attempts)
+            await client.start(target.name, course.attempts, course.fallback)
         tail = sse.Tail()
         try:
             await self._splice(connection, target, client, committed, tail)
@@ -270,7 +277,7 @@ class Exchanges:
         return await self._end(client, framer.rest(), tail)
 
     async def _trailer(self, connection: Connection) -> None:
-        """Read what is behind `[DONE]`, usually only the end, so that the connection can be used again."""
+        """Read what is left of a complete answer, usually only its end, so that the connection can be used again."""
         due = self._now() + TRAILER_S
         try:
             while await connection.read(due):
@@ -291,10 +298,13 @@ class Exchanges:
             await client.send(sse.DONE)
 
 
-async def _comment(target: Target, course: Course, client: Client) -> float:
-    """Let a waiting client know that somebody is there; return when to do so again."""
+async def keep_alive(endpoint: str, course: Course, client: Client) -> float:
+    """Let a client that waits for its stream know that somebody is there; return when to do so again.
+
+    `endpoint` is empty while none is asked. Raises `ClientLeftError`.
+    """
     if not client.is_started:
-        await client.start(target.name, course.attempts)
+        await client.start(endpoint, course.attempts, course.fallback)
     await client.send(_COMMENT)
     course.wake_at += COMMENT_S
     return course.wake_at

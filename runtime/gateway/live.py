@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from runtime.gateway.observe.metrics import EndpointGauge, Gauges
 from runtime.gateway.routing.breaker import Closed, HalfOpen
+from runtime.gateway.routing.outcome import SILENT
 from runtime.gateway.routing.pool import Pool, Standing
+from runtime.gateway.routing.select import in_use
 from runtime.gateway.routing.table import Missing, Route, RoutingTable, Target
-from schemas.admin import ConfigReport, EndpointReport
+from schemas.admin import ConfigReport, EndpointReport, ProbeReport
 from schemas.problems import Problem
 
 
@@ -33,14 +35,18 @@ class Live:
     is_draining: bool = False
     """Whether the process is about to end."""
 
+    def find_route(self, name: str) -> Route | None:
+        """Look up in the newest table who serves a name that clients ask for."""
+        return None if self.table is None else self.table.routes.get(name)
+
     def role_routes(self) -> Iterator[Route]:
         """Yield the route of every role."""
         if self.table is not None:
             yield from (self.table.routes[role] for role in self.table.roles)
 
 
-def config_report(live: Live, pool: Pool) -> ConfigReport:
-    """Describe the configuration for `GET /admin/config`."""
+def config_report(live: Live, pool: Pool, held: Mapping[str, int], now: float) -> ConfigReport:
+    """Describe the configuration for `GET /admin/config`; `now` is on the pool's clock."""
     table = live.table
     return ConfigReport(
         stack=live.stack,
@@ -54,7 +60,8 @@ def config_report(live: Live, pool: Pool) -> ConfigReport:
         reloads=live.reloads,
         failed_reloads=live.failed_reloads,
         pid=live.pid,
-        endpoints=tuple(_endpoint_reports(live, pool)),
+        endpoints=tuple(report for route in live.role_routes() for report in _ladder(route, pool, now)),
+        held=dict(held),
     )
 
 
@@ -76,53 +83,62 @@ def readiness(live: Live, pool: Pool) -> tuple[bool, dict[str, object]]:
     }
 
 
-def gauges(live: Live, pool: Pool) -> Gauges:
-    """Return what is read at every scrape."""
+def gauges(live: Live, pool: Pool, held: Mapping[str, int], now: float) -> Gauges:
+    """Return what is read at every scrape; `now` is on the pool's clock."""
     return Gauges(
         is_current=live.table is not None and not live.problems,
         problems=len(live.problems),
         generation=live.table.generation if live.table else 0,
-        endpoints=tuple(_endpoint_gauges(live, pool)),
+        endpoints=tuple(_endpoint_gauges(live, pool, now)),
+        held=dict(held),
     )
 
 
-def _targets(route: Route) -> Iterator[Target]:
-    return (target for tier in route.tiers for target in tier)
-
-
 def _available(route: Route, pool: Pool) -> int:
-    return sum(isinstance(pool.standings[target.identity].breaker, Closed) for target in _targets(route))
+    return sum(isinstance(pool.standings[target.identity].breaker, Closed) for target in route.targets())
 
 
 def _declared(route: Route) -> int:
-    return sum(1 for _ in _targets(route)) + len(route.missing)
+    return sum(1 for _ in route.targets()) + len(route.missing)
 
 
-def _endpoint_reports(live: Live, pool: Pool) -> Iterator[EndpointReport]:
-    for route in live.role_routes():
-        for target in _targets(route):
-            yield _present(target, pool.standings[target.identity])
-        yield from (_absent(missing) for missing in route.missing)
+def _ladder(route: Route, pool: Pool, now: float) -> Iterator[EndpointReport]:
+    """Yield the endpoints of a role, then those of its fallbacks, each with whether it is in use."""
+    in_use_rung, in_use_there = in_use(route, pool.standings, now)
+    for rung in route.rungs():
+        serving = in_use_there if rung is in_use_rung else frozenset()
+        is_fallback = rung is not route
+        for target in rung.targets():
+            is_serving = target.identity in serving
+            report = _present(target, pool.standings[target.identity], now, is_serving=is_serving)
+            yield report.model_copy(update={"role": route.name, "priority": None}) if is_fallback else report
+        for missing in rung.missing:
+            absent = _absent(missing)
+            yield absent.model_copy(update={"role": route.name, "priority": None}) if is_fallback else absent
 
 
-def _present(target: Target, standing: Standing) -> EndpointReport:
-    state: Literal["ready", "half-open", "open"]
-    match standing.breaker:
-        case Closed():
-            state = "ready"
-        case HalfOpen():
-            state = "half-open"
-        case _:
-            state = "open"
+def _present(target: Target, standing: Standing, now: float, *, is_serving: bool) -> EndpointReport:
+    probe = standing.probe
     return EndpointReport(
         name=target.name,
         role=target.role,
         url=target.identity.url,
         model=target.identity.model,
-        state=state,
+        state=_state(standing),
         in_flight=standing.in_flight,
         last_error=standing.last_error,
+        priority=target.priority,
+        is_serving=is_serving,
+        probe=None if probe is None else ProbeReport(age_s=round(now - probe.at, 1), outcome=probe.outcome),
     )
+
+
+def _state(standing: Standing) -> Literal["ready", "half-open", "open", "wedged"]:
+    if isinstance(standing.breaker, Closed):
+        return "ready"
+    if standing.probe is not None and standing.probe.outcome in SILENT:
+        return "wedged"
+    return "half-open" if isinstance(standing.breaker, HalfOpen) else "open"
 
 
 def _absent(missing: Missing) -> EndpointReport:
@@ -131,20 +147,28 @@ def _absent(missing: Missing) -> EndpointReport:
         role=missing.role,
         url=missing.url,
         model=missing.model,
-        state="draining" if missing.reason == "draining" else "not running",
+        state="not running" if missing.reason == "misconfigured" else missing.reason,
         in_flight=0,
         last_error=missing.detail or None,
+        priority=missing.priority,
     )
 
 
-def _endpoint_gauges(live: Live, pool: Pool) -> Iterator[EndpointGauge]:
+def _endpoint_gauges(live: Live, pool: Pool, now: float) -> Iterator[EndpointGauge]:
     for route in live.role_routes():
-        for target in _targets(route):
+        _, serving = in_use(route, pool.standings, now)
+        for target in route.targets():
             standing = pool.standings[target.identity]
             is_closed = isinstance(standing.breaker, Closed)
             breaker = 0 if is_closed else 1 if isinstance(standing.breaker, HalfOpen) else 2
             yield EndpointGauge(
-                target.role, target.name, target.identity.url, standing.in_flight, breaker, is_available=is_closed
+                target.role,
+                target.name,
+                target.identity.url,
+                standing.in_flight,
+                breaker,
+                is_available=is_closed,
+                is_serving=target.identity in serving,
             )
         for missing in route.missing:
             yield EndpointGauge(missing.role, missing.name, missing.url, 0, 0, is_available=False)

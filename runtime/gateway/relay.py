@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
+from runtime.gateway.adapters.strict import adapt, is_strict
+from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError
-from runtime.gateway.exchange import Ask, AttemptError, Client, Course, Exchanges, Result
+from runtime.gateway.exchange import Ask, AttemptError, Client, Course, Exchanges, Result, keep_alive
+from runtime.gateway.holds import MOST_HELD, Holds
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.outcome import CLIENT_LEFT
 from runtime.gateway.routing.pool import Lease, Pool
-from runtime.gateway.routing.select import Choice, Skipped
-from runtime.gateway.routing.table import EndpointIdentity
+from runtime.gateway.routing.select import Skipped
+from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
 RETRY_AFTER_S = 5.0
 """Retry-After where nobody knows better."""
+SHORTEST_WAIT_S = 0.1
+"""Between two looks of a held request at endpoints that said when they are free again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class Answer:
     endpoint: str = ""
     attempts: int = 0
     retry_after_s: int | None = None
+    fallback: str = ""
+    """The service or role that answered in place of the one that was wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,78 @@ class _Failure:
     error: AttemptError
 
 
+class _Walk:
+    """How far a request has come down the ladder of its route."""
+
+    __slots__ = ("_adapted", "_ask", "attempts", "failures", "route", "skipped", "tried")
+
+    def __init__(self, ask: Ask, route: Route) -> None:
+        self.route = route
+        self.tried: list[EndpointIdentity] = []
+        self.failures: list[_Failure] = []
+        self.skipped: list[Skipped] = []
+        self.attempts: dict[str, int] = {}
+        """By the name of the rung: each has attempts of its own."""
+        self._ask = ask
+        self._adapted: dict[str, Body | ApiError] = {}
+
+    def ask_for(self, target: Target) -> Ask:
+        """Return the request as an endpoint may have it."""
+        engine = target.identity.engine
+        adapted = self._adapted_for(engine) if is_strict(engine) else None
+        return replace(self._ask, body=adapted) if isinstance(adapted, Body) else self._ask
+
+    def refusals(self, rung: Route) -> list[tuple[Target, ApiError]]:
+        """Return the endpoints that cannot do what is asked, with the reason."""
+        if not rung.is_strict:
+            return []
+        strict = [target for target in rung.targets() if is_strict(target.identity.engine)]
+        found = [(target, self._adapted_for(target.identity.engine)) for target in strict]
+        return [(target, error) for target, error in found if isinstance(error, ApiError)]
+
+    def unfit(self, rung: Route) -> Collection[EndpointIdentity]:
+        """Return the identities of the endpoints that cannot do what is asked."""
+        return [target.identity for target, _ in self.refusals(rung)] if rung.is_strict else ()
+
+    def _adapted_for(self, engine: str) -> Body | ApiError:
+        found = self._adapted.get(engine)
+        if found is None:
+            try:
+                found = adapt(engine, self._ask.path, self._ask.body)
+            except ApiError as error:
+                found = error
+            self._adapted[engine] = found
+        return found
+
+    def is_replacing(self) -> bool:
+        """Tell whether the successor of an endpoint is on its way."""
+        return any(missing.reason == "replacing" for rung in self.route.rungs() for missing in rung.missing)
+
+    def wait_s(self) -> float | None:
+        """Return how long until an endpoint may be free again; None when nobody says."""
+        waits = [failure.error.verdict.busy_s for failure in self.failures if failure.error.verdict.busy_s]
+        waits.extend(skip.retry_s for skip in self.skipped if skip.retry_s is not None)
+        return min(waits, default=None)
+
+
 class Relay:
     """Carries requests. Used on one event loop."""
 
-    def __init__(self, exchanges: Exchanges, pool: Pool, metrics: Metrics, now: Callable[[], float]) -> None:
-        """`now` is the event loop's clock."""
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        pool: Pool,
+        metrics: Metrics,
+        holds: Holds,
+        find_route: Callable[[str], Route | None],
+        now: Callable[[], float],
+    ) -> None:
+        """`find_route` looks a name up in the newest table; `now` is the event loop's clock."""
         self._exchanges = exchanges
         self._pool = pool
         self._metrics = metrics
+        self._holds = holds
+        self._find_route = find_route
         self._now = now
 
     async def relay(self, ask: Ask, client: Client) -> Answer | None:
@@ -58,7 +129,7 @@ class Relay:
             self._metrics.request(ask.route.name, endpoint, outcome, self._now() - course.started_at)
         if isinstance(result, Result) and result.body is None:
             return None
-        answer = _answer(result, endpoint, course.attempts)
+        answer = _answer(result, endpoint, course)
         if not client.is_started:
             return answer
         # The stream was begun with a comment while the client waited; its status cannot be taken back.
@@ -67,25 +138,85 @@ class Relay:
 
     async def _run(self, ask: Ask, course: Course, client: Client) -> tuple[str, Result | ApiError, str]:
         """Try endpoints until one answers; return its name, the result, and the outcome's label."""
-        tried: list[EndpointIdentity] = []
-        failures: list[_Failure] = []
-        skipped: Sequence[Skipped] = ()
-        while not tried or self._may_retry(ask, course):
-            taken = self._pool.lease(ask.route, tried)
-            if isinstance(taken, Choice):
-                skipped = taken.skipped
+        walk = _Walk(ask, ask.route)
+        was_held = False
+        while True:
+            lease = self._next(walk, course)
+            if lease is not None:
+                course.attempts += 1
+                ended = await self._attempt(walk.ask_for(lease.target), lease, course, client)
+                if isinstance(ended, Result):
+                    return lease.target.name, ended, ended.verdict.label
+                walk.tried.append(lease.target.identity)
+                walk.failures.append(_Failure(lease.target.name, ended))
+                continue
+            # Who was held once waits on while endpoints are only busy: all who were held arrive at the same moment.
+            if not (walk.is_replacing() or (was_held and walk.wait_s() is not None)) or self._is_over(course):
                 break
-            tried.append(taken.target.identity)
-            course.attempts += 1
-            ended = await self._attempt(ask, taken, course, client)
-            if isinstance(ended, Result):
-                return taken.target.name, ended, ended.verdict.label
-            failures.append(_Failure(taken.target.name, ended))
-        return failures[-1].endpoint if failures else "", _exhausted(ask, failures, skipped), "unavailable"
+            held = await self._hold(ask, walk, course, client, is_again=was_held)
+            if isinstance(held, ApiError):
+                return "", held, "unavailable"
+            walk, was_held = _Walk(ask, held), True
+        course.fallback = ""
+        result, outcome = _exhausted(walk)
+        return walk.failures[-1].endpoint if walk.failures else "", result, outcome
 
-    def _may_retry(self, ask: Ask, course: Course) -> bool:
-        is_in_time = self._now() < course.deadline
-        return is_in_time and course.attempts < ask.route.attempts and self._pool.may_retry()
+    def _next(self, walk: _Walk, course: Course) -> Lease | None:
+        """Take a place on the next endpoint down the ladder; None when nobody is left or nothing more may be tried.
+
+        Only when nobody else is left, a request is risked on an endpoint that is waiting for its trial.
+        """
+        if walk.tried and (self._is_over(course) or not self._pool.may_retry()):
+            return None
+        for may_risk in (False, True):
+            walk.skipped = []
+            has_trial = False
+            for rung in walk.route.rungs():
+                made = walk.attempts.get(rung.name, 0)
+                if made >= rung.attempts:
+                    continue
+                taken = self._pool.lease(rung, walk.tried, unfit=walk.unfit(rung), may_risk=may_risk)
+                if isinstance(taken, Lease):
+                    walk.attempts[rung.name] = made + 1
+                    course.fallback = "" if rung is walk.route else rung.name
+                    return taken
+                walk.skipped.extend(taken.skipped)
+                has_trial = has_trial or taken.trial is not None
+            if not has_trial:
+                break
+        return None
+
+    def _is_over(self, course: Course) -> bool:
+        return self._now() >= course.deadline
+
+    async def _hold(self, ask: Ask, walk: _Walk, course: Course, client: Client, *, is_again: bool) -> Route | ApiError:
+        """Hold a request until the table changes or an endpoint may be free; return the route to try then."""
+        name = ask.route.name
+        with self._holds.place(name, is_again=is_again) as is_placed:
+            if not is_placed:
+                message = f"'{name}' is being replaced, and {MOST_HELD} requests wait for it already."
+                return ApiError(503, message, code="no_endpoint_available", retry_after_s=RETRY_AFTER_S)
+            # The table may have changed during an attempt; then there is nothing to wait for.
+            if self._find_route(ask.body.model) is walk.route:
+                await self._wait(ask, walk, course, client)
+        found = self._find_route(ask.body.model)
+        if found is None:
+            message = f"The model '{ask.body.model}' does not exist any more; GET /v1/models lists what does."
+            return ApiError(404, message, code="model_not_found", param="model")
+        return found
+
+    async def _wait(self, ask: Ask, walk: _Walk, course: Course, client: Client) -> None:
+        wait_s = walk.wait_s()
+        due = course.deadline
+        if wait_s is not None:
+            due = min(due, self._now() + max(wait_s, SHORTEST_WAIT_S))
+        while (left_s := due - self._now()) > 0:
+            if ask.body.is_stream:
+                left_s = min(left_s, max(0.0, course.wake_at - self._now()))
+            if await self._holds.wait(left_s):
+                return
+            if ask.body.is_stream and self._now() >= course.wake_at:
+                await keep_alive("", course, client)
 
     async def _attempt(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result | AttemptError:
         label = CLIENT_LEFT.label
@@ -104,28 +235,36 @@ class Relay:
             self._metrics.attempt(lease.target.name, label)
 
 
-def _exhausted(ask: Ask, failures: Sequence[_Failure], skipped: Sequence[Skipped]) -> Result | ApiError:
-    """Say why nobody answered. Known but down is never 404, except where every endpoint asked says so itself."""
+def _exhausted(walk: _Walk) -> tuple[Result | ApiError, str]:
+    """Say why nobody answered, with the outcome's label.
+
+    Known but down is never 404, except where every endpoint asked says so itself.
+    """
+    failures = walk.failures
     if failures and all(failure.error.verdict.absent_s for failure in failures):
         last = failures[-1].error
-        return Result(last.verdict, last.status, last.body)
+        return Result(last.verdict, last.status, last.body), "unavailable"
     reasons = {failure.endpoint: failure.error.verdict.label for failure in failures}
-    for skip in skipped:
+    refusals = [(target, error) for rung in walk.route.rungs() for target, error in walk.refusals(rung)]
+    for skip in walk.skipped:
         if skip.reason != "tried":
             reasons.setdefault(skip.name, skip.reason)
-    waits = [failure.error.verdict.busy_s for failure in failures if failure.error.verdict.busy_s]
-    waits.extend(skip.retry_s for skip in skipped if skip.retry_s is not None)
+    if refusals and not reasons:
+        # Everybody who could be asked cannot do this: asking again will not help.
+        return refusals[0][1], "client error"
+    reasons.update((target.name, f"does not take '{error.param}'") for target, error in refusals)
     named = ", ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no endpoints"
-    return ApiError(
+    error = ApiError(
         503,
-        f"No endpoint of '{ask.route.name}' can answer now ({named}).",
+        f"No endpoint of '{walk.route.name}' can answer now ({named}).",
         code="no_endpoint_available",
-        retry_after_s=min(waits, default=RETRY_AFTER_S),
+        retry_after_s=RETRY_AFTER_S if (wait_s := walk.wait_s()) is None else wait_s,
     )
+    return error, "unavailable"
 
 
-def _answer(result: Result | ApiError, endpoint: str, attempts: int) -> Answer:
+def _answer(result: Result | ApiError, endpoint: str, course: Course) -> Answer:
     if isinstance(result, Result):
-        return Answer(result.status, result.body or b"", endpoint, attempts)
+        return Answer(result.status, result.body or b"", endpoint, course.attempts, fallback=course.fallback)
     wait_s = None if result.retry_after_s is None else max(1, math.ceil(result.retry_after_s))
-    return Answer(result.status, result.body(), endpoint, attempts, wait_s)
+    return Answer(result.status, result.body(), endpoint, course.attempts, wait_s)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.pool import Pool
-from runtime.gateway.routing.table import build_table, identity_of
+from runtime.gateway.routing.table import RoutingTable, identity_of
 from runtime.gateway.watch import watch_files
 from schemas.problems import ConfigurationError, Problem
 from schemas.routes import Routes
@@ -48,7 +49,17 @@ class Sources:
 class Reloader:
     """Keeps `Live` up to date. Everything but reading files happens on the event loop."""
 
-    def __init__(self, sources: Sources, live: Live, pool: Pool, metrics: Metrics, compose: Compose) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        live: Live,
+        pool: Pool,
+        metrics: Metrics,
+        compose: Compose,
+        on_table: Callable[[RoutingTable], None],
+    ) -> None:
+        """`on_table` is called with every new table, once the pool knows its endpoints and it is served."""
+        self._on_table = on_table
         self._sources = sources
         self._live = live
         self._pool = pool
@@ -78,8 +89,9 @@ class Reloader:
         async with self._lock:
             written = await asyncio.to_thread(self._look_at_routes)
             routes, problems = await asyncio.to_thread(self._read_routes)
+            conf = Path(routes.conf) if routes is not None and routes.conf is not None else self._sources.conf
             overrides = routes.overrides if routes else ()
-            stack, stack_problems = await asyncio.to_thread(self._read_stack, overrides)
+            stack, stack_problems = await asyncio.to_thread(self._read_stack, conf, overrides)
             try:
                 self._swap(stack, routes, (*stack_problems, *problems))
             except Exception as error:
@@ -114,6 +126,7 @@ class Reloader:
         live.table = table
         live.loaded_at = time.time()
         live.reloads += 1
+        self._on_table(table)
         log.info("configuration taken over: generation=%d digest=%s", table.generation, table.digest)
 
     def _renew(self, routes: Routes) -> None:
@@ -162,16 +175,16 @@ class Reloader:
             return self._routes, (Problem(file=str(path), key="stack", message=message),)
         return routes, ()
 
-    def _read_stack(self, overrides: Sequence[str]) -> tuple[Stack | None, tuple[Problem, ...]]:
+    def _read_stack(self, conf: Path, overrides: Sequence[str]) -> tuple[Stack | None, tuple[Problem, ...]]:
         """Return the newest good stack, and what is wrong with the files."""
         try:
-            return self._compose(self._sources.conf, self._sources.stack, overrides), ()
+            return self._compose(conf, self._sources.stack, overrides), ()
         except ConfigurationError as error:
             return self._stack, error.problems
         except Exception as error:
             # Whatever a file does to the composing library, the last good table is served.
             log.exception("composing failed")
-            return self._stack, (_failed(self._sources.conf, "composing", error),)
+            return self._stack, (_failed(conf, "composing", error),)
 
 
 def compose_stack(conf: Path, stack: str, overrides: Sequence[str]) -> Stack:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.relay import Relay
@@ -20,3 +22,8 @@ class Services:
     metrics: Metrics
     relay: Relay
     reloader: Reloader
+    holds: Holds
+    now: Callable[[], float]
+    """The event loop's clock."""
+    worker_token: str | None = field(repr=False)
+    """What the orchestrator shows when it asks from another machine."""

@@ -36,13 +36,17 @@ def request_id(request: Request) -> str:
     return found
 
 
-def headers(request: Request, live: Live, *, endpoint: str = "", attempts: int = 0) -> dict[str, str]:
-    """Return the headers that every answer carries; `endpoint` is left out where none was asked."""
+def headers(
+    request: Request, live: Live, *, endpoint: str = "", attempts: int = 0, fallback: str = ""
+) -> dict[str, str]:
+    """Return the headers that every answer carries; `endpoint` and `fallback` are left out where there was none."""
     common = {
         "x-orchestrate-attempts": str(attempts),
         "x-orchestrate-generation": str(live.table.generation if live.table else 0),
         "x-orchestrate-request-id": request_id(request),
     }
+    if fallback:
+        common["x-orchestrate-fallback"] = fallback
     return {"x-orchestrate-endpoint": endpoint, **common} if endpoint else common
 
 

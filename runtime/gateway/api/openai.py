@@ -71,7 +71,7 @@ def _completions(services: Services, path: str, parse: Callable[[bytes], Body]) 
             raise RequestCancelled from None
         if answer is None:
             return None
-        marks = headers(request, live, endpoint=answer.endpoint, attempts=answer.attempts)
+        marks = headers(request, live, endpoint=answer.endpoint, attempts=answer.attempts, fallback=answer.fallback)
         if answer.retry_after_s is not None:
             marks["retry-after"] = str(answer.retry_after_s)
         return Answer(answer.body, answer.status, marks, JSON)
@@ -92,8 +92,8 @@ class _StreamClient:
     def is_started(self) -> bool:
         return self._response is not None
 
-    async def start(self, endpoint: str, attempts: int) -> None:
-        marks = headers(self._request, self._live, endpoint=endpoint, attempts=attempts)
+    async def start(self, endpoint: str, attempts: int, fallback: str) -> None:
+        marks = headers(self._request, self._live, endpoint=endpoint, attempts=attempts, fallback=fallback)
         marks["cache-control"] = "no-store"
         # Sanic sends the headers together with the first bytes.
         self._response = Answer(None, 200, marks, "text/event-stream")

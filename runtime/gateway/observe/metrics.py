@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,6 +27,8 @@ class EndpointGauge:
     breaker: int
     """0 closed, 1 half-open, 2 open."""
     is_available: bool
+    is_serving: bool = False
+    """Whether it is on the rung that answers now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Gauges:
     problems: int
     generation: int
     endpoints: tuple[EndpointGauge, ...]
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Requests that wait for a successor, by the name that they ask for."""
 
 
 class _Histogram:
@@ -72,6 +76,7 @@ class Metrics:
         self._requests: Counter[tuple[str, ...]] = Counter()
         self._attempts: Counter[tuple[str, ...]] = Counter()
         self._reloads: Counter[tuple[str, ...]] = Counter()
+        self._probes: Counter[tuple[str, ...]] = Counter()
         self._seconds: dict[str, _Histogram] = {}
         self._first_content: dict[str, _Histogram] = {}
         self._tokens = 0
@@ -88,6 +93,10 @@ class Metrics:
     def attempt(self, endpoint: str, outcome: str) -> None:
         """Count an attempt that ended."""
         self._attempts[endpoint, outcome] += 1
+
+    def probe(self, endpoint: str, outcome: str) -> None:
+        """Count a request of the gateway's own for one token."""
+        self._probes[endpoint, outcome] += 1
 
     def first_content(self, role: str, seconds: float) -> None:
         """Observe how long a stream's first content took."""
@@ -117,6 +126,9 @@ class Metrics:
         """Yield the families, as prometheus_client asks of a collector."""
         yield _counter("orchestrate_requests", "Requests that ended.", ("role", "endpoint", "outcome"), self._requests)
         yield _counter("orchestrate_attempts", "Attempts that ended.", ("endpoint", "outcome"), self._attempts)
+        yield _counter(
+            "orchestrate_probes", "Tokens asked for to see whether it answers.", ("endpoint", "outcome"), self._probes
+        )
         yield _counter("orchestrate_config_reloads", "Times that the files were read.", ("result",), self._reloads)
         for name, text, value in (
             ("mlx_cluster_requests", "Requests that ended, of every kind.", self._requests.total()),
@@ -161,12 +173,17 @@ def _gauge_families(now: Gauges) -> Iterator[Metric]:
         "orchestrate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", labels=labels
     )
     available = GaugeMetricFamily("orchestrate_endpoint_available", "1 while it may be called.", labels=labels)
+    serving = GaugeMetricFamily("orchestrate_endpoint_serving", "1 while it is on the rung in use.", labels=labels)
     for endpoint in now.endpoints:
         names = (endpoint.role, endpoint.endpoint, endpoint.url)
         in_flight.add_metric(names, endpoint.in_flight)
         breaker.add_metric(names, endpoint.breaker)
         available.add_metric(names, endpoint.is_available)
-    yield from (in_flight, breaker, available)
+        serving.add_metric(names, endpoint.is_serving)
+    held = GaugeMetricFamily("orchestrate_held_requests", "Requests that wait for a successor.", labels=("role",))
+    for name, count in now.held.items():
+        held.add_metric((name,), count)
+    yield from (in_flight, breaker, available, serving, held)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -51,6 +51,8 @@ class Verdict:
     """How long other endpoints are preferred, because this one has not got the model."""
 
 
+SILENT = frozenset({"no first content", "stalled"})
+"""Labels of endpoints that take requests and give no token."""
 SUCCESS = Verdict("ok", "success", "pass")
 CLIENT_LEFT = Verdict("client left", "neutral", "stop")
 CONNECTION_LIMIT = Verdict("connection limit", "neutral", "next")

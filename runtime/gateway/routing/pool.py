@@ -21,6 +21,16 @@ LEAST_RETRIES = 3
 _LARGEST_JITTER = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What came of asking an endpoint for a token."""
+
+    at: float
+    outcome: str
+    """`ok`, or the label of what went wrong."""
+    effect: breaker.Effect
+
+
 @dataclass(slots=True)
 class Standing:
     """One endpoint's state."""
@@ -30,6 +40,12 @@ class Standing:
     busy_until: float = 0.0
     absent_until: float = 0.0
     last_error: str | None = None
+    heard_at: float = 0.0
+    """When it last answered properly, or was listed first."""
+    is_probed: bool = False
+    """Whether somebody asks it for a token when its breaker waits for a trial."""
+    probe: Probe | None = None
+    """The last one."""
     is_listed: bool = True
     """False once no table names it; it is dropped when its last request ends."""
 
@@ -37,11 +53,14 @@ class Standing:
 class Lease:
     """The right to send one request to one endpoint. It is given back exactly once."""
 
-    __slots__ = ("_is_done", "_permit", "_pool", "_standing", "is_retry", "target")
+    __slots__ = ("_is_done", "_permit", "_pool", "_standing", "is_probe", "is_retry", "target")
 
-    def __init__(self, pool: Pool, target: Target, standing: Standing, *, is_retry: bool) -> None:
+    def __init__(
+        self, pool: Pool, target: Target, standing: Standing, *, is_retry: bool, is_probe: bool = False
+    ) -> None:
         self.target = target
         self.is_retry = is_retry
+        self.is_probe = is_probe
         self._pool = pool
         self._standing = standing
         self._permit = standing.breaker.generation
@@ -81,6 +100,8 @@ class Pool:
         self._turns: Counter[str] = Counter()
         self._retrying = 0
         self._active = 0
+        self.on_open: Callable[[EndpointIdentity], None] = lambda _: None
+        """Called when a breaker opens."""
 
     @property
     def standings(self) -> Mapping[EndpointIdentity, Standing]:
@@ -90,8 +111,12 @@ class Pool:
     def adopt(self, table: RoutingTable) -> None:
         """Make room for a new table's endpoints. Known ones keep their state, unlisted ones go when they are idle."""
         listed = {target.identity for target in table.targets()}
+        now = self._clock()
         for identity in listed:
-            self._standings.setdefault(identity, Standing()).is_listed = True
+            standing = self._standings.get(identity)
+            if standing is None:
+                standing = self._standings[identity] = Standing(heard_at=now)
+            standing.is_listed = True
         for identity in [known for known in self._standings if known not in listed]:
             self._standings[identity].is_listed = False
             if not self._standings[identity].in_flight:
@@ -108,21 +133,45 @@ class Pool:
                 standing.breaker = breaker.renewed(standing.breaker)
             standing.busy_until = standing.absent_until = 0.0
 
-    def lease(self, route: Route, tried: Collection[EndpointIdentity]) -> Lease | Choice:
-        """Choose an endpoint and take a place on it, or return the choice that says why there is none."""
+    def lease(
+        self,
+        route: Route,
+        tried: Collection[EndpointIdentity],
+        *,
+        unfit: Collection[EndpointIdentity] = (),
+        may_risk: bool = True,
+    ) -> Lease | Choice:
+        """Choose an endpoint and take a place on it, or return the choice that says why there is none.
+
+        `unfit` endpoints cannot do what is asked. With `may_risk` a request that nobody else can answer is the trial of
+        an endpoint that is about to be probed.
+        """
         now = self._clock()
-        choice = choose(route, self._with_room(route), tried, now, self._turns[route.name])
-        target = choice.target
+        closed = (*tried, *unfit) if unfit else tried
+        choice = choose(route, self._with_room(route), closed, now, self._turns[route.name])
+        target = choice.target or (choice.trial if may_risk else None)
         if target is None:
             return choice
         if not tried:
             self._turns[route.name] += 1
-        standing = self._standings[target.identity]
-        standing.breaker = breaker.admit(standing.breaker, now, target.timeouts.total_s)
-        standing.in_flight += 1
-        self._active += 1
         self._retrying += bool(tried)
+        self._active += 1
+        standing = self._admit(target, now, target.timeouts.total_s)
         return Lease(self, target, standing, is_retry=bool(tried))
+
+    def lease_probe(self, target: Target, lease_s: float) -> Lease | None:
+        """Take a place on an endpoint for a probe of at most `lease_s` seconds; None while none may be made."""
+        now = self._clock()
+        standing = self._standings.get(target.identity)
+        if standing is None or not breaker.would_admit(standing.breaker, now) or standing.busy_until > now:
+            return None
+        return Lease(self, target, self._admit(target, now, lease_s), is_retry=False, is_probe=True)
+
+    def _admit(self, target: Target, now: float, lease_s: float) -> Standing:
+        standing = self._standings[target.identity]
+        standing.breaker = breaker.admit(standing.breaker, now, lease_s)
+        standing.in_flight += 1
+        return standing
 
     def may_retry(self) -> bool:
         """Tell whether the retry budget has room: retries must not multiply the load of a failing cluster."""
@@ -131,7 +180,7 @@ class Pool:
     def take_back(self, lease: Lease, standing: Standing, permit: int, verdict: Verdict, error: str | None) -> None:
         """Record the end of a leased request."""
         now, target = self._clock(), lease.target
-        self._active -= 1
+        self._active -= not lease.is_probe
         self._retrying -= lease.is_retry
         standing.in_flight -= 1
         self.record(lease, standing, permit, verdict)
@@ -141,6 +190,7 @@ class Pool:
             standing.absent_until = now + verdict.absent_s
         if verdict.effect == "success":
             standing.absent_until = 0.0
+            standing.heard_at = now
         if error is not None:
             standing.last_error = error
         if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:
@@ -148,14 +198,17 @@ class Pool:
 
     def record(self, lease: Lease, standing: Standing, permit: int, verdict: Verdict) -> None:
         """Tell the breaker what is known of a leased request."""
+        before = standing.breaker
         standing.breaker = breaker.record(
-            standing.breaker,
+            before,
             permit,
             verdict.effect,
             self._clock(),
             settings=lease.target.breaker,
             jitter=self._draw() * _LARGEST_JITTER,
         )
+        if standing.breaker is not before and isinstance(standing.breaker, breaker.Open):
+            self.on_open(lease.target.identity)
 
     def _with_room(self, route: Route) -> Mapping[EndpointIdentity, Standing]:
         # A request keeps the table that it started with; that table's endpoints may have been dropped since.

@@ -26,6 +26,8 @@ class Standing(Protocol):
     def busy_until(self) -> float: ...
     @property
     def absent_until(self) -> float: ...
+    @property
+    def is_probed(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Choice:
 
     target: Target | None
     skipped: tuple[Skipped, ...]
+    trial: Target | None = None
+    """An endpoint whose breaker waits for a trial that a probe is about to make: a last resort."""
 
 
 def choose(
@@ -56,10 +60,12 @@ def choose(
 ) -> Choice:
     """Choose by priority tier; inside a tier by fewest in flight for its weight, ties in weighted turns.
 
-    `turn` counts the requests of the route. Endpoints that lately had not got the model come after all the others.
+    `turn` counts the requests of the route. Endpoints that lately had not got the model come after all the others. No
+    request is risked as the trial of an endpoint that is probed: that one is only named. Fallbacks are not looked at.
     """
     skipped: list[Skipped] = []
     absent: list[Target] = []
+    trial: Target | None = None
     for tier in route.tiers:
         fit: list[Target] = []
         for target in tier:
@@ -68,6 +74,9 @@ def choose(
             reason = reason or _obstacle(target, standing, now)
             if reason is not None:
                 skipped.append(reason)
+            elif standing.is_probed and not isinstance(standing.breaker, Closed):
+                trial = trial or target
+                skipped.append(Skipped(target.name, "open", retry_s=TRIAL_S))
             elif standing.absent_until > now:
                 absent.append(target)
             else:
@@ -77,7 +86,19 @@ def choose(
     if absent:
         return Choice(absent[0], tuple(skipped))
     skipped.extend(Skipped(missing.name, missing.reason, missing.detail) for missing in route.missing)
-    return Choice(None, tuple(skipped))
+    return Choice(None, tuple(skipped), trial)
+
+
+def in_use(
+    route: Route, standings: Mapping[EndpointIdentity, Standing], now: float
+) -> tuple[Route | None, frozenset[EndpointIdentity]]:
+    """Return the rung of a route's ladder that would answer now, and its endpoints that share the requests."""
+    for rung in route.rungs():
+        target = choose(rung, standings, (), now, 0).target
+        if target is not None:
+            tier = next(tier for tier in rung.tiers if target in tier)
+            return rung, frozenset(one.identity for one in tier if _obstacle(one, standings[one.identity], now) is None)
+    return None, frozenset()
 
 
 def _obstacle(target: Target, standing: Standing, now: float) -> Skipped | None:

@@ -100,7 +100,7 @@ class LocalGateway:
         self._server.close()
         for connection in list(self._server.connections):
             connection.abort()
-        self.gateway.connections.close()
+        self.gateway.close()
         await asyncio.sleep(0)
 
     @property

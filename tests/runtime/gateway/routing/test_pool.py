@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from runtime.gateway.routing.breaker import Closed, Open
+from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, judge_fault, judge_status
 from runtime.gateway.routing.pool import LEAST_RETRIES, Lease, Pool
 from runtime.gateway.routing.select import Choice
-from runtime.gateway.routing.table import RoutingTable, build_table
+from runtime.gateway.routing.table import RoutingTable
 from schemas.stack import Stack
 from tests.runtime.gateway.harness import stack_document
 

@@ -19,7 +19,7 @@ NOW = 100.0
 
 def target(name: str, weight: int = 1, limit: int | None = None) -> Target:
     identity = EndpointIdentity("http", name, 80, "", "openai", "m")
-    return Target(name, "chat", identity, weight, None, Breaker(), Timeouts(), limit)
+    return Target(name, "chat", identity, weight, None, Breaker(), Timeouts(), limit, "m")
 
 
 def route(*tiers: list[Target], missing: tuple[Missing, ...] = ()) -> Route:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.routing.table import Missing, RoutingTable, build_table
+from runtime.gateway.routing.build import build_table
+from runtime.gateway.routing.table import Missing, RoutingTable
 from schemas.routes import Routes
 from schemas.stack import Stack
 

@@ -1,0 +1,57 @@
+"""I/O: requests that wait for another routing table, because all that could answer them is being replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+MOST_HELD = 256
+"""Requests of one role, or of another name that clients ask for, that are held at once."""
+
+
+class Holds:
+    """Counts the requests that are held, and wakes them. Used on one event loop."""
+
+    def __init__(self) -> None:
+        self._held: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """How many requests are held, by the name that they ask for."""
+        return self._held
+
+    @contextmanager
+    def place(self, name: str, *, is_again: bool = False) -> Iterator[bool]:
+        """Take a place and leave it at the end; gives False where none is left.
+
+        Who had one before (`is_again`) gets one in any case: it is not refused after it has waited.
+        """
+        if self._held[name] >= MOST_HELD and not is_again:
+            yield False
+            return
+        self._held[name] += 1
+        try:
+            yield True
+        finally:
+            self._held[name] -= 1
+            if not self._held[name]:
+                del self._held[name]
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for another table; return False when the time was over first."""
+        changed = self._changed
+        try:
+            async with asyncio.timeout(timeout_s):
+                await changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Let every held request look at the new table."""
+        # Who waits from now on waits for the next one.
+        self._changed.set()
+        self._changed = asyncio.Event()

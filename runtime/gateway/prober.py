@@ -1,0 +1,195 @@
+"""I/O: asks endpoints for one real token: those whose breaker waits for a trial, and idle ones where the files say so.
+
+A health page says that a server runs, not that it generates; only a token closes a breaker. What a client's request has
+shown lately is not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+
+from runtime.gateway.adapters.strict import adapt, is_strict
+from runtime.gateway.bodies import Body
+from runtime.gateway.exchange import Ask, AttemptError, Course, Exchanges
+from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.checks import check_due
+from runtime.gateway.routing.outcome import CLIENT_LEFT
+from runtime.gateway.routing.pool import Lease, Pool, Probe
+from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
+
+log = logging.getLogger(__name__)
+
+PROBE_S = 30.0
+"""How long an endpoint may take to its first token."""
+MOST_AT_ONCE = 32
+JITTER = 0.1
+"""Share of an interval by which checks of idle endpoints are spread."""
+RESTART_S = 1.0
+
+_PATH = "/v1/chat/completions"
+
+
+class Prober:
+    """Probes the endpoints of one table; another table ends that and begins anew. Used on one event loop."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        pool: Pool,
+        metrics: Metrics,
+        now: Callable[[], float],
+        draw: Callable[[], float],
+    ) -> None:
+        """`now` is the event loop's clock; `draw` gives numbers from 0 to 1."""
+        self._exchanges = exchanges
+        self._pool = pool
+        self._metrics = metrics
+        self._now = now
+        self._draw = draw
+        self._targets: Mapping[EndpointIdentity, Target] = {}
+        self._due: list[tuple[float, EndpointIdentity]] = []
+        """A heap; an entry counts only while it is the one of `_next`."""
+        self._next: dict[EndpointIdentity, float] = {}
+        self._running: set[EndpointIdentity] = set()
+        self._changed = asyncio.Event()
+        self._poller: asyncio.Task[None] | None = None
+        pool.on_open = self._schedule
+
+    def adopt(self, table: RoutingTable) -> None:
+        """Probe the endpoints of this table from now on. The pool knows the table already."""
+        targets: dict[EndpointIdentity, Target] = {}
+        for target in table.targets():
+            if target.kind != "chat":
+                continue
+            known = targets.get(target.identity)
+            if known is None or _is_sooner(target, known):
+                targets[target.identity] = target
+        self.close()
+        self._targets, self._due, self._next, self._running = targets, [], {}, set()
+        for identity, target in targets.items():
+            standing = self._pool.standings[identity]
+            standing.is_probed = standing.probe is None or standing.probe.outcome != _UNANSWERABLE
+            self._schedule(identity, spread_s=JITTER * (target.check_s or 0.0))
+        self._poller = asyncio.create_task(self._run())
+
+    def close(self) -> None:
+        """End every probe that is on its way. The poller ends with the loop's next turn."""
+        if self._poller is not None:
+            self._poller.cancel()
+            self._poller = None
+
+    def _schedule(self, identity: EndpointIdentity, *, spread_s: float = 0.0) -> None:
+        target, standing = self._targets.get(identity), self._pool.standings.get(identity)
+        if target is None or standing is None or not standing.is_probed or identity in self._running:
+            return
+        due = check_due(standing, target.check_s, self._now())
+        if due is not None and due < self._next.get(identity, math.inf):
+            self._next[identity] = due = due + self._draw() * spread_s
+            heapq.heappush(self._due, (due, identity))
+            self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.TaskGroup() as probes:
+                    await self._poll(probes, asyncio.Semaphore(MOST_AT_ONCE))
+            except Exception:
+                log.exception("probing failed, trying again")
+                self._metrics.watch_restart()
+                self._running.clear()
+                await asyncio.sleep(RESTART_S)
+
+    async def _poll(self, probes: asyncio.TaskGroup, places: asyncio.Semaphore) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(self._due[0][0] if self._due else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            while self._due and self._due[0][0] <= self._now():
+                due, identity = heapq.heappop(self._due)
+                if self._next.get(identity) == due:
+                    del self._next[identity]
+                    self._look_at(identity, probes, places)
+
+    def _look_at(self, identity: EndpointIdentity, probes: asyncio.TaskGroup, places: asyncio.Semaphore) -> None:
+        """Probe an endpoint whose time has come, unless something was heard of it meanwhile."""
+        target, standing = self._targets[identity], self._pool.standings.get(identity)
+        if standing is None or not standing.is_probed or identity in self._running:
+            return
+        due = check_due(standing, target.check_s, self._now())
+        if due is None or due > self._now():
+            self._schedule(identity, spread_s=JITTER * (target.check_s or 0.0))
+            return
+        self._running.add(identity)
+        probes.create_task(self._probe(target, places))
+
+    async def _probe(self, target: Target, places: asyncio.Semaphore) -> None:
+        identity = target.identity
+        running = self._running
+        try:
+            async with places:
+                lease = self._pool.lease_probe(target, PROBE_S)
+                if lease is not None:
+                    await self._ask(lease)
+        finally:
+            running.discard(identity)
+        self._schedule(identity, spread_s=JITTER * (target.check_s or 0.0))
+
+    async def _ask(self, lease: Lease) -> None:
+        target = lease.target
+        route = Route(target.name, ((target,),), (), 1, PROBE_S)
+        standing = self._pool.standings[target.identity]
+        verdict, error = CLIENT_LEFT, None
+        try:
+            result = await self._exchanges.attempt(_ask(route, target), lease, Course(self._now(), PROBE_S), _Nobody())
+        except AttemptError as failed:
+            verdict, error = failed.verdict, failed.error
+        except Exception as surprise:
+            # Whatever an endpoint does to the code that reads it, others are probed on.
+            log.exception("a probe failed: endpoint=%s", target.name)
+            error = type(surprise).__name__
+        else:
+            verdict, error = result.verdict, result.error
+        finally:
+            lease.finish(verdict, error)
+        standing.is_probed = verdict.label not in _NO_PROBES
+        outcome = verdict.label if standing.is_probed else _UNANSWERABLE
+        standing.probe = Probe(self._now(), outcome, verdict.effect)
+        self._metrics.probe(target.name, outcome)
+
+
+_NO_PROBES = frozenset({"client error", "not supported"})
+"""An endpoint that answers a plain chat request so cannot be probed: clients' requests are its trials."""
+_UNANSWERABLE = "takes no probes"
+
+
+class _Nobody:
+    """A client that wants no answer."""
+
+    is_started = True
+
+    async def start(self, *_: object) -> None:
+        return
+
+    async def send(self, *_: object) -> None:
+        return
+
+
+def _is_sooner(target: Target, known: Target) -> bool:
+    return target.check_s is not None and (known.check_s is None or target.check_s < known.check_s)
+
+
+def _ask(route: Route, target: Target) -> Ask:
+    model = target.upstream_model
+    document = {"model": model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1, "stream": True}
+    body = Body(json.dumps(document).encode(), document, model, is_stream=True)
+    if is_strict(target.identity.engine):
+        body = adapt(target.identity.engine, _PATH, body)
+    return Ask(route, _PATH, body, "probe", is_probe=True)

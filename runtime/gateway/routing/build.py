@@ -1,0 +1,318 @@
+"""Pure: builds the routing table from a stack, which says what is wanted, and `routes.json`, which says what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from runtime.gateway.adapters.strict import is_strict
+from runtime.gateway.routing.table import (
+    MIB,
+    Card,
+    EndpointIdentity,
+    Missing,
+    Place,
+    Route,
+    RoutingTable,
+    Target,
+    identity_at,
+    identity_of,
+)
+from schemas.base import Frozen, HelperName, RoleName, ServiceName
+from schemas.hashing import routing_digest, routing_fields
+from schemas.policy import Breaker, HealthCheck, Limits, Policy, Timeouts
+from schemas.routes import Instance, Routes
+from schemas.stack import HelperEndpoint, LocalFallback, Role, RoleFallback, ServiceEndpoint, Stack
+
+OWNER = "orchestrate"
+"""Whom `/v1/models` names as the owner of roles, aliases and our own models."""
+TOKEN_ENGINES = frozenset({"mlx", "llama-server", "vllm"})
+"""Engines that are started with the worker token as their key. Nobody else is told it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    breaker: Breaker = field(default_factory=Breaker)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    health_check: HealthCheck | None = None
+
+    def with_first_token(self, timeout_s: float | None) -> _Settings:
+        """Return these settings with another time to the first content, where one is given."""
+        if timeout_s is None:
+            return self
+        return replace(self, timeouts=self.timeouts.model_copy(update={"first_token_s": timeout_s}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """What a declared endpoint says apart from who fills it."""
+
+    name: str
+    role: str
+    settings: _Settings
+    weight: int = 1
+    priority: int = 1
+
+
+AnyEndpoint = ServiceEndpoint | HelperEndpoint
+Part = TypeVar("Part", bound=Frozen)
+
+
+def build_table(
+    stack: Stack, routes: Routes | None, *, environ: Mapping[str, str], worker_token: str | None
+) -> RoutingTable:
+    """Build the table of a validated stack.
+
+    Without `routes` no service runs. `environ` holds the helpers' keys; a key that is not set makes its endpoints
+    misconfigured, not the table bad. `worker_token` goes to our own workers, and to engines that were started with it.
+    """
+    return _Builder(stack, routes, environ, worker_token).table()
+
+
+class _Builder:
+    """Holds the inputs while the table is put together. Every list is walked once, however many services there are."""
+
+    def __init__(
+        self, stack: Stack, routes: Routes | None, environ: Mapping[str, str], worker_token: str | None
+    ) -> None:
+        self._stack = stack
+        self._published = routes
+        self._environ = environ
+        self._worker_token = worker_token
+        self._settings = {name: self._resolve(role) for name, role in stack.roles.items()}
+        self._running: dict[ServiceName, list[tuple[Instance, EndpointIdentity]]] = {}
+        for instance in routes.instances if routes else ():
+            self._running.setdefault(instance.service, []).append((instance, identity_of(instance)))
+        self._in_roles: dict[ServiceName | tuple[HelperName, str], _Settings] = {}
+        """Settings of the services and the (helper, model) pairs that roles name: of several roles the first one's."""
+        self._of_models: dict[str, _Settings] = {}
+        for name, role in stack.roles.items():
+            for endpoint in role.endpoints.values():
+                self._note(endpoint, self._settings[name])
+
+    def _note(self, endpoint: AnyEndpoint, settings: _Settings) -> None:
+        if isinstance(endpoint, ServiceEndpoint):
+            self._in_roles.setdefault(endpoint.service, settings)
+            self._of_models.setdefault(self._stack.services[endpoint.service].model, settings)
+        else:
+            self._in_roles.setdefault((endpoint.helper, endpoint.model), settings)
+            self._of_models.setdefault(endpoint.model, settings)
+
+    def table(self) -> RoutingTable:
+        """Name everything that clients may ask for. A role hides an alias, an alias a service, and so on."""
+        services: dict[str, Route] = {name: self._service(name) for name in self._stack.services}
+        own = {name: self._role(name, role) for name, role in self._stack.roles.items()}
+        roles: dict[str, Route] = {name: self._with_fallback(name, own, services, ()) for name in own}
+        models = self._models(own.values())
+        endpoints = self._endpoints()
+        named: dict[str, Route] = {**models, **endpoints, **services, **roles}
+        aliases = {alias: self._alias(alias, names, named) for alias, names in self._stack.aliases.items()}
+        return RoutingTable(
+            stack=self._stack.stack,
+            generation=self._published.generation if self._published else 0,
+            revision=self._published.revision if self._published else None,
+            routes={**models, **endpoints, **services, **aliases, **roles},
+            roles=tuple(roles),
+            cards=self._cards(),
+            body_limit=int(self._stack.gateway.body_limit_mib * MIB),
+            digest=routing_digest(self._stack),
+            fields=routing_fields(self._stack),
+        )
+
+    def _resolve(self, role: Role) -> _Settings:
+        policy = self._stack.policies[role.policy] if role.policy else Policy()
+        check = role.health_check
+        settings = _Settings(
+            _over(policy.breaker, role.breaker),
+            _over(policy.timeouts, role.timeouts),
+            _over(policy.limits, role.limits),
+            _over(policy.health_check, check) if policy.health_check else check,
+        )
+        return settings.with_first_token(role.timeout_s)
+
+    def _role(self, name: RoleName, role: Role) -> Route:
+        tiers: dict[int, list[Place]] = {}
+        for endpoint_name, endpoint in role.endpoints.items():
+            tiers.setdefault(endpoint.priority, []).extend(self._places(endpoint_name, name, endpoint))
+        return _route(name, (tiers[priority] for priority in sorted(tiers)), self._settings[name])
+
+    def _with_fallback(
+        self,
+        name: RoleName,
+        own: Mapping[RoleName, Route],
+        services: Mapping[str, Route],
+        above: tuple[RoleName, ...],
+    ) -> Route:
+        """Return a role's route with all its fallbacks. A circle, which validation refuses, ends where it began."""
+        fallback = self._stack.roles[name].fallback
+        match fallback:
+            case LocalFallback():
+                return replace(own[name], fallback=services[fallback.local])
+            case RoleFallback() if fallback.role not in (*above, name):
+                below = self._with_fallback(fallback.role, own, services, (*above, name))
+                return replace(own[name], fallback=below)
+            case _:
+                return own[name]
+
+    def _endpoints(self) -> dict[str, Route]:
+        """Return a route for every endpoint; of two with one name the role that comes first wins."""
+        routes: dict[str, Route] = {}
+        for role_name, role in self._stack.roles.items():
+            for name, endpoint in role.endpoints.items():
+                if name not in routes:
+                    places = self._places(name, role_name, endpoint)
+                    routes[name] = _route(name, [places], self._settings[role_name])
+        return routes
+
+    def _places(self, name: str, role: RoleName, endpoint: AnyEndpoint) -> list[Place]:
+        settings = self._settings[role].with_first_token(endpoint.timeout_s)
+        slot = _Slot(name, role, settings, endpoint.weight, endpoint.priority)
+        if isinstance(endpoint, ServiceEndpoint):
+            return self._instances(slot, endpoint.service)
+        return [self._helper(slot, endpoint.helper, endpoint.model)]
+
+    def _instances(self, slot: _Slot, service: ServiceName) -> list[Place]:
+        running = self._running.get(service)
+        if not running:
+            model = self._stack.services[service].model
+            return [Missing(slot.name, slot.role, "not running", model, priority=slot.priority)]
+        return [self._instance(slot, instance, identity) for instance, identity in running]
+
+    def _instance(self, slot: _Slot, instance: Instance, identity: EndpointIdentity) -> Place:
+        if instance.state != "ready":
+            return Missing(slot.name, slot.role, instance.state, instance.model, instance.url, priority=slot.priority)
+        token = self._worker_token if instance.engine in TOKEN_ENGINES else None
+        declared = self._stack.models.get(instance.model)
+        target = _target(slot, identity, token, instance.upstream_model or instance.model)
+        return replace(target, kind=declared.kind) if declared is not None and declared.kind != "chat" else target
+
+    def _helper(self, slot: _Slot, helper: HelperName, model: str) -> Place:
+        declared = self._stack.helpers[helper]
+        token = None
+        if declared.key is not None:
+            try:
+                token = declared.key.reveal(self._environ).strip()
+            except KeyError as error:
+                detail = f"helpers.{helper}.key: the environment variable {error.args[0]} is not set"
+                return Missing(slot.name, slot.role, "misconfigured", model, declared.url, detail, slot.priority)
+            if not token.isascii() or not token.isprintable():
+                detail = f"helpers.{helper}.key: only printable ASCII characters can be sent in a header"
+                return Missing(slot.name, slot.role, "misconfigured", model, declared.url, detail, slot.priority)
+        return _target(slot, identity_at(declared.url, declared.api, model), token, model)
+
+    def _service(self, service: ServiceName) -> Route:
+        settings = self._in_roles.get(service) or _Settings()
+        return _route(service, [self._instances(_Slot(service, "", settings), service)], settings)
+
+    def _models(self, roles: Iterable[Route]) -> dict[str, Route]:
+        """Return who serves each model: the roles' endpoints in their order, then services and helpers without a role.
+
+        Fallbacks are left out: who asks for a model by its name wants that one.
+        """
+        placed: dict[str, list[list[Place]]] = {model: [] for model in self._model_names()}
+        for route in roles:
+            tiers: tuple[Sequence[Place], ...] = (*route.tiers, route.missing)
+            for tier in tiers:
+                for model, places in _by_model(tier).items():
+                    placed.setdefault(model, []).append(places)
+        settings = {model: self._of_models.get(model) or _Settings() for model in placed}
+        for service, declared in self._stack.services.items():
+            if service not in self._in_roles:
+                slot = _Slot(service, "", settings[declared.model])
+                placed[declared.model].append(self._instances(slot, service))
+        for helper, offered in self._stack.helpers.items():
+            for model in offered.models:
+                if (helper, model) not in self._in_roles:
+                    placed[model].append([self._helper(_Slot(helper, "", settings[model]), helper, model)])
+        return {model: _route(model, placed[model], settings[model]) for model in self._model_names()}
+
+    def _alias(self, alias: str, names: Sequence[str], named: Mapping[str, Route]) -> Route:
+        return _merged(alias, [named[name] for name in names if name in named])
+
+    def _model_names(self) -> list[str]:
+        offered = (model for helper in self._stack.helpers.values() for model in helper.models)
+        return list(dict.fromkeys([*(service.model for service in self._stack.services.values()), *offered]))
+
+    def _cards(self) -> tuple[Card, ...]:
+        owners: dict[str, str] = {
+            model: name for name, helper in self._stack.helpers.items() for model in helper.models
+        }
+        owners.update((service.model, OWNER) for service in self._stack.services.values())
+        cards = [
+            *(Card(role, OWNER, "role") for role in self._stack.roles),
+            *(Card(alias, OWNER, "alias") for alias in self._stack.aliases),
+            *(Card(model, owners[model], "model") for model in self._model_names()),
+        ]
+        return tuple({card.id: card for card in reversed(cards)}.values())[::-1]
+
+
+def _by_model(places: Sequence[Place]) -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for place in places:
+        found.setdefault(place.model if isinstance(place, Missing) else place.identity.model, []).append(place)
+    return found
+
+
+def _merged(name: str, routes: Sequence[Route]) -> Route:
+    """Return one route that walks several in their order, and behind them all their fallbacks in the same order."""
+    tiers: list[Sequence[Place]] = []
+    for route in routes:
+        tiers.extend((*route.tiers, route.missing))
+    attempts = max((route.attempts for route in routes), default=Limits().attempts)
+    total_s = max((route.total_s for route in routes), default=Timeouts().total_s)
+    settings = _Settings(timeouts=Timeouts(total_s=total_s), limits=Limits(attempts=attempts))
+    below = [route.fallback for route in routes if route.fallback is not None]
+    fallback = None if not below else below[0] if len(below) == 1 else _merged(below[0].name, below)
+    return replace(_route(name, tiers, settings), fallback=fallback)
+
+
+def _over(base: Part, own: Part | None) -> Part:
+    """Return the base with the fields that the other one names."""
+    if own is None:
+        return base
+    return base.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+
+def _target(slot: _Slot, identity: EndpointIdentity, token: str | None, upstream_model: str) -> Target:
+    settings = slot.settings
+    check = settings.health_check
+    return Target(
+        name=slot.name,
+        role=slot.role,
+        identity=identity,
+        weight=slot.weight,
+        token=token,
+        breaker=settings.breaker,
+        timeouts=settings.timeouts,
+        max_in_flight=settings.limits.max_in_flight,
+        upstream_model=upstream_model,
+        priority=slot.priority,
+        check_s=None if check is None else check.interval_s,
+    )
+
+
+def _route(name: str, tiers: Iterable[Iterable[Place]], settings: _Settings) -> Route:
+    """Sort places into what can be called, each endpoint once, and what cannot."""
+    seen: set[EndpointIdentity] = set()
+    missing: dict[tuple[str, str], Missing] = {}
+    callable_tiers: list[tuple[Target, ...]] = []
+    for tier in tiers:
+        fresh: list[Target] = []
+        for place in tier:
+            if isinstance(place, Missing):
+                missing.setdefault((place.name, place.url), place)
+            elif place.identity not in seen:
+                seen.add(place.identity)
+                fresh.append(place)
+        if fresh:
+            callable_tiers.append(tuple(fresh))
+    return Route(
+        name,
+        tuple(callable_tiers),
+        tuple(missing.values()),
+        settings.limits.attempts,
+        settings.timeouts.total_s,
+        is_strict=any(is_strict(identity.engine) for identity in seen),
+    )
