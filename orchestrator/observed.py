@@ -14,6 +14,8 @@ from schemas.unit import AnyUnitSpec, slot_of
 ModelForm = Literal["mlx", "original"]
 """What of a model a node needs: an MLX directory, or the files as its source carries them, for other engines."""
 Phase = Literal["starting", "running", "exited", "unreadable"]
+SilenceKind = Literal["refused", "no answer", "no route", "unknown host", "tls", "key", "loading", "stranger", "broken"]
+"""Why nothing could be learned of a helper: `key` it asks for another one, `stranger` something else answers there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,12 @@ class HelperSeen:
     """The models that it has."""
     loaded: frozenset[str] = frozenset()
     """The models that it holds in memory, where it tells."""
+    loaded_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory of loaded models, where it tells."""
+    context: Mapping[str, int] = field(default_factory=dict)
+    """The longest prompt plus answer by model, in tokens, where it tells."""
+    takes_any_name: bool = False
+    """It answers with its one model whatever a request calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ class HelperSilent:
     """A helper that did not answer, or not as its kind does."""
 
     reason: str
+    kind: SilenceKind = "broken"
 
 
 @dataclass(frozen=True, slots=True)

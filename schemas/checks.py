@@ -83,6 +83,14 @@ def _check_services(tree: Tree) -> Iterator[Finding]:
 def _check_helpers(tree: Tree) -> Iterator[Finding]:
     for name, helper in _section(tree, "helpers").items():
         yield from _unknown(("helpers", name, "node"), "node", helper.get("node"), _section(tree, "nodes"))
+        if helper.get("api", "openai") == "ollama":
+            continue
+        for model, wanted in _section(helper, "models").items():
+            if wanted.get("ensure") is not None:
+                yield Finding(
+                    ("helpers", name, "models", model, "ensure"),
+                    "only an Ollama can be asked to pull a model (`api: ollama`); install it there by hand",
+                )
 
 
 def _check_roles(tree: Tree) -> Iterator[Finding]:

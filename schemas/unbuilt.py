@@ -29,8 +29,11 @@ UNBUILT = (
     Unbuilt("services.*.args", "engine arguments arrive with managed engines", (None, {})),
     Unbuilt("nodes.*.reach", "other machines arrive with SSH nodes; `local` works now", ("local", "none")),
     Unbuilt("models.*.kind", "embedding and reranking models arrive with the worker's encoders", ("chat",)),
-    Unbuilt("helpers.*.api", "other protocols arrive with helper adapters; `openai` works now", ("openai",)),
-    Unbuilt("helpers.*.models.*.ensure", "pulling models arrives with helper adapters"),
+    Unbuilt(
+        "helpers.*.api",
+        "TEI and Infinity arrive with embeddings and reranking; `openai`, `ollama` and `worker` work now",
+        ("openai", "ollama", "worker"),
+    ),
     Unbuilt("roles.*.fallback", "fallbacks arrive with role ladders; `error` works now", ("error",)),
     Unbuilt("roles.*.health_check", "health checks arrive with role probes"),
     Unbuilt("policies.*.health_check", "health checks arrive with role probes"),

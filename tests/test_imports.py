@@ -35,6 +35,8 @@ MUST_BE_PURE = (
     "orchestrator/expand.py", "orchestrator/observed.py", "orchestrator/placement.py", "orchestrator/reconcile.py",
     "orchestrator/causes.py", "orchestrator/addresses.py",
     "orchestrator/plan.py", "orchestrator/simulate.py", "orchestrator/commands.py",
+    "orchestrator/helpers/answers.py", "orchestrator/helpers/identify.py", "orchestrator/helpers/compare.py",
+    "orchestrator/helpers/silence.py",
     "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
     "runtime/gateway/routing/outcome.py",
 )  # fmt: skip

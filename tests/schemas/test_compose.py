@@ -246,8 +246,7 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
         ("nodes.far={reach: ssh, host: far.lan}", "nodes.far.reach", "SSH nodes"),
         ("models.other={source: 'ollama:phi'}", "models.other.source", "managed engines"),
         ("models.other={source: 'hub:a/b', kind: embedding}", "models.other.kind", "encoders"),
-        ("helpers.box={url: 'http://h:1', api: ollama, models: {m: {}}}", "helpers.box.api", "helper adapters"),
-        ("helpers.box={url: 'http://h:1', models: {m: {ensure: present}}}", "helpers.box.models.m.ensure", "adapters"),
+        ("helpers.box={url: 'http://h:1', api: tei, models: {m: {}}}", "helpers.box.api", "embeddings"),
         ("helper_nodes={}", "helper_nodes", "helper adapters"),
     ],
 )
@@ -275,6 +274,8 @@ def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
         (["nodes.b.reach=none", "gateway.node=b"], "gateway.node", "nothing can be started there"),
         (["nodes.b.reach=local"], "nodes.b.reach", "node 'local' is this machine already"),
         (["aliases.fast=[chat]", "helpers.a={url: 'http://a', models: 5}"], "helpers.a.models", "`key: value` lines"),
+        (["helpers.box={url: 'http://h:1', models: {m: {ensure: present}}}"], "helpers.box.models.m.ensure",
+         "only an Ollama can be asked"),
         (["keys=1"], "keys", "unknown key"),
         (["roles.keys.endpoints.a.service=chat", "roles.keys.port=1"], "roles.keys.port", "unknown key"),
     ],
