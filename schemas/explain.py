@@ -20,7 +20,8 @@ _PATTERN_RULES = {
     NAME_PATTERN: "a name: lower-case " + _NAME_RULE,
     ROLE_PATTERN: "a name: " + _NAME_RULE,
     PUBLIC_PATTERN: "a name without spaces, at most 128 characters",
-    SOURCE_PATTERN: "hub:org/name, package:python-package/file, path:/directory or ollama:name:tag",
+    SOURCE_PATTERN: "hub:org/name, hub:org/name/file.gguf, package:python-package/file, path:/directory "
+    "or ollama:name:tag",
     r"^sha256:[0-9a-f]{64}$": "sha256: and 64 hexadecimal digits",
     r"^[0-9]{2,5}-[0-9]{2,5}$": "two ports with a dash, such as 18100-18199",
     r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$": "a URL like http://192.168.188.20:11434",

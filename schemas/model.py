@@ -12,7 +12,8 @@ _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}"
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _OLLAMA = rf"{_WORD}(/{_WORD})*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?"
-SOURCE_PATTERN = rf"^(hub:{_NAME}/{_NAME}|package:{_NAME}(/{_PART})+|path:/.*|ollama:{_OLLAMA})$"
+_GGUF = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,194}\.gguf"
+SOURCE_PATTERN = rf"^(hub:{_NAME}/{_NAME}((/{_PART})*/{_GGUF})?|package:{_NAME}(/{_PART})+|path:/.*|ollama:{_OLLAMA})$"
 """What `orchestrator.models.sources` can parse; `schemas.checks` refuses what a pattern cannot say."""
 
 
@@ -20,11 +21,12 @@ class Model(Frozen):
     """One model, at one revision."""
 
     source: Annotated[str, StringConstraints(pattern=SOURCE_PATTERN), COLD]
-    """Where it comes from: `hub:org/name`, `package:python-package/file`, `path:/directory` or `ollama:name:tag`."""
+    """Where it comes from: `hub:org/name`, `hub:org/name/file.gguf`, `package:python-package/file`, `path:/directory`,
+    `path:/file.gguf` (for engines other than `mlx`) or `ollama:name:tag`."""
     revision: Annotated[str | None, StringConstraints(min_length=1, max_length=128), COLD] = None
     """The pinned revision: a commit for `hub:`, the package's version for `package:`."""
     digest: Annotated[str | None, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$"), COLD] = None
-    """The SHA-256 of the file that a package carries; anything else is refused."""
+    """The SHA-256 of the one file that a `package:` or `hub:` source names; anything else is refused."""
     kind: Annotated[Literal["chat", "embedding", "reranking"], COLD] = "chat"
     """What it does."""
     memory_gib: Annotated[float | None, Field(gt=0), HOT] = None

@@ -21,7 +21,7 @@ class WrongDigestError(DamagedDownloadError):
     def __init__(self, what: str, expected: str, found: str) -> None:
         super().__init__(
             f"{what} is not what the model file pins: expected {expected}, found {found}; "
-            "correct `digest` if the new content is wanted, else check the index that pip is configured with"
+            "correct `digest` if the new content is wanted, else check the index or hub that it comes from"
         )
         self.expected = expected
         self.found = found

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from orchestrator.models.work import ProgressEvent, Work
+from orchestrator.observed import ModelForm
 from schemas.base import Frozen
 
 NAME = "manifest.json"
@@ -45,6 +46,18 @@ class Manifest(Frozen):
     files: dict[str, FileEntry]
     """By path relative to the model's folder."""
 
+    @property
+    def forms(self) -> tuple[ModelForm, ...]:
+        """Return what the folder can be used as: files of safetensors as they came are loaded by every engine."""
+        if self.converter is not None:
+            return ("mlx",)
+        return ("original",) if any(name.endswith(".gguf") for name in self.files) else ("mlx", "original")
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all files."""
+        return sum(entry.size for entry in self.files.values())
+
 
 def hash_file(path: Path, work: Work, done: int = 0, total: int | None = None) -> str:
     """Return the SHA-256 of a file in hex, after making it durable; progress counts on from `done`."""
@@ -63,7 +76,7 @@ def hash_file(path: Path, work: Work, done: int = 0, total: int | None = None) -
 def describe(folder: Path, work: Work) -> dict[str, FileEntry]:
     """Hash every file of a model's folder."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    ours = [path for path in files if path.relative_to(folder).parts[0] not in {NAME, RESUME_NOTES}]
+    ours = [path for path in files if path.relative_to(folder).parts[0] not in {NAME, f".{NAME}", RESUME_NOTES}]
     sizes = {path: path.stat().st_size for path in ours}
     total, done = sum(sizes.values()), 0
     entries: dict[str, FileEntry] = {}
@@ -74,11 +87,13 @@ def describe(folder: Path, work: Work) -> dict[str, FileEntry]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a folder that nobody looks at yet, and make it durable."""
-    with (folder / NAME).open("wb") as file:
+    """Write the manifest of a folder, or replace it: a reader sees the old or the new one. It is made durable."""
+    part = folder / f".{NAME}"
+    with part.open("wb") as file:
         file.write(manifest.model_dump_json(indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
+    part.replace(folder / NAME)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

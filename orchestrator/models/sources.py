@@ -10,16 +10,18 @@ NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 MEMBER_PART = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}"
 OLLAMA = r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?"
 FORMS = "hub:org/name, package:name/file.gguf, path:/directory or ollama:name:tag"
+GGUF = ".gguf"
 
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A repository of a model hub, `org/name`."""
+    """A repository of a model hub, `org/name`; with a `member`, one GGUF file of it, by its whole path there."""
 
     repo: str
+    member: str | None = None
 
     def __str__(self) -> str:
-        return f"hub:{self.repo}"
+        return f"hub:{self.repo}" if self.member is None else f"hub:{self.repo}/{self.member}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class PackageSource:
 
 @dataclass(frozen=True, slots=True)
 class PathSource:
-    """A model directory that the user looks after; a relative one is for the caller to place."""
+    """A model directory, or a GGUF file, that the user looks after; a relative one is for the caller to place."""
 
     path: str
 
@@ -61,7 +63,7 @@ def parse_source(text: str) -> Source:
     kind, _, rest = text.partition(":")
     match kind:
         case "hub":
-            return HubSource(_hub(text, rest))
+            return _hub(text, rest)
         case "package":
             return _package(text, rest)
         case "path":
@@ -75,14 +77,22 @@ def parse_source(text: str) -> Source:
 def slug(source: HubSource | PackageSource) -> str:
     """Return the folder name of a source. Two sources never share one: `--` is in none of their names."""
     match source:
-        case HubSource(repo):
-            return "hub--" + repo.replace("/", "--")
+        case HubSource(repo, member):
+            return "hub--" + (repo if member is None else f"{repo}/{member}").replace("/", "--")
         case PackageSource(package, member):
             return f"package--{package}--" + member.replace("/", "--")
 
 
-def _hub(text: str, rest: str) -> str:
-    return _checked(text, rest, f"{NAME}/{NAME}", "hub:org/name, such as hub:mlx-community/Qwen3-0.6B-4bit")
+def is_file(source: HubSource | PackageSource) -> bool:
+    """Tell whether a source is one file, which the worker has to have converted, and not a directory of them."""
+    return isinstance(source, PackageSource) or source.member is not None
+
+
+def _hub(text: str, rest: str) -> HubSource:
+    form = "hub:org/name, such as hub:mlx-community/Qwen3-0.6B-4bit, or hub:org/name/file.gguf"
+    _checked(text, rest, rf"{NAME}/{NAME}(?:(?:/{MEMBER_PART})*/[A-Za-z0-9_][A-Za-z0-9._+-]{{0,194}}\.gguf)?", form)
+    organisation, name, *member = rest.split("/", 2)
+    return HubSource(f"{organisation}/{name}", *member)
 
 
 def _package(text: str, rest: str) -> PackageSource:

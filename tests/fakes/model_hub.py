@@ -4,87 +4,73 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler
+
+from tests.fakes.serving import LoopbackServer
 
 COMMIT = "a" * 40
+NEXT_COMMIT = "b" * 40
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing about clients that leave."""
-
-
-class ModelHub:
-    """Serves one repository at one commit, which is also its `main`.
+class ModelHub(LoopbackServer):
+    """Serves one repository. `main` is `commits[-1]`; what is pushed later gets a commit of its own.
 
     `requests` has every (method, path); `token` is the last one that a client sent; `truncate` ends that many
     downloads half way; `stall` holds all open half way.
     """
 
     def __init__(self, repo: str, files: dict[str, bytes]) -> None:
+        super().__init__()
         self.repo = repo
-        self.files = files
+        self.commits = {COMMIT: files}
         self.requests: list[tuple[str, str]] = []
         self.token: str | None = None
         self.truncate = 0
         self.stall = False
-        self.stalled = threading.Event()
-        self._closing = threading.Event()
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub._answer(self)
-
-            def do_HEAD(self) -> None:
-                hub._answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Say nothing."""
-
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.origin
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    @property
+    def files(self) -> dict[str, bytes]:
+        return list(self.commits.values())[-1]
 
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def push(self, commit: str, files: dict[str, bytes]) -> None:
+        """Let `main` be another commit."""
+        self.commits[commit] = files
 
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0].strip("/")
         self.requests.append((request.command, path))
         self.token = request.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        if path in {f"api/models/{self.repo}/revision/main", f"api/models/{self.repo}/revision/{COMMIT}"}:
-            siblings = [{"rfilename": name} for name in self.files]
-            self._json(request, {"id": self.repo, "sha": COMMIT, "siblings": siblings})
-        elif path == f"api/models/{self.repo}/tree/{COMMIT}":
+        place, _, rest = path.removeprefix("api/models/").removeprefix(f"{self.repo}/").partition("/")
+        revision, _, name = rest.partition("/")
+        commit = list(self.commits)[-1] if revision == "main" else revision
+        files = self.commits.get(commit)
+        if files is None or f"{self.repo}/" not in path:
+            self._refuse(request, "RevisionNotFound" if f"{self.repo}/" in path else "RepoNotFound")
+        elif place == "revision":
+            siblings = [{"rfilename": file} for file in files]
+            self._json(request, {"id": self.repo, "sha": commit, "siblings": siblings})
+        elif place == "tree":
             self._json(
                 request,
                 [
-                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
-                    for name, data in self.files.items()
+                    {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
+                    for file, data in files.items()
                 ],
             )
-        elif path.startswith(f"{self.repo}/resolve/{COMMIT}/"):
-            self._file(request, self.files[path.removeprefix(f"{self.repo}/resolve/{COMMIT}/")])
+        elif place == "resolve" and name in files:
+            self._file(request, files[name], commit)
         else:
-            request.send_response(404)
-            request.send_header("X-Error-Code", "RepoNotFound")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
+            self._refuse(request, "EntryNotFound")
+
+    def _refuse(self, request: BaseHTTPRequestHandler, code: str) -> None:
+        request.send_response(404)
+        request.send_header("X-Error-Code", code)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
     def _json(self, request: BaseHTTPRequestHandler, content: object) -> None:
         body = json.dumps(content).encode()
@@ -94,13 +80,13 @@ class ModelHub:
         request.end_headers()
         request.wfile.write(body)
 
-    def _file(self, request: BaseHTTPRequestHandler, data: bytes) -> None:
+    def _file(self, request: BaseHTTPRequestHandler, data: bytes, commit: str) -> None:
         asked = request.headers.get("Range")
         first = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
         body = data[first:]
         request.send_response(206 if asked else 200)
         request.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:40]}"')
-        request.send_header("X-Repo-Commit", COMMIT)
+        request.send_header("X-Repo-Commit", commit)
         if asked:
             request.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
         request.send_header("Content-Length", str(len(body)))
@@ -109,8 +95,7 @@ class ModelHub:
             return
         if self.stall:
             request.wfile.write(body[: len(body) // 2])
-            self.stalled.set()
-            self._closing.wait(60)
+            self.hold()
         elif self.truncate:
             self.truncate -= 1
             request.wfile.write(body[: len(body) // 2])

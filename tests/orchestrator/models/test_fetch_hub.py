@@ -12,7 +12,7 @@ from orchestrator.models.errors import DownloadError, InstallCancelledError, Sto
 from orchestrator.models.sources import HubSource
 from orchestrator.models.store import InstalledModel
 from tests.fakes.model_hub import COMMIT, ModelHub
-from tests.orchestrator.models.conftest import WEIGHTS, Shop
+from tests.orchestrator.models.conftest import WEIGHTS, Shop, hub_environment
 
 SOURCE = HubSource("lab/tiny-4bit")
 FILES = {
@@ -28,14 +28,7 @@ FILES = {
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
     with ModelHub(SOURCE.repo, dict(FILES)) as served:
-        for name, value in {
-            "HF_ENDPOINT": served.url,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_TOKEN": "hf_canary",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-        }.items():
+        for name, value in hub_environment(served, tmp_path / "hf").items():
             monkeypatch.setenv(name, value)
         yield served
 
