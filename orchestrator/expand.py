@@ -65,6 +65,8 @@ class Desired:
     roles: Mapping[RoleName, RoleShape] = field(default_factory=dict)
     routing: Mapping[str, str] = field(default_factory=dict)
     """The routing fields, see `schemas.hashing.routing_fields`."""
+    files: str | None = None
+    """The directory that is composed instead of the owner's: the files of an earlier generation, after a rollback."""
 
 
 def expand(stack: Stack, owner: str, overrides: tuple[str, ...] = ()) -> Desired:
