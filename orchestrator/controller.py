@@ -5,29 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.cluster import Cluster, reach
 from orchestrator.collect import collect, read_routes
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
-from orchestrator.execute import Emit, Outcome, execute
+from orchestrator.execute import ActionFailed, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
-from orchestrator.journal import Generation, GitStamp, Journal, actor, git_stamp
-from orchestrator.node.client import ShimError
+from orchestrator.journal import Generation, Journal, actor
+from orchestrator.node.client import LockedError, ShimError
 from orchestrator.observed import Observed
 from orchestrator.plan import Plan
 from orchestrator.reconcile import reconcile
+from orchestrator.revisions import GitStamp, git_stamp
+from orchestrator.rollback import Recovered, RollbackError, compose_recovered, recover
+from orchestrator.snapshots import SNAPSHOTS_KEPT, Files, Snapshots, files_digest, read_files
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, StackName
-from schemas.compose import Composition, compose
+from schemas.compose import Composition, compose, shown_path
 from schemas.node import Node
 from schemas.problems import ConfigurationError, Problem
 
 _THIS_MACHINE = {NodeName("local"): Node(reach="local")}
+LOCK_POLL_S = 0.5
+"""Between two tries to take the lock from a watcher, which gives it up between two passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +46,15 @@ class Planned:
     git: GitStamp
     generation: int
     """The number that applying it gets."""
+    files: Files = field(default_factory=dict)
+    """The files that were composed; none for `down`."""
+    back_to: int | None = None
+    """The generation whose files these are, for a rollback."""
 
     def heading(self) -> str:
         """Return the first line of the plan's text."""
-        name = f"Stack {self.plan.stack} at {self.git}"
+        old = f", the files of generation {self.back_to}" if self.back_to is not None else ""
+        name = f"Stack {self.plan.stack} at {self.git}{old}"
         return name if self.plan.is_empty else f"{name} -> generation {self.generation}"
 
 
@@ -57,6 +67,8 @@ class Seen:
     """What apply would do; None while the files cannot be used."""
     problems: tuple[Problem, ...]
     """What is wrong with the files."""
+    rolled_back: Generation | None = None
+    """The rollback that is in force: what runs is not made from the files that are there now."""
 
 
 class Controller:
@@ -68,6 +80,7 @@ class Controller:
         self.overrides = overrides
         self.directories = directories
         self.journal = Journal(directories.stack(self.stack))
+        self.snapshots = Snapshots(directories.stack(self.stack))
 
     def has_file(self) -> bool:
         """Tell whether the configuration directory has a stack of this name."""
@@ -80,8 +93,41 @@ class Controller:
     async def plan(self) -> Planned:
         """Compose, look and plan; nothing is changed."""
         composition = self.compose()
+        names = [file.relative_to(shown_path(self.conf)).as_posix() for file in composition.files]
+        files = read_files(self.conf, names)
         desired = expand(composition.stack, str(self.conf), self.overrides)
-        return await self._planned(desired)
+        return await self._planned(desired, files)
+
+    async def plan_rollback(self, number: int) -> Planned:
+        """Plan the return to the files and overrides of an earlier generation, which are put into a place of their own.
+
+        Raises `RollbackError` where they are not known, and `ConfigurationError` where they are no longer valid.
+        """
+        recovered = await asyncio.to_thread(recover, self.journal, self.snapshots, self.conf, number)
+        return replace(await self._planned_of(recovered), back_to=number)
+
+    async def plan_applied(self) -> Planned:
+        """Plan what was applied last: the files of a rollback in force, else the files as they are now.
+
+        Raises `ConfigurationError` for files that cannot be used.
+        """
+        routes = read_routes(self.directories.routes(self.stack))
+        if routes is not None and (in_force := self._rollback_in_force(routes.conf)) is not None:
+            recovered = await asyncio.to_thread(recover, self.journal, self.snapshots, self.conf, in_force.generation)
+            return await self._planned_of(recovered)
+        overrides = routes.overrides if routes is not None else self.overrides
+        return await Controller(self.conf, self.stack, overrides, self.directories).plan()
+
+    async def plan_last_good(self) -> Planned | None:
+        """Plan what was applied last, from the files kept of it; None where nothing was, or its files are gone."""
+        last = next(self.journal.latest(), None)
+        if last is None or last.files is None:
+            return None
+        try:
+            recovered = await asyncio.to_thread(recover, self.journal, self.snapshots, self.conf, last.generation)
+            return await self._planned_of(recovered)
+        except (RollbackError, ConfigurationError):
+            return None
 
     async def plan_down(self) -> Planned:
         """Plan the end of everything that runs of this stack. Works with bad files too, from the nodes last applied."""
@@ -100,6 +146,7 @@ class Controller:
         """
         routes = read_routes(self.directories.routes(self.stack))
         overrides = routes.overrides if routes is not None else ()
+        rolled_back = self._rollback_in_force(routes.conf if routes is not None else None)
         try:
             planned = await Controller(self.conf, self.stack, overrides, self.directories).plan()
         except ConfigurationError as error:
@@ -108,8 +155,8 @@ class Controller:
             nodes = self._last_nodes()
             cluster = reach(self.stack, nodes, self.directories)
             observed = await collect(cluster, nothing(self.stack, str(self.conf), nodes))
-            return Seen(observed, None, error.problems)
-        return Seen(planned.observed, planned.plan, ())
+            return Seen(observed, None, error.problems, rolled_back)
+        return Seen(planned.observed, planned.plan, (), rolled_back)
 
     def cluster(self) -> Cluster:
         """Return the way to the nodes, also while the files are bad."""
@@ -120,58 +167,112 @@ class Controller:
         return reach(self.stack, nodes, self.directories)
 
     @asynccontextmanager
-    async def lock(self, command: str) -> AsyncIterator[None]:
-        """Hold the stack's lock while the context lasts; raises `LockedError` with the holder's words."""
-        holder = {"actor": actor(), "pid": os.getpid(), "command": command, "since": time.time()}
+    async def lock(
+        self, command: str, *, yields: bool = False, waits: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[None]:
+        """Hold the stack's lock while the context lasts; raises `LockedError` with the holder's words.
+
+        `yields`: the holder is a watcher, whose passes are short and can be done again. A command waits for it, after
+        `waits` was called with its words; a watcher waits for nobody.
+        """
+        holder = {"actor": actor(), "pid": os.getpid(), "command": command, "since": time.time(), "yields": yields}
         node = next(iter(reach(self.stack, _THIS_MACHINE, self.directories).nodes.values()))
-        async with node.shim.lock(f"apply-{self.stack}", holder):
+        is_told = False
+        async with AsyncExitStack() as held:
+            while True:
+                try:
+                    await held.enter_async_context(node.shim.lock(f"apply-{self.stack}", holder))
+                    break
+                except LockedError as error:
+                    if yields or not error.holder.get("yields"):
+                        raise
+                    if not is_told:
+                        waits(f"Waiting for {error.holder.get('command')} (pid {error.holder.get('pid')}) ...")
+                        is_told = True
+                    self.directories.wanted(self.stack).touch()
+                    await asyncio.sleep(LOCK_POLL_S)
             yield
 
-    async def apply(self, planned: Planned, emit: Emit) -> Outcome:
-        """Execute a plan and record its generation, however it ends."""
+    async def apply(self, planned: Planned, emit: Emit, command: str = "apply") -> Outcome:
+        """Execute a plan and record its generation, however it ends. `command` is what the journal calls it."""
+        began, failures = time.time(), []
         if planned.desired.units:
             self.journal.remember_nodes(planned.desired.nodes)
+            self.snapshots.keep(planned.files)
         stamp = Stamp(planned.generation, planned.git.short)
+        cluster = planned.cluster.signed(actor(), planned.generation)
+
+        def note(event: Event) -> None:
+            if isinstance(event, ActionFailed):
+                failures.append(f"{event.action.id}: {event.error}")
+            emit(event)
+
         outcome: Outcome | None = None
         try:
-            outcome = await execute(planned.plan, RealEffects(planned.cluster, planned.desired, stamp), emit)
+            outcome = await execute(planned.plan, RealEffects(cluster, planned.desired, stamp), note)
         finally:
-            self._record(planned, outcome)
+            self._record(planned, outcome, command, began, tuple(failures))
         if outcome.is_complete and planned.desired.units:
-            await self._collect_garbage(planned)
+            await self._collect_garbage(planned, cluster)
         return outcome
 
     def _last_nodes(self) -> dict[NodeName, Node]:
         """Return where to look while the files are bad: the nodes last applied, else this machine."""
         return self.journal.remembered_nodes() or _THIS_MACHINE
 
-    async def _planned(self, desired: Desired) -> Planned:
+    def _rollback_in_force(self, conf: str | None) -> Generation | None:
+        """Return the apply whose files the routes name instead of the user's; None where they name none."""
+        if conf is None:
+            return None
+        digest = Path(conf).name
+        return next((generation for generation in self.journal.latest() if generation.files == digest), None)
+
+    async def _planned_of(self, recovered: Recovered) -> Planned:
+        stack = compose_recovered(recovered, self.conf, self.stack)
+        desired = expand(stack, str(self.conf), recovered.generation.overrides)
+        if not recovered.is_current:
+            desired = replace(desired, files=str(recovered.place))
+        return await self._planned(desired, recovered.files, recovered.generation.git)
+
+    async def _planned(self, desired: Desired, files: Files | None = None, git: GitStamp | None = None) -> Planned:
         cluster = reach(self.stack, desired.nodes, self.directories)
         observed = await collect(cluster, desired)
         plan = reconcile(desired, observed)
-        git = await asyncio.to_thread(git_stamp, self.conf)
-        return Planned(plan, desired, observed, cluster, git, self.journal.last_generation() + 1)
+        stamp = git if git is not None else await asyncio.to_thread(git_stamp, self.conf)
+        return Planned(plan, desired, observed, cluster, stamp, self.journal.last_generation() + 1, files or {})
 
-    def _record(self, planned: Planned, outcome: Outcome | None) -> None:
+    def _record(
+        self, planned: Planned, outcome: Outcome | None, command: str, began: float, failures: tuple[str, ...]
+    ) -> None:
         words = "interrupted" if outcome is None else "applied" if outcome.is_complete else "partly applied"
+        digest = files_digest(planned.files) if planned.files else None
         self.journal.record(
             Generation(
                 generation=planned.generation,
                 revision=planned.git.revision,
                 is_dirty=planned.git.is_dirty,
-                overrides=self.overrides,
+                commit=planned.git.commit,
+                overrides=planned.desired.overrides,
                 owner=str(self.conf),
                 actor=actor(),
-                at=time.time(),
+                at=began,
                 changes=tuple(f"{c.verb} {c.target}: {c.cause}" for c in planned.plan.changes),
                 outcome=words,
+                command=command,
+                files=digest,
+                names=tuple(sorted(planned.files)),
+                duration_s=round(time.time() - began, 3),
+                failures=failures,
             )
         )
+        recent = [each.files for each, _ in zip(self.journal.latest(), range(SNAPSHOTS_KEPT), strict=False)]
+        in_use = Path(planned.desired.files).name if planned.desired.files is not None else None
+        self.snapshots.prune({name for name in (*recent, in_use) if name is not None})
 
-    async def _collect_garbage(self, planned: Planned) -> None:
+    async def _collect_garbage(self, planned: Planned, cluster: Cluster) -> None:
         """Remove what ended units left behind; the wanted ones keep their logs across restarts."""
         keep = {unit.id for unit in planned.desired.units.values()}
-        for node in planned.cluster.nodes.values():
+        for node in cluster.nodes.values():
             try:
                 await node.shim.gc(self.stack, keep)
             except (ShimError, TransportError):

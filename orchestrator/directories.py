@@ -45,6 +45,14 @@ class Directories:
         """Return the path of the stack's `routes.json`."""
         return self.stack(name) / "routes.json"
 
+    def watcher(self, name: StackName) -> Path:
+        """Return the path of the file in which the stack's watcher says how it is."""
+        return self.stack(name) / "watcher.json"
+
+    def wanted(self, name: StackName) -> Path:
+        """Return the path of the file that is touched by who wants the lock that a watcher holds."""
+        return self.stack(name) / "wanted"
+
     def known_worker_token(self, name: StackName) -> str | None:
         """Return the token of a stack that was applied before; looking makes none."""
         try:

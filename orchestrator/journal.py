@@ -6,69 +6,55 @@ import getpass
 import json
 import os
 import socket
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.revisions import GitStamp
 from schemas.base import NodeName
 from schemas.node import Node
 
-GIT_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class GitStamp:
-    """The revision of the configuration's repository."""
-
-    revision: str | None
-    """Short commit hash; None outside a repository or before its first commit."""
-    is_dirty: bool = False
-    """Files of the configuration differ from that commit."""
-
-    @property
-    def short(self) -> str | None:
-        """Return the revision, with `+` behind it where files differ."""
-        return None if self.revision is None else self.revision + ("+" if self.is_dirty else "")
-
-    def __str__(self) -> str:
-        if self.revision is None:
-            return "an unversioned configuration"
-        return self.revision + (" (uncommitted changes)" if self.is_dirty else "")
+JOURNAL_BYTES = 8 << 20
+"""Size from which on the older half of a journal is dropped; an apply takes about 1 kB, so that is years of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One apply."""
+    """One apply: by a person, or by the watcher when it changed something."""
 
     generation: int
     revision: str | None
+    """Short commit hash of the configuration's repository."""
     is_dirty: bool
+    """Files of the configuration differed from that commit."""
     overrides: tuple[str, ...]
     owner: str
     """The configuration directory."""
     actor: str
     at: float
-    """Seconds since the epoch."""
+    """When it began, seconds since the epoch."""
     changes: tuple[str, ...]
     outcome: str
     """`applied`, `partly applied` or `interrupted`."""
+    command: str = "apply"
+    """What was asked for: `apply`, `down`, `restart`, `rollback to 3`, or `watch` with what it mended."""
+    commit: str | None = None
+    """Full commit hash."""
+    files: str | None = None
+    """Digest of the files that were composed, see `orchestrator.snapshots`; None for `down`."""
+    names: tuple[str, ...] = ()
+    """Paths of those files below the configuration directory."""
+    duration_s: float | None = None
+    failures: tuple[str, ...] = ()
+    """What could not be done, with the reasons."""
 
-
-def git_stamp(conf: Path) -> GitStamp:
-    """Read the revision of the repository that a configuration directory is in."""
-
-    def git(*arguments: str) -> str | None:
-        argv = ["git", "-C", str(conf), *arguments]
-        try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    revision = git("rev-parse", "--short", "HEAD")
-    return GitStamp(revision, bool(git("status", "--porcelain", "--", "."))) if revision else GitStamp(None)
+    @property
+    def git(self) -> GitStamp:
+        """Return the revision as messages show it."""
+        return GitStamp(self.revision, self.is_dirty, self.commit)
 
 
 def actor() -> str:
@@ -84,21 +70,28 @@ class Journal:
     """The journal of one stack, and the note of the nodes it was last applied to."""
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self._lines = directory / "journal.jsonl"
         self._last_applied = directory / "last_applied.json"
 
     def last_generation(self) -> int:
         """Return the number of the last apply; 0 before the first."""
+        last = next(self.latest(), None)
+        return 0 if last is None else last.generation
+
+    def latest(self) -> Iterator[Generation]:
+        """Yield what was recorded, latest first. Lines that a crash tore, or that mean nothing, are passed over."""
         try:
-            lines = self._lines.read_text(errors="replace").splitlines()
+            lines = self._lines.read_bytes().splitlines()
         except FileNotFoundError:
-            return 0
+            return
         for line in reversed(lines):
-            try:
-                return int(json.loads(line)["generation"])
-            except (ValueError, KeyError, TypeError):
-                continue  # a line torn by a crash; the one before it counts
-        return 0
+            if (found := _generation(line)) is not None:
+                yield found
+
+    def find(self, number: int) -> Generation | None:
+        """Return one apply, or None where there is no record of it."""
+        return next((generation for generation in self.latest() if generation.generation == number), None)
 
     def record(self, generation: Generation) -> None:
         """Append one apply; on disk when it returns."""
@@ -109,6 +102,18 @@ class Journal:
             file.write(json.dumps({"version": 1, **asdict(generation)}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+            size = file.tell()
+        if size > JOURNAL_BYTES:
+            self._drop_older_half()
+
+    def _drop_older_half(self) -> None:
+        lines = self._lines.read_bytes().splitlines(keepends=True)
+        temporary = self._lines.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.writelines(lines[len(lines) // 2 :])
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._lines)
 
     def remember_nodes(self, nodes: Mapping[NodeName, Node]) -> None:
         """Note the nodes of an apply, so that they are still looked at when they have left the files."""
@@ -125,3 +130,25 @@ class Journal:
             return {NodeName(name): Node.model_validate(node) for name, node in body["nodes"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
+
+
+def known_numbers(generations: Iterable[Generation]) -> str:
+    """Return the numbers of some applies in words, such as `1-4, 7`."""
+    numbers = sorted({generation.generation for generation in generations})
+    spans: list[tuple[int, int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1] = (spans[-1][0], number)
+        else:
+            spans.append((number, number))
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+_GENERATION: TypeAdapter[Generation] = TypeAdapter(Generation)
+
+
+def _generation(line: bytes) -> Generation | None:
+    try:
+        return _GENERATION.validate_json(line)
+    except ValidationError:
+        return None

@@ -93,12 +93,12 @@ def down(stack: str, conf: Path | None, as_json: bool, yes: bool, timeout: float
     control = controller(conf, stack)
 
     async def work() -> int:
-        async with control.lock(f"down {stack}"):
+        async with control.lock(f"down {stack}", waits=note):
             planned = await control.plan_down()
             if planned.plan.is_empty:
                 _say(f"Nothing of stack {stack} is running.", as_json, {"type": "result", "outcome": "unchanged"})
                 return ExitCode.FINE
-            return await _confirm_and_execute(control, planned, as_json, yes, timeout)
+            return await confirm_and_execute(control, planned, as_json, yes, timeout, "down")
 
     return run(work())
 
@@ -107,7 +107,7 @@ async def _apply(
     control: Controller, as_json: bool, yes: bool, timeout: float | None, expected: str | None = None
 ) -> int:
     control.compose()  # bad files are reported before anything is locked or asked
-    async with control.lock(f"apply {control.stack}"):
+    async with control.lock(f"apply {control.stack}", waits=note):
         planned = await control.plan()
         if expected is not None and planned.plan.fingerprint() != expected:
             _print_plan(planned, as_json)
@@ -119,12 +119,13 @@ async def _apply(
             if as_json:
                 print_json({"type": "result", "outcome": "unchanged"})
             return ExitCode.FINE
-        return await _confirm_and_execute(control, planned, as_json, yes, timeout)
+        return await confirm_and_execute(control, planned, as_json, yes, timeout)
 
 
-async def _confirm_and_execute(
-    control: Controller, planned: Planned, as_json: bool, yes: bool, timeout: float | None
+async def confirm_and_execute(
+    control: Controller, planned: Planned, as_json: bool, yes: bool, timeout: float | None, command: str = "apply"
 ) -> int:
+    """Show a plan, ask, do it, and say how it ended. `command` is what the journal calls it."""
     _print_plan(planned, as_json)
     if planned.plan.conflicts:
         return ExitCode.ERROR
@@ -133,7 +134,7 @@ async def _confirm_and_execute(
     try:
         async with asyncio.timeout(timeout):
             with printer(as_json) as shown:
-                outcome = await control.apply(planned, shown.emit)
+                outcome = await control.apply(planned, shown.emit, command)
     except TimeoutError:
         raise CommandError(ExitCode.PARTIAL, f"Given up after {timeout:g} s. Running it again is safe.") from None
     if not outcome.is_complete:
@@ -193,6 +194,11 @@ async def _ask(stack: Stack, as_json: bool) -> int:
         f"Stop       {suggest('down', stack.stack)}" + (" (or: make stop)" if stack.stack == "quickstart" else "")
     )
     return ExitCode.FINE
+
+
+def note(text: str) -> None:
+    """Tell a person why nothing happens yet; stdout stays the product."""
+    click.echo(text, err=True)
 
 
 def _print_plan(planned: Planned, as_json: bool) -> None:

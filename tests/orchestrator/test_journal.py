@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 
 from orchestrator.directories import Directories
-from orchestrator.journal import Generation, GitStamp, Journal, git_stamp
+from orchestrator.journal import Generation, Journal
+from orchestrator.revisions import GitStamp, git_stamp
 from schemas.base import StackName
 from schemas.node import Node
 
@@ -65,7 +66,7 @@ def test_the_stamp_of_a_repository_tells_clean_from_dirty(tmp_path):
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "one")
     revision = git(tmp_path, "rev-parse", "--short", "HEAD")
-    assert git_stamp(conf) == GitStamp(revision, is_dirty=False)
+    assert git_stamp(conf) == GitStamp(revision, False, git(tmp_path, "rev-parse", "HEAD"))
     (tmp_path / "elsewhere.txt").write_text("not configuration")
     assert git_stamp(conf).short == revision
     (conf / "a.yaml").write_text("a: 2\n")
