@@ -101,8 +101,9 @@ def test_nobody_imports_the_command_line(path):
         assert not any(module.startswith("orchestrator.cli") for module in imports(path))
 
 
-def test_the_shim_needs_the_standard_library_only():
-    used = {module.split(".")[0] for module in imports(ROOT / "orchestrator/node/shim.py")} - {"__future__"}
+@pytest.mark.parametrize("script", ["shim.py", "http_call.py"])
+def test_what_is_copied_to_nodes_needs_the_standard_library_only(script):
+    used = {module.split(".")[0] for module in imports(ROOT / "orchestrator/node" / script)} - {"__future__"}
     assert used <= sys.stdlib_module_names
 
 
