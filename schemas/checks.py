@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from schemas.problems import nearest
 from schemas.unit import GATEWAY_SERVICE
 
+LONGEST_CHAIN = 4
+"""Roles that fall back to each other in a row: each may have attempts of its own, and one request walks through all."""
+
 Path = tuple[str, ...]
 Tree = Mapping[str, Any]
 
@@ -112,6 +115,29 @@ def _check_roles(tree: Tree) -> Iterator[Finding]:
             yield from _unknown((*here, "fallback", "role"), "role", fallback.get("role"), roles)
             if fallback.get("role") == name:
                 yield Finding((*here, "fallback", "role"), "a role cannot fall back to itself")
+    yield from _check_fallback_chains(roles)
+
+
+def _check_fallback_chains(roles: Mapping[str, Tree]) -> Iterator[Finding]:
+    """Follow the fallbacks from role to role; a circle is reported once, where it comes first."""
+    reported: set[str] = set()
+    for name in roles:
+        chain = [name]
+        while (following := _fallback_role(roles, chain[-1])) in roles and following not in chain:
+            chain.append(following)
+        if following == name and len(chain) > 1 and name not in reported:
+            reported.update(chain)
+            circle = " -> ".join((*chain, name))
+            yield Finding(("roles", name, "fallback", "role"), f"the roles fall back in a circle: {circle}")
+        elif following not in chain and len(chain) > LONGEST_CHAIN + 1:
+            message = f"expected at most {LONGEST_CHAIN} fallbacks in a row, found {' -> '.join(chain)}"
+            yield Finding(("roles", name, "fallback", "role"), message)
+
+
+def _fallback_role(roles: Mapping[str, Tree], name: str) -> str | None:
+    fallback = roles[name].get("fallback")
+    role = fallback.get("role") if isinstance(fallback, Mapping) else None
+    return role if isinstance(role, str) else None
 
 
 def _check_aliases(tree: Tree) -> Iterator[Finding]:

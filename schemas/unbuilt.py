@@ -16,6 +16,12 @@ class Unbuilt:
     pattern: str
     arrives: str
     works: tuple[object, ...] = (None,)
+    refuses: tuple[object, ...] = ()
+    """The only values that do not work; where there are some, `works` says nothing."""
+
+    def concerns(self, value: object) -> bool:
+        """Tell whether a value is refused."""
+        return value in self.refuses if self.refuses else value not in self.works
 
 
 UNBUILT = (
@@ -34,9 +40,11 @@ UNBUILT = (
         "TEI and Infinity arrive with embeddings and reranking; `openai`, `ollama` and `worker` work now",
         ("openai", "ollama", "worker"),
     ),
-    Unbuilt("roles.*.fallback", "fallbacks arrive with role ladders; `error` works now", ("error",)),
-    Unbuilt("roles.*.health_check", "health checks arrive with role probes"),
-    Unbuilt("policies.*.health_check", "health checks arrive with role probes"),
+    Unbuilt(
+        "roles.*.fallback",
+        "`skip` arrives with reranking; `error`, `{local: service}` and `{role: other}` work now",
+        refuses=("skip",),
+    ),
     Unbuilt("roles.*.dimensions", "pinned dimensions arrive with embeddings"),
     Unbuilt("roles.*.limits.queue", "queues arrive with role limits"),
     Unbuilt("policies.*.limits.queue", "queues arrive with role limits"),
@@ -54,7 +62,7 @@ LEGACY_KEYS = ("helper_nodes", "backends")
 
 def unbuilt_features(tree: Mapping[str, Any]) -> list[tuple[Path, str]]:
     """Return (key path, message) for everything in a composed tree that this version cannot do."""
-    found = [(path, rule.arrives) for rule in UNBUILT for path, value in _select(tree, rule) if value not in rule.works]
+    found = [(path, rule.arrives) for rule in UNBUILT for path, value in _select(tree, rule) if rule.concerns(value)]
     sources = [(("models", name, "source"), model.get("source")) for name, model in _mappings(tree.get("models"))]
     found += [
         (path, "Ollama models arrive with managed engines; hub:, package: and path: work now")

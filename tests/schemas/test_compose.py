@@ -235,10 +235,8 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
         ("services.chat.engine=vllm", "services.chat.engine", "managed engines"),
         ("services.chat.start=on-demand", "services.chat.start", "on-demand services arrive"),
         ("services.chat.args={ctx: 1}", "services.chat.args", "managed engines"),
-        ("roles.chat.fallback=skip", "roles.chat.fallback", "fallbacks arrive with"),
-        ("roles.chat.fallback={local: chat}", "roles.chat.fallback", "fallbacks arrive with"),
+        ("roles.chat.fallback=skip", "roles.chat.fallback", "`skip` arrives with reranking"),
         ("roles.chat.dimensions=768", "roles.chat.dimensions", "embeddings"),
-        ("roles.chat.health_check={interval_s: 5}", "roles.chat.health_check", "role probes"),
         ("roles.chat.limits={queue: 8}", "roles.chat.limits.queue", "role limits"),
         ("gateway.auth={keys_file: keys.yaml}", "gateway.auth", "key store"),
         ("heal=true", "heal", "orchestrate watch"),
@@ -265,6 +263,9 @@ def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
         (["aliases.fast=[chta]"], "aliases.fast.0", "no role, service or model is called 'chta'"),
         (["aliases.chat=[chat]"], "aliases.chat", "has this name already"),
         (["roles.chat.policy=lan"], "roles.chat.policy", "no policy is called 'lan'"),
+        (["roles.chat.fallback={local: caht}"], "roles.chat.fallback.local", "no service is called 'caht'"),
+        (["roles.chat.fallback={role: caht}"], "roles.chat.fallback.role", "no role is called 'caht'"),
+        (["roles.chat.fallback={role: chat}"], "roles.chat.fallback.role", "a role cannot fall back to itself"),
         (["nodes.local.memory_gib=1", "nodes.local.reserve_gib=0.75"], "nodes.local.memory_gib", "need 0.5 GiB"),
         (["nodes.local.ports=18199-18100"], "nodes.local.ports", "first <= last"),
         (["nodes.local.ports=high"], "nodes.local.ports", "two ports with a dash"),
@@ -283,6 +284,38 @@ def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
 def test_parts_that_contradict_each_other_are_named(conf, overrides, key, says):
     found = [problem for problem in conf.problems(*overrides) if problem.key == key and says in problem.message]
     assert found, conf.problems(*overrides)
+
+
+def falling_back(*chain: str) -> dict[str, object]:
+    """Return a tree with these roles, each of which falls back to the next."""
+    pairs = zip(chain, (*chain[1:], None), strict=True)
+    return {"roles": {name: {"fallback": {"role": below} if below else "error"} for name, below in pairs}}
+
+
+def test_roles_fall_back_in_a_row_of_bounded_length():
+    assert check_tree(falling_back(*"abcde"), "s") == []
+    (finding,) = check_tree(falling_back(*"abcdef"), "s")
+    assert finding.path == ("roles", "a", "fallback", "role")
+    assert finding.message == "expected at most 4 fallbacks in a row, found a -> b -> c -> d -> e -> f"
+
+
+def test_every_circle_of_fallbacks_is_named_once():
+    tree = {
+        "roles": {
+            "before": {"fallback": {"role": "a"}},
+            "a": {"fallback": {"role": "b"}},
+            "b": {"fallback": {"role": "c"}},
+            "c": {"fallback": {"role": "a"}},
+            "x": {"fallback": {"role": "y"}},
+            "y": {"fallback": {"role": "x"}},
+            "z": {"fallback": {"role": ["x"]}},
+        }
+    }
+    found = [(".".join(finding.path), finding.message) for finding in check_tree(tree, "s")]
+    assert found == [
+        ("roles.a.fallback.role", "the roles fall back in a circle: a -> b -> c -> a"),
+        ("roles.x.fallback.role", "the roles fall back in a circle: x -> y -> x"),
+    ]
 
 
 @pytest.mark.parametrize(
