@@ -35,7 +35,7 @@ def plan(
     """Show what apply would do. Changes nothing."""
     control = controller(conf, stack, overrides)
     planned = run(control.plan())
-    _print_plan(planned, as_json)
+    print_plan(planned, as_json)
     if out is not None:
         _save(out, control, planned)
     if planned.plan.conflicts:
@@ -110,12 +110,12 @@ async def _apply(
     async with control.lock(f"apply {control.stack}", waits=note):
         planned = await control.plan()
         if expected is not None and planned.plan.fingerprint() != expected:
-            _print_plan(planned, as_json)
+            print_plan(planned, as_json)
             raise CommandError(
                 ExitCode.STALE, "The saved plan is stale: the plan above is what would be done now. Save it again."
             )
         if planned.plan.is_empty and not planned.plan.conflicts:
-            _print_plan(planned, as_json)
+            print_plan(planned, as_json)
             if as_json:
                 print_json({"type": "result", "outcome": "unchanged"})
             return ExitCode.FINE
@@ -126,7 +126,7 @@ async def confirm_and_execute(
     control: Controller, planned: Planned, as_json: bool, yes: bool, timeout: float | None, command: str = "apply"
 ) -> int:
     """Show a plan, ask, do it, and say how it ended. `command` is what the journal calls it."""
-    _print_plan(planned, as_json)
+    print_plan(planned, as_json)
     if planned.plan.conflicts:
         return ExitCode.ERROR
     if not yes:
@@ -201,7 +201,8 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _print_plan(planned: Planned, as_json: bool) -> None:
+def print_plan(planned: Planned, as_json: bool) -> None:
+    """Print a plan for people, or as JSON lines."""
     if as_json:
         for line in plan_data(planned.plan):
             click.echo(json.dumps(line))

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("change", "Stop everything that runs of a stack."),
     "status": ("observe", "Show what runs and whether it is well."),
     "logs": ("observe", "Print a unit's log."),
+    "history": ("history", "Show what was applied, by whom and from which revision."),
+    "rollback": ("history", "Apply the files of an earlier generation again."),
 }
 
 

@@ -83,6 +83,8 @@ def _status_lines(control: Controller, seen: Seen) -> Iterator[str]:
             is_well = endpoint.state == "ready" and all(unit.ready for unit in units)  # then its last error is over
             error = f", last error: {endpoint.last_error}" if endpoint.last_error and not is_well else ""
             yield f"  role {endpoint.role}: {endpoint.name} is {endpoint.state}, {endpoint.in_flight} in flight{error}"
+    if (back := seen.rolled_back) is not None:
+        yield f"Rolled back to {back.git} by generation {back.generation}: the files in {control.conf} are not what runs."
     owners = sorted({unit.owner for unit in units if unit.alive and unit.owner not in (None, str(control.conf))})
     if owners:
         yield from (
