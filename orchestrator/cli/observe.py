@@ -84,7 +84,7 @@ def _status_lines(control: Controller, seen: Seen) -> Iterator[str]:
             error = f", last error: {endpoint.last_error}" if endpoint.last_error and not is_well else ""
             yield f"  role {endpoint.role}: {endpoint.name} is {endpoint.state}, {endpoint.in_flight} in flight{error}"
     if (back := seen.rolled_back) is not None:
-        yield f"Rolled back to {back.git} by generation {back.generation}: the files in {control.conf} are not what runs."
+        yield f"Generation {back.generation} rolled back to {back.git}: what runs are not the files in {control.conf}."
     owners = sorted({unit.owner for unit in units if unit.alive and unit.owner not in (None, str(control.conf))})
     if owners:
         yield from (
