@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.base import Frozen
+from schemas.sharding import Backend, Strategy
 
-Phase = Literal["starting", "loading", "warming", "ready", "recovering", "draining", "failed"]
-"""`warming` until the first token after a load; `recovering` after a failed round until another token was produced."""
+Phase = Literal["starting", "joining", "loading", "warming", "ready", "recovering", "draining", "failed"]
+"""`joining` while the ranks of a group connect; `warming` until the first token after a load; `recovering` after a
+failed round until another token was produced."""
 
 
 class WorkerReadiness(Frozen):
@@ -85,6 +87,33 @@ class WorkerVersions(Frozen):
     mlx_lm: str
 
 
+class WorkerRank(Frozen):
+    """What rank 0 of a group knows of one rank."""
+
+    rank: int
+    phase: Phase
+    progress: float | None
+    """Share of its part of the weights in memory while loading, 0 to 1."""
+    heartbeat_age_s: float | None
+    """Seconds since it was last heard; none for rank 0 itself, and before its first word."""
+    memory: WorkerMemory | None
+    """None before its first heartbeat."""
+
+
+class WorkerGroup(Frozen):
+    """The sharded group that a worker leads."""
+
+    size: int
+    backend: Backend
+    strategy: Strategy
+    launch: str
+    """The launch that its ranks belong to."""
+    rounds: int
+    """Steps computed by all ranks since the start."""
+    ranks: tuple[WorkerRank, ...]
+    """In the order of their numbers."""
+
+
 class WorkerStatus(Frozen):
     """The answer of `/status`."""
 
@@ -99,3 +128,5 @@ class WorkerStatus(Frozen):
     requests: WorkerRequests
     tokens: WorkerTokens
     versions: WorkerVersions
+    group: WorkerGroup | None = None
+    """None for a worker that has the whole model."""

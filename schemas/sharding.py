@@ -1,4 +1,4 @@
-"""Pure: whether a model can be spread over ranks, and how many layers each gets. Plan and worker ask the same functions.
+"""Pure: whether a model can be spread over ranks, and how its layers are given out, for plan and worker alike.
 
 What mlx-lm 0.32 can do is read from its sources: `Model.shard` (tensor) and `PipelineMixin` (pipeline).
 """

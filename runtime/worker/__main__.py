@@ -1,43 +1,61 @@
-"""I/O: `python -m runtime.worker`: serve one model over HTTP until TERM."""
+"""I/O: `python -m runtime.worker`: serve one model over HTTP until TERM, alone or as one rank of a group."""
 
-import argparse
+from __future__ import annotations
+
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
-from pathlib import Path
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from runtime.worker.settings import Settings
+from runtime.worker.arguments import parse
+from runtime.worker.settings import Group, Settings
+from schemas import exits
 
-TOKEN_VARIABLE = "ORCHESTRATE_WORKER_TOKEN"  # noqa: S105 - a name, not a secret
+if TYPE_CHECKING:
+    from runtime.worker.membership import End
 
 logger = logging.getLogger("runtime.worker")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the worker; return the process's exit code: 0 after a TERM, 1 when it cannot serve, 2 for bad arguments."""
+    """Run the worker; return the process's exit code, one of `schemas.exits`."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("sanic").setLevel(logging.WARNING)  # its start banner is no state change
     logging.getLogger("sanic.root").setLevel(logging.WARNING)
-    settings = _settings(argv)
+    settings = parse(argv)
+    if settings.group is not None and settings.group.rank > 0:
+        return _run(_follow(settings, settings.group))
     try:
         listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=512)
     except OSError as error:
         reason = error.strerror or str(error)
         logger.log(logging.ERROR, "cannot listen on %s port %d: %s", settings.host, settings.port, reason)
-        return 1
+        return exits.FAILED
+    return _run(_serve(settings, listener))
+
+
+def _run(work: Coroutine[Any, Any, tuple[int, bool]]) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code, is_stuck = runner.run(_serve(settings, listener))
+        code, is_stuck = runner.run(work)
         if is_stuck:
             # The interpreter's own exit aborts while a thread is inside the model.
             logging.shutdown()
             os._exit(code)
         return code
+
+
+async def _follow(settings: Settings, group: Group) -> tuple[int, bool]:
+    """Be a rank above 0 until rank 0 ends; its thread may be inside a collective that never returns."""
+    from runtime.worker.follower import Follower
+
+    end = await Follower(settings, group).run()
+    return end.code, True
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
@@ -47,14 +65,32 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     from runtime.worker.http import build_app, close_server, open_server
 
     is_over = asyncio.Event()
-    has_failed = False
+    code = exits.OK
 
     def fail() -> None:
-        nonlocal has_failed
-        has_failed = True
+        nonlocal code
+        code = code or exits.FAILED
         is_over.set()
 
-    engine = Engine(settings, fail)
+    lead = None
+    if settings.group is None:
+        engine = Engine(settings, fail)
+    else:
+        from runtime.worker.control import ControlError
+        from runtime.worker.lead import Lead
+
+        def end_group(end: End) -> None:
+            nonlocal code
+            code = end.code
+            engine.abort(f"The group of this model ended: {end.message}.")
+            is_over.set()
+
+        try:
+            lead = Lead(settings, settings.group, end_group)
+        except ControlError as error:
+            logger.log(logging.ERROR, "%s", error)
+            return exits.FAILED, False
+        engine = Engine(settings, fail, lead.load, lead.make_steps, lead.report)
     app = build_app(settings, engine)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,71 +98,22 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     server = await open_server(app, listener)
     logger.info("listening on %s:%d for %s", *listener.getsockname()[:2], settings.name)
     engine.start()
+    if lead is not None:
+        lead.start(engine.pulse)
     await is_over.wait()
-    await engine.drain()
+    if lead is None or lead.end is None:
+        if lead is not None:
+            lead.drain()
+        await engine.drain()
     await close_server(server)
+    if lead is not None:
+        await lead.close()
     logger.info("stopped")
-    return (1 if has_failed else 0), engine.is_alive
-
-
-def _settings(argv: list[str] | None) -> Settings:
-    parser = argparse.ArgumentParser(prog="python -m runtime.worker", description="Serve one model on MLX.")
-    parser.add_argument("--model-dir", type=Path, required=True, help="an MLX model directory; nothing is downloaded")
-    parser.add_argument("--name", required=True, help="the model's name for clients")
-    parser.add_argument("--host", default="127.0.0.1", help=f"other than loopback needs {TOKEN_VARIABLE} to be set")
-    parser.add_argument("--port", type=int, required=True, help="0 takes a free one and logs it")
-    parser.add_argument("--max-batch", type=_positive, default=8, help="requests computed together (default 8)")
-    parser.add_argument("--max-waiting", type=_count, default=64, help="further requests that wait (default 64)")
-    parser.add_argument("--max-context", type=_positive, help="lower the model's context length, in tokens")
-    parser.add_argument("--drain-s", type=_seconds, default=10.0, help="time for requests under way after TERM")
-    arguments = parser.parse_args(argv)
-    token = os.environ.get(TOKEN_VARIABLE) or None
-    if token is None and not _is_loopback(arguments.host):
-        parser.error(f"--host {arguments.host} is not loopback: set {TOKEN_VARIABLE}")
-    return Settings(
-        model_dir=str(arguments.model_dir),
-        name=arguments.name,
-        host=arguments.host,
-        port=arguments.port,
-        token=token,
-        max_batch=arguments.max_batch,
-        max_waiting=arguments.max_waiting,
-        max_context=arguments.max_context,
-        drain_s=arguments.drain_s,
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return code, engine.is_alive or lead is not None
 
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _count(text: str) -> int:
-    return _at_least(0, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    number = int(text)
-    if number < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 86400:
-        raise argparse.ArgumentTypeError("must be between 0 and 86400")
-    return number
 
 
 if __name__ == "__main__":

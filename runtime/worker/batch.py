@@ -1,34 +1,25 @@
-"""I/O: the batch that the model computes, on the generation thread alone.
+"""I/O: the batch, on the generation thread alone: who enters, who leaves, and what tokens mean as text.
 
-Wraps mlx-lm's `BatchGenerator`: requests wait here until there is a place, one call of `round` computes one token for
-each of them, and whatever goes wrong inside a round ends at most the requests of that round.
+Requests wait here until there is a place; one call of `round` computes one token for each that has one, by way of
+`Steps`; and whatever goes wrong inside a round ends at most the requests of that round.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import mlx.core as mx
-from mlx_lm.generate import BatchGenerator, GenerationBatch, StopSequences
+from typing import Literal
 
 from runtime.worker.model import LoadedModel
 from runtime.worker.request import Sampling
-from runtime.worker.sampling import Chooser, make_chooser
+from runtime.worker.steps import Commands, Insert, Steps, Token
 from runtime.worker.text import Detokenizer, StopMatcher
 
 logger = logging.getLogger(__name__)
 
 Finish = Literal["stop", "length"]
 
-GPU_PREFILL_TOKENS = 512
-CPU_PREFILL_TOKENS = 32
-"""Prompt tokens computed in one round, between two tokens of the running requests.
-
-A round cannot be interrupted: long prompts must not freeze the others' streams, nor hold a place whose client has left.
-A CPU computes 16 tokens at once no slower a token than 256 (SmolLM2-135M: about 10/s either way); a GPU wants more.
-"""
+WARM_UP_ID = 0
+"""The id of the request that produces the first token; those of clients count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +74,24 @@ class Round:
 @dataclass(slots=True)
 class _Running:
     job: Job
-    chooser: Chooser
     detokenizer: Detokenizer
     stops: StopMatcher
 
 
 @dataclass(slots=True)
 class Batch:
-    """Owns the generator and the queue in front of it."""
+    """Owns the queue in front of the computation, and the texts of the requests in it."""
 
     model: LoadedModel
     limit: int
-    new_chooser: Callable[[Sampling, int, int], Chooser] = make_chooser
+    steps: Steps
     _waiting: deque[Job] = field(default_factory=deque)
     _running: dict[int, _Running] = field(default_factory=dict)
-    """Keyed by the generator's uid."""
+    """Keyed by the job's id."""
     _leaving: list[int] = field(default_factory=list)
     """Ids of jobs to take out when the next round begins."""
-    _generator: Any = field(init=False)
-    """A `BatchGenerator`, whose methods carry no types."""
-    _stop_sequences: StopSequences = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._stop_sequences = StopSequences([(token,) for token in self.model.end_tokens])
-        self._generator = self._new_generator()
+    _ended: list[int] = field(default_factory=list)
+    """Ids of jobs that are over while the computation still holds them."""
 
     @property
     def running(self) -> int:
@@ -116,12 +101,12 @@ class Batch:
     @property
     def is_busy(self) -> bool:
         """Tell whether a round would do something."""
-        return bool(self._running or self._waiting or self._leaving)
+        return bool(self._running or self._waiting or self._leaving or self._ended)
 
     @property
     def kv_bytes(self) -> int:
         """Return the size of the running requests' caches."""
-        return int(self._generator.prompt_cache_nbytes)
+        return self.steps.kv_bytes
 
     def add(self, job: Job) -> None:
         """Queue a job."""
@@ -135,100 +120,78 @@ class Batch:
         """Take out who leaves, give the free places to who waits, and compute one step."""
         events: list[Event] = []
         try:
-            # Each step adds its events as they happen: what a later exception interrupts has already been told.
-            self._let_go(events)
-            self._admit(events)
-            _, responses = self._generator.next()
-            self._collect(responses, events)
+            # Each part adds its events as they happen: what a later exception interrupts has already been told.
+            removes = self._let_go(events)
+            inserts = self._admit(events)
+            step = self.steps.step(Commands(inserts, removes))
+            for job_id in step.refused:
+                del self._running[job_id]
+                events.append(Failure(job_id, "The request could not enter the batch."))
+            for token in step.tokens:
+                self._collect(token, events)
         except Exception:
             logger.exception("a round failed: ending its %d requests and rebuilding the batch", len(self._running))
             return Round([*events, *self._fail_running()], tokens=0, has_failed=True)
-        if not self._running:
-            mx.clear_cache()
-        return Round(events, tokens=len(responses))
+        return Round(events, tokens=len(step.tokens))
 
     def warm_up(self) -> None:
-        """Produce one real token; raises what the model raises."""
-        generator = self._new_generator()
-        try:
-            generator.insert([[min(self.model.end_tokens, default=0)]], max_tokens=[1])
-            while not generator.next()[1]:
-                pass
-        finally:
-            generator.close()
+        """Produce one real token, in a batch that is empty; raises what the model raises."""
+        prompt = [min(self.model.end_tokens, default=0)]
+        commands = Commands([Insert(WARM_UP_ID, prompt, 1, Sampling(temperature=0))])
+        while not self.steps.step(commands).tokens:
+            commands = Commands()
 
     def close(self) -> None:
-        """Give the generator's resources back."""
-        self._generator.close()
+        """Give the computation's resources back."""
+        self.steps.close()
 
-    def _let_go(self, events: list[Event]) -> None:
-        leaving, self._leaving = set(self._leaving), []
-        if not leaving:
-            return
+    def _let_go(self, events: list[Event]) -> list[int]:
+        """Return the ids to take out of the computation."""
+        leaving, self._leaving = dict.fromkeys(self._leaving), []
         events += [Removed(job_id) for job_id in leaving]
-        self._waiting = deque(job for job in self._waiting if job.id not in leaving)
-        uids = [uid for uid, running in self._running.items() if running.job.id in leaving]
-        for uid in uids:
-            del self._running[uid]
-        self._generator.remove(uids)
+        if leaving:
+            self._waiting = deque(job for job in self._waiting if job.id not in leaving)
+        held = [job_id for job_id in leaving if self._running.pop(job_id, None)]
+        removes, self._ended = [*self._ended, *held], []
+        return removes
 
-    def _admit(self, events: list[Event]) -> None:
+    def _admit(self, events: list[Event]) -> list[Insert]:
+        inserts = []
         while self._waiting and len(self._running) < self.limit:
             job = self._waiting.popleft()
             try:
-                chooser = self.new_chooser(job.sampling, self.model.limits.vocabulary, len(job.tokens))
-                (uid,) = self._generator.insert(
-                    [job.tokens],
-                    max_tokens=[job.max_tokens],
-                    samplers=[chooser.sampler],
-                    logits_processors=[chooser.processors],
-                    stop_sequences=[self._stop_sequences],
-                )
+                running = _Running(job, self.model.new_detokenizer(), StopMatcher(job.stop))
             except Exception:
                 logger.exception("a request could not enter the batch")
                 events.append(Failure(job.id, "The request could not enter the batch."))
             else:
-                self._running[uid] = _Running(job, chooser, self.model.new_detokenizer(), StopMatcher(job.stop))
+                self._running[job.id] = running
+                inserts.append(Insert(job.id, job.tokens, job.max_tokens, job.sampling))
+        return inserts
 
-    def _collect(self, responses: list[GenerationBatch.Response], events: list[Event]) -> None:
-        """Turn tokens into text; a request that ended otherwise than in the generator leaves it at once."""
-        ended_here = []
-        for response in responses:
-            event = _advance(self._running[response.uid], response.token, response.finish_reason)
-            if isinstance(event, Failure) or event.finish is not None:
-                del self._running[response.uid]
-                if response.finish_reason is None:
-                    ended_here.append(response.uid)
-            events.append(event)
-        if ended_here:
-            self._generator.remove(ended_here)
+    def _collect(self, token: Token, events: list[Event]) -> None:
+        """Turn a token into text; a request that ended otherwise than in the computation leaves it next round."""
+        event = _advance(self._running[token.id], token)
+        if isinstance(event, Failure) or event.finish is not None:
+            del self._running[token.id]
+            if token.finish is None:
+                self._ended.append(token.id)
+        events.append(event)
 
     def _fail_running(self) -> list[Event]:
-        failed: list[Event] = [
-            Failure(running.job.id, "The model failed while it generated.") for running in self._running.values()
-        ]
+        failed: list[Event] = [Failure(job_id, "The model failed while it generated.") for job_id in self._running]
         self._running.clear()
-        self._generator.close()
-        self._generator = self._new_generator()
-        mx.clear_cache()
+        self._ended.clear()
+        self.steps.recover()
         return failed
 
-    def _new_generator(self) -> Any:
-        is_on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        return BatchGenerator(
-            self.model.module,
-            completion_batch_size=self.limit,
-            prefill_batch_size=self.limit,
-            prefill_step_size=CPU_PREFILL_TOKENS if is_on_cpu else GPU_PREFILL_TOKENS,
-        )
 
-
-def _advance(running: _Running, token: int, reason: str | None) -> Delta | Failure:
+def _advance(running: _Running, token: Token) -> Delta | Failure:
     """Turn one generated token into the text that may leave; whatever goes wrong ends this request alone."""
-    error = running.chooser.error
+    error = token.error
     if error is None:
         try:
-            return _delta(running, token, reason)
+            return _delta(running, token.token, token.finish)
         except Exception as raised:  # noqa: BLE001 - the fence around one request
             error = raised
     logger.error("a request failed", exc_info=error)

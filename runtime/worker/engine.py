@@ -17,13 +17,14 @@ from contextlib import asynccontextmanager
 from runtime.worker import status
 from runtime.worker.answer import Answer
 from runtime.worker.batch import Event, Failure, Job, Removed
+from runtime.worker.compute import Compute
 from runtime.worker.errors import UnavailableError
-from runtime.worker.generation import GenerationThread, Loaded, Loader, Progress, Report, Rounds
+from runtime.worker.generation import GenerationThread, Loaded, Loader, MakeSteps, Progress, Report, Rounds
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.prompt import answer_limit, encode
 from runtime.worker.request import Request
 from runtime.worker.settings import Settings
-from schemas.messages import Phase, WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
+from schemas.messages import Phase, WorkerGroup, WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,18 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Admits requests, hands them to the generation thread and reports on both."""
 
-    def __init__(self, settings: Settings, on_end: Callable[[], None], load: Loader = load) -> None:
-        """`on_end` is called on the loop when the generation thread has ended by itself: the process must end too."""
+    def __init__(
+        self,
+        settings: Settings,
+        on_end: Callable[[], None],
+        load: Loader = load,
+        make_steps: MakeSteps = Compute,
+        report_group: Callable[[], WorkerGroup | None] = lambda: None,
+    ) -> None:
+        """`on_end` is called on the loop when the generation thread has ended by itself: the process must end too.
+
+        A process that leads a group loads and computes with `load` and `make_steps` of the group.
+        """
         self.phase: Phase = "starting"
         self.started_at = int(time.time())
         """Seconds since 1970."""
@@ -40,6 +51,7 @@ class Engine:
         self._settings = settings
         self._started = time.monotonic()
         self._on_end = on_end
+        self._report_group = report_group
         self._progress: float | None = None
         self._load_s: float | None = None
         self._model: LoadedModel | None = None
@@ -53,7 +65,7 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-        self._thread = GenerationThread(settings, load, asyncio.get_running_loop(), self._receive)
+        self._thread = GenerationThread(settings, load, asyncio.get_running_loop(), self._receive, make_steps)
 
     def start(self) -> None:
         """Load the model in the background."""
@@ -123,7 +135,17 @@ class Engine:
             requests=self.meter.requests(),
             tokens=self.meter.tokens(),
             versions=status.versions(),
+            group=self._report_group(),
         )
+
+    def pulse(self) -> tuple[Phase, float | None]:
+        """Return the phase and, while it loads, the progress."""
+        return self.phase, self._progress
+
+    def abort(self, message: str) -> None:
+        """End every request at once with `message`, and admit nobody any more; nobody waits for the thread."""
+        self.phase = "failed"
+        self._fail_all(message)
 
     async def drain(self) -> None:
         """Admit nobody any more, let the requests under way finish for `drain_s`, then end them and the thread."""
@@ -190,8 +212,8 @@ class Engine:
                 self._on_end()
 
     def _enter(self, phase: Phase) -> None:
-        # Reports that were under way when the drain began do not undo it.
-        if self.phase not in {phase, "draining"}:
+        # Reports that were under way when the end began do not undo it.
+        if self.phase not in {phase, "draining", "failed"}:
             logger.info("%s: %s", phase, self._settings.name)
             self.phase = phase
         if phase == "ready" and self._load_s is None:

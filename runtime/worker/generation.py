@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.worker.batch import Batch, Event, Job
+from runtime.worker.compute import Compute
 from runtime.worker.model import LoadedModel
 from runtime.worker.settings import Settings
+from runtime.worker.steps import Steps
 from schemas.messages import Phase
 
 logger = logging.getLogger(__name__)
 
 Loader = Callable[[Path, int | None, Callable[[float], None]], LoadedModel]
 """Loads a model directory with a bound on its context, telling the share that is loaded; see `model.load`."""
+
+MakeSteps = Callable[[LoadedModel, int], Steps]
+"""Makes what computes for a loaded model and a number of requests at once."""
 
 KV_SAMPLE_ROUNDS = 64
 """Rounds between two measurements of the caches' size: they grow by a step of 256 tokens at a time."""
@@ -78,10 +83,12 @@ class GenerationThread:
         load: Loader,
         loop: asyncio.AbstractEventLoop,
         receive: Callable[[Report], None],
+        make_steps: MakeSteps = Compute,
     ) -> None:
         """`receive` is called on `loop` with everything the thread has to say."""
         self._settings = settings
         self._load_model = load
+        self._make_steps = make_steps
         self._loop = loop
         self._receive = receive
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
@@ -135,7 +142,7 @@ class GenerationThread:
         return self._load_model(Path(self._settings.model_dir), self._settings.max_context, progress)
 
     def _serve(self, model: LoadedModel) -> None:
-        batch = Batch(model, self._settings.max_batch)
+        batch = Batch(model, self._settings.max_batch, self._make_steps(model, self._settings.max_batch))
         self._report(Loaded(model))
         self._prove(batch, "warming")
         running = kv_bytes = 0

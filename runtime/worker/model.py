@@ -31,10 +31,16 @@ class LoadedModel:
     new_detokenizer: Callable[[], Detokenizer]
 
 
-def load(directory: Path, max_context: int | None, progress: Callable[[float], None]) -> LoadedModel:
+def load(
+    directory: Path,
+    max_context: int | None,
+    progress: Callable[[float], None],
+    shard: Callable[[Any], None] = lambda _: None,
+) -> LoadedModel:
     """Load weights and tokenizer from a local directory; nothing is ever downloaded and no code of the model is run.
 
-    `max_context` lowers the context length. `progress` receives the share of the weights that are in memory.
+    `max_context` lowers the context length. `progress` receives the share of the weights that are in memory. `shard`
+    is called with the module before any weight is read, so that only what it leaves is.
 
     Raises what mlx-lm raises; the caller cannot go on without a model.
     """
@@ -44,6 +50,7 @@ def load(directory: Path, max_context: int | None, progress: Callable[[float], N
         raise FileNotFoundError(f"{directory} is not a model directory: it has no config.json")
     loaded: Any = mlx_lm.load(str(directory), lazy=True, return_config=True)
     module, tokenizer, config = loaded
+    shard(module)
     size = _materialise(module, progress)
     vocabulary = _vocabulary(config, tokenizer)
     limits = Limits(

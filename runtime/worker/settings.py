@@ -2,6 +2,28 @@
 
 from dataclasses import dataclass, field
 
+from schemas.sharding import Backend, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """This process's place in a sharded group."""
+
+    rank: int
+    size: int
+    backend: Backend
+    strategy: Strategy
+    split: tuple[int, ...] | None
+    """Share of the layers per rank; none gives every rank the same."""
+    control: str
+    """`host:port` where rank 0 listens for the others."""
+    launch: str
+    """Unique per launch: ranks of another one are refused."""
+    secret: str = field(repr=False)
+    """This rank's secret CURVE key, in Z85."""
+    peers: tuple[str, ...]
+    """The public keys of all ranks, in their order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -22,3 +44,5 @@ class Settings:
     """Lowers the model's own context length, in tokens."""
     drain_s: float = 10.0
     """Time that requests under way get after a TERM."""
+    group: Group | None = None
+    """None for a process that has the whole model."""

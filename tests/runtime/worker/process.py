@@ -30,10 +30,18 @@ def wait_until(look: Callable[[], T | None], what: str, deadline_s: float = DEAD
 class Worker:
     """Starts `python -m runtime.worker`; as a context it ends it."""
 
-    def __init__(self, model_dir: Path, log: Path, *arguments: str, token: str | None = None) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        log: Path,
+        *arguments: str,
+        token: str | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "ORCHESTRATE_WORKER_TOKEN"}
         if token is not None:
             environment["ORCHESTRATE_WORKER_TOKEN"] = token
+        environment |= variables or {}
         command = [sys.executable, "-m", "runtime.worker", "--model-dir", str(model_dir), "--name", "tiny"]
         self.log = log
         with log.open("wb") as stderr:

@@ -1,0 +1,64 @@
+"""I/O: what must be the same on every rank, read cheaply: versions, our own sources, and digests of the model's files.
+
+Small files (configuration, tokenizer, templates) are read whole. A weights file is known by its size, its header (name,
+type, shape and place of every tensor) and the first and last MiB of its data: two conversions or revisions of a model
+differ there, and a cut-off file does in its size. Damage in the middle is found by `orchestrate models verify`.
+"""
+
+import hashlib
+from pathlib import Path
+
+import runtime
+import schemas
+from runtime.worker import status
+from runtime.worker.wire import Identity
+
+EDGE_BYTES = 1 << 20
+_WHOLE = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.jinja",
+    "chat_template.json",
+    "*.tiktoken",
+    "*.safetensors.index.json",
+)
+_WEIGHTS = "*.safetensors"
+
+
+def identify(model_dir: Path) -> Identity:
+    """Describe this rank; raises OSError where the model cannot be read."""
+    files = {path.name: _whole(path) for pattern in _WHOLE for path in model_dir.glob(pattern) if path.is_file()}
+    files |= {path.name: _edges(path) for path in model_dir.glob(_WEIGHTS)}
+    return Identity(versions=status.versions(), code=_code(), files=files)
+
+
+def _whole(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _edges(path: Path) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        state = hashlib.sha256(str(size).encode())
+        length = file.read(8)
+        state.update(length + file.read(int.from_bytes(length, "little")) + file.read(EDGE_BYTES))
+        file.seek(max(0, size - EDGE_BYTES))
+        state.update(file.read())
+    return state.hexdigest()
+
+
+def _code() -> str:
+    """Digest the sources that run here: a node that was not provided with the newest must not join."""
+    state = hashlib.sha256()
+    for package in (runtime, schemas):
+        for root in sorted(package.__path__):
+            for path in sorted(Path(root).rglob("*.py")):
+                state.update(f"{path.relative_to(root).as_posix()} {_whole(path)};".encode())
+    return state.hexdigest()

@@ -1,0 +1,377 @@
+"""I/O: rank 0 of a group: it forms the group, tells every rank what to compute, and ends all of them together.
+
+The event loop owns the sockets and everything known of the other ranks. The generation thread gives it each round
+before computing it and gets a verdict when every rank has computed the same. Whatever goes wrong goes through `fail`,
+once: the other ranks are told, then `on_end` is called, and the process must answer its clients and end. The thread may
+be inside a collective that never returns by then, so nobody waits for it.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, assert_never
+
+import mlx.core as mx
+
+from runtime.worker import control, sharded, wire
+from runtime.worker.compute import CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS, Compute
+from runtime.worker.identity import identify
+from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Pulse, Silence, heartbeat, hello
+from runtime.worker.model import LoadedModel
+from runtime.worker.pace import Pace
+from runtime.worker.settings import Group, Settings
+from runtime.worker.steps import Commands, Insert, Step
+from schemas import exits
+from schemas.messages import WorkerGroup, WorkerRank
+
+logger = logging.getLogger(__name__)
+
+EVIDENCE_S = 0.5
+"""A broken collective says that some rank is gone; the control plane says which one within this time."""
+LEAVE_GRACE_S = 2.0
+"""Who stops a group by a TERM to every process reaches some rank before rank 0."""
+_PROBES_S = (0.0, 0.02, 0.1, 0.3, 1.0)
+"""When to look whose connection ended: ZeroMQ tells that one did before it takes the rank off its list."""
+
+
+class GroupEndedError(Exception):
+    """The group ends; the generation thread has nothing more to do."""
+
+
+@dataclass(slots=True)
+class _Rank:
+    silence: Silence
+    hello: wire.Hello | None = None
+    beat: wire.Heartbeat | None = None
+    is_loaded: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The round under way."""
+
+    number: int
+    began: float
+    allowance_s: float
+    verdict: Future[None]
+    digests: dict[int, str] = field(default_factory=dict)
+    """Keyed by rank."""
+
+
+class Lead:
+    """Owns the group."""
+
+    def __init__(self, settings: Settings, group: Group, on_end: Callable[[End], None]) -> None:
+        """Listen for the other ranks; `on_end` is called once, on the loop, when the group must end.
+
+        Raises ControlError.
+        """
+        self.end: End | None = None
+        self._settings = settings
+        self._group = group
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._server = control.Server(group)
+        now = time.monotonic()
+        self._ranks = {rank: _Rank(Silence(now)) for rank in range(1, group.size)}
+        self._arrived = asyncio.Event()
+        self._formed: Future[None] = Future()
+        self._loaded: Future[None] = Future()
+        self._ended: Future[None] = Future()
+        self._pending: _Pending | None = None
+        self._rounds = 0
+        self._is_draining = False
+        self._pulse: Pulse = lambda: ("starting", None)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # On the loop.
+
+    def start(self, pulse: Pulse) -> None:
+        """Begin to form the group; `pulse` tells how this process is."""
+        self._pulse = pulse
+        for work in (self._form, self._receive, self._watch_connections, self._tick):
+            self._tasks.append(self._loop.create_task(work()))
+
+    def drain(self) -> None:
+        """Note that this process was asked to stop: ranks that leave are no loss any more."""
+        self._is_draining = True
+
+    async def close(self) -> None:
+        """End the other ranks, with code 0 unless the group has failed."""
+        if self.end is None:
+            self._broadcast(wire.Shutdown(code=exits.OK, message="the group was stopped"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._server.close)
+
+    def report(self) -> WorkerGroup:
+        """Return what is known of the group."""
+        now = time.monotonic()
+        phase, progress = self._pulse()
+        own = heartbeat(phase, progress, self._rounds)
+        ranks = [WorkerRank(rank=0, phase=phase, progress=progress, heartbeat_age_s=None, memory=own.memory)]
+        for number, rank in self._ranks.items():
+            beat = rank.beat
+            ranks.append(
+                WorkerRank(
+                    rank=number,
+                    phase=beat.phase if beat else "starting",
+                    progress=beat.progress if beat else None,
+                    heartbeat_age_s=round(rank.silence.age_s(now), 3) if rank.hello else None,
+                    memory=beat.memory if beat else None,
+                )
+            )
+        group = self._group
+        return WorkerGroup(
+            size=group.size,
+            backend=group.backend,
+            strategy=group.strategy,
+            launch=group.launch,
+            rounds=self._rounds,
+            ranks=tuple(ranks),
+        )
+
+    def fail(self, code: int, message: str) -> None:
+        """End the group; only the first cause counts."""
+        if self.end is not None:
+            return
+        self.end = End(code, message)
+        logger.critical("the group ends: %s", message)
+        self._broadcast(wire.Shutdown(code=code, message=message))
+        # From now on nobody is waited for; a thread that waits for us may go.
+        verdict = [self._pending.verdict] if self._pending else []
+        for waiting in (self._formed, self._loaded, self._ended, *verdict):
+            if not waiting.done():
+                waiting.set_exception(GroupEndedError(message))
+        self._on_end(self.end)
+
+    async def _form(self) -> None:
+        try:
+            own = hello(self._settings, self._group, await asyncio.to_thread(identify, Path(self._settings.model_dir)))
+        except OSError as error:
+            self.fail(exits.RANK_FAILED, f"the model cannot be read: {error}")
+            return
+        try:
+            async with asyncio.timeout(FORM_S):
+                await self._arrived.wait()
+        except TimeoutError:
+            missing = [str(number) for number, rank in self._ranks.items() if rank.hello is None]
+            self.fail(exits.GROUP_NOT_FORMED, f"rank {', '.join(missing)} did not arrive within {FORM_S:g} s")
+            return
+        for number, rank in self._ranks.items():
+            found = wire.differences(own, rank.hello) if rank.hello else []
+            if found:
+                self.fail(exits.GROUP_REFUSED, f"rank {number} differs from rank 0: {'; '.join(found)}")
+                return
+        logger.info("all %d ranks are there and alike", self._group.size)
+        self._broadcast(wire.Welcome())
+        self._formed.set_result(None)
+
+    async def _receive(self) -> None:
+        while True:
+            try:
+                number, message = await self._server.receive()
+            except control.ControlError as error:
+                self.fail(exits.GROUP_REFUSED, str(error))
+                continue
+            self._ranks[number].silence.heard(time.monotonic())
+            self._take(number, message)
+
+    def _take(self, number: int, message: wire.Message) -> None:
+        rank = self._ranks[number]
+        match message:
+            case wire.Done():
+                self._take_digest(number, message.number, message.digest)
+            case wire.Heartbeat():
+                rank.beat = message
+                rank.silence.phase = message.phase
+            case wire.Hello():
+                rank.hello = message
+                if all(rank.hello for rank in self._ranks.values()):
+                    self._arrived.set()
+            case wire.Loaded():
+                rank.is_loaded = True
+                if all(rank.is_loaded for rank in self._ranks.values()) and not self._loaded.done():
+                    self._loaded.set_result(None)
+            case wire.Failed():
+                self._suspect(message.code, f"rank {number} failed: {message.message}")
+            case wire.Leaving():
+                self._loop.call_later(LEAVE_GRACE_S, self._miss, number)
+            case wire.Welcome() | wire.Round() | wire.Shutdown():
+                self.fail(exits.GROUP_REFUSED, f"rank {number} sent a {message.kind}, which only rank 0 may")
+            case _:
+                assert_never(message)
+
+    def _miss(self, number: int) -> None:
+        if not self._is_draining:
+            self.fail(exits.RANK_LOST, f"rank {number} was stopped")
+
+    def _suspect(self, code: int, message: str) -> None:
+        """End the group soon: another message may still tell the cause of this one."""
+        self._loop.call_later(EVIDENCE_S, self.fail, code, message)
+
+    async def _watch_connections(self) -> None:
+        async for _ in self._server.disconnections():
+            for delay_s in _PROBES_S:
+                self._loop.call_later(delay_s, self._probe)
+
+    def _probe(self) -> None:
+        beat = self._heartbeat()
+        for number, rank in self._ranks.items():
+            if rank.hello is not None and not self._server.send(number, beat) and not self._is_draining:
+                self.fail(exits.RANK_LOST, f"rank {number} was lost")
+
+    async def _tick(self) -> None:
+        beaten = last = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            was_stopped = now - last > TICK_S + HEARTBEAT_S
+            last = now
+            if now - beaten >= HEARTBEAT_S:
+                beaten = now
+                beat = self._heartbeat()
+                for number in self._ranks:
+                    self._server.send(number, beat)
+            # What the others sent while this process itself did not run is read before they are judged.
+            if not was_stopped:
+                self._judge(now)
+
+    def _judge(self, now: float) -> None:
+        for number, rank in self._ranks.items():
+            if rank.hello is not None and rank.silence.is_over(now):
+                self.fail(exits.RANK_SILENT, f"rank {number} was silent for {rank.silence.age_s(now):.0f} s")
+        pending = self._pending
+        if pending is not None and now - pending.began > pending.allowance_s:
+            late = [str(rank) for rank in range(self._group.size) if rank not in pending.digests]
+            message = (
+                f"round {pending.number} made no progress for {pending.allowance_s:.0f} s in rank {', '.join(late)}"
+            )
+            self.fail(exits.ROUND_STALLED, message)
+
+    def _heartbeat(self) -> bytes:
+        return wire.encode(heartbeat(*self._pulse(), self._rounds))
+
+    def _broadcast(self, message: wire.Message) -> None:
+        frame = wire.encode(message)
+        for number in self._ranks:
+            self._server.send(number, frame)
+
+    def _begin(self, pending: _Pending, frame: bytes) -> None:
+        if self.end is not None:
+            pending.verdict.set_exception(GroupEndedError(self.end.message))
+            return
+        self._pending = pending
+        for number in self._ranks:
+            if not self._server.send(number, frame):
+                self._suspect(exits.RANK_LOST, f"rank {number} was lost")
+
+    def _take_digest(self, number: int, round_number: int, digest: str) -> None:
+        pending = self._pending
+        if self.end is not None:
+            return
+        if pending is None or pending.number != round_number:
+            self.fail(exits.RANKS_DISAGREE, f"rank {number} computed round {round_number}, which is not under way")
+            return
+        pending.digests[number] = digest
+        if len(pending.digests) < self._group.size:
+            return
+        if len(set(pending.digests.values())) > 1:
+            self.fail(exits.RANKS_DISAGREE, f"the ranks computed different tokens in round {round_number}")
+            return
+        self._pending = None
+        self._rounds = round_number
+        pending.verdict.set_result(None)
+
+    # On the generation thread.
+
+    def load(self, directory: Path, max_context: int | None, progress: Callable[[float], None]) -> LoadedModel:
+        """Join the others and load this rank's part; return when every rank has its own."""
+        try:
+            # Once the others are there, so that they hear of a model that cannot be spread.
+            self._formed.result()
+            sharded.check(self._group, directory)
+            joined = sharded.join(self._group)
+            model = sharded.load_part(self._group, joined, directory, max_context, progress)
+        except GroupEndedError:
+            raise
+        except Exception as error:
+            raise self.collapse(error) from error
+        self._joined: Any = joined
+        self._loaded.result()
+        return model
+
+    def make_steps(self, model: LoadedModel, limit: int) -> "LeadSteps":
+        """Return what computes with all ranks."""
+        return LeadSteps(self, Compute(model, limit, agree=sharded.agreement(self._joined)))
+
+    def begin(self, number: int, commands: Commands, allowance_s: float) -> Future[None]:
+        """Tell the others to compute a round; the result arrives when every rank has computed the same."""
+        pending = _Pending(number, time.monotonic(), allowance_s, Future())
+        frame = wire.encode(wire.round_of(number, commands))
+        self._loop.call_soon_threadsafe(self._begin, pending, frame)
+        return pending.verdict
+
+    def finish(self, number: int, step: Step) -> None:
+        """Note what this rank has computed."""
+        self._loop.call_soon_threadsafe(self._take_digest, 0, number, wire.digest(step))
+
+    def collapse(self, error: BaseException) -> GroupEndedError:
+        """End the group for an error of this rank; return, when it has ended, what to raise."""
+        code = sharded.exit_code_of(error)
+        words = "the connection between the ranks broke" if code == exits.RANK_LOST else f"rank 0 failed: {error}"
+        self._loop.call_soon_threadsafe(self._suspect, code, words)
+        return GroupEndedError(str(self._ended.exception()))
+
+
+class LeadSteps:
+    """Computes with all ranks of the group; the `Steps` of rank 0."""
+
+    def __init__(self, lead: Lead, own: Compute) -> None:
+        """`own` is what this rank computes."""
+        self._lead = lead
+        self._own = own
+        is_on_cpu = mx.default_device().type == mx.DeviceType.cpu
+        self._pace = Pace(CPU_PREFILL_TOKENS if is_on_cpu else GPU_PREFILL_TOKENS)
+        self._number = 0
+
+    @property
+    def kv_bytes(self) -> int:
+        """Return the size of the caches in this rank."""
+        return self._own.kv_bytes
+
+    def step(self, commands: Commands) -> Step:
+        """Compute one step on every rank; raises GroupEndedError."""
+        commands = Commands([_seeded(insert) for insert in commands.inserts], commands.removes)
+        self._number += 1
+        began = time.monotonic()
+        verdict = self._lead.begin(self._number, commands, self._pace.begin(commands))
+        try:
+            step = self._own.step(commands)
+        except Exception as error:
+            raise self._lead.collapse(error) from error
+        self._lead.finish(self._number, step)
+        verdict.result()
+        self._pace.end(time.monotonic() - began)
+        return step
+
+    def recover(self) -> None:
+        """Raise: ranks that no longer hold the same requests cannot go on together."""
+        raise GroupEndedError("a round of the group failed")
+
+    def close(self) -> None:
+        """Give this rank's resources back."""
+        self._own.close()
+
+
+def _seeded(insert: Insert) -> Insert:
+    """Draw the seed here, so that every rank draws the same tokens."""
+    if insert.sampling.seed is not None:
+        return insert
+    return replace(insert, sampling=replace(insert.sampling, seed=secrets.randbits(63)))

@@ -1,0 +1,64 @@
+"""Pure: what one step of the computation takes and gives, on one process or on every rank of a group alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.worker.request import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """One request that enters the batch. `id` is unique in the life of the worker."""
+
+    id: int
+    tokens: list[int]
+    max_tokens: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What to do before the next step: take out first, then take in."""
+
+    inserts: Sequence[Insert] = ()
+    removes: Sequence[int] = ()
+    """Ids; one that is not there is no mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What one step gave one request; with a finish it has left the batch."""
+
+    id: int
+    token: int
+    finish: str | None
+    """`stop` for an end token, `length` for the last one that was allowed."""
+    error: Exception | None = None
+    """Why the token could not be chosen; any token at all stands in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The outcome of one step."""
+
+    tokens: list[Token]
+    refused: list[int]
+    """Ids of requests that could not enter."""
+
+
+class Steps(Protocol):
+    """What `Batch` needs of the computation, in this process alone or in a whole group."""
+
+    def step(self, commands: Commands) -> Step:
+        """Apply the commands and compute one step; raises what the model raises."""
+
+    def recover(self) -> None:
+        """Forget all requests after a step that raised; raises where there is no going on."""
+
+    @property
+    def kv_bytes(self) -> int:
+        """The size of the requests' caches in this process."""
+
+    def close(self) -> None:
+        """Give the resources back."""

@@ -1,0 +1,156 @@
+"""I/O: a sharded group as real processes over a ring on loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from runtime.worker.control import new_keys
+from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
+
+GROUP_DEADLINE_S = 120.0
+"""Three processes import, load and warm up on two cores that others use as well."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody uses now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Rank:
+    """One rank above 0."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(command, stderr=stderr, stdin=subprocess.DEVNULL, env=environment)
+
+    def text(self) -> str:
+        """Return what it has logged."""
+        return self.log.read_text()
+
+    def wait_exit(self) -> int:
+        """Wait for the end; return the exit code."""
+        return self.process.wait(DEADLINE_S)
+
+
+class Group:
+    """Starts every rank; as a context it ends them."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        place: Path,
+        size: int,
+        *arguments: str,
+        strategy: str = "tensor",
+        split: str | None = None,
+        model_dirs: dict[int, Path] | None = None,
+        keys: dict[int, tuple[str, str]] | None = None,
+        launches: dict[int, str] | None = None,
+        without: tuple[int, ...] = (),
+    ) -> None:
+        """`model_dirs`, `keys` (public, secret) and `launches` give single ranks others; `without` are not started."""
+        place.mkdir(parents=True, exist_ok=True)
+        control, *ring = free_ports(size + 1)
+        self.control = control
+        self.keys = new_keys(size)
+        hostfile = place / "hosts.json"
+        hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ring]))
+        peers = " ".join(public for public, _ in self.keys)
+        shape = ["--size", str(size), "--backend", "ring", "--strategy", strategy]
+        shape += ["--split", split] if split else []
+        shape += ["--control", f"127.0.0.1:{control}"]
+        self.ranks: dict[int, Rank] = {}
+
+        def environment(rank: int) -> dict[str, str]:
+            _, secret = (keys or {}).get(rank, self.keys[rank])
+            own_peers = peers
+            if keys and rank in keys:
+                own_peers = " ".join(keys[rank][0] if n == rank else public for n, (public, _) in enumerate(self.keys))
+            return {
+                "MLX_RANK": str(rank),
+                "MLX_HOSTFILE": str(hostfile),
+                "ORCHESTRATE_CONTROL_SECRET": secret,
+                "ORCHESTRATE_CONTROL_PEERS": own_peers,
+            }
+
+        def options(rank: int) -> list[str]:
+            launch = (launches or {}).get(rank, "launch-1")
+            return [*shape, "--rank", str(rank), "--launch", launch, *arguments]
+
+        for rank in range(1, size):
+            if rank not in without:
+                directory = (model_dirs or {}).get(rank, model_dir)
+                command = [sys.executable, "-m", "runtime.worker", "--model-dir", str(directory), "--name", "tiny"]
+                log = place / f"rank{rank}.log"
+                self.ranks[rank] = Rank([*command, *options(rank)], {**os.environ, **environment(rank)}, log)
+        try:
+            self.lead = Worker(
+                (model_dirs or {}).get(0, model_dir), place / "rank0.log", *options(0), variables=environment(0)
+            )
+        except BaseException:
+            self._end_ranks()
+            raise
+
+    @property
+    def processes(self) -> dict[int, subprocess.Popen[bytes]]:
+        """Return all processes by rank."""
+        return {0: self.lead.process, **{number: rank.process for number, rank in self.ranks.items()}}
+
+    def wait_ready(self) -> Self:
+        """Wait for rank 0's `/ready`."""
+
+        def look() -> bool:
+            for number, process in self.processes.items():
+                assert process.poll() is None, f"rank {number} ended with {process.returncode}: {self.texts()}"
+            return self.lead.http.get("/ready").status_code == 200
+
+        wait_until(look, "the group is ready", GROUP_DEADLINE_S)
+        return self
+
+    def wait_exits(self) -> dict[int, int]:
+        """Wait for all ends; return the exit codes."""
+        end = time.monotonic() + DEADLINE_S
+        return {number: process.wait(max(0.1, end - time.monotonic())) for number, process in self.processes.items()}
+
+    def texts(self) -> str:
+        """Return all logs."""
+        logs = {0: self.lead.text(), **{number: rank.text() for number, rank in self.ranks.items()}}
+        return "\n".join(f"--- rank {number}\n{text}" for number, text in logs.items())
+
+    def signal(self, rank: int, number: signal.Signals) -> None:
+        """Send a signal to one rank."""
+        self.processes[rank].send_signal(number)
+
+    def texts_of(self, *bodies: dict[str, Any]) -> list[str]:
+        """Return the texts of completions asked one after another."""
+        return [self.lead.text_of(**body) for body in bodies]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+        self.lead.__exit__()
+        self._end_ranks()
+
+    def _end_ranks(self) -> None:
+        for rank in self.ranks.values():
+            try:
+                rank.process.wait(20)
+            except subprocess.TimeoutExpired:
+                rank.process.kill()
+                rank.process.wait()
