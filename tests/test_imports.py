@@ -37,6 +37,7 @@ MUST_BE_PURE = (
     "orchestrator/plan.py", "orchestrator/simulate.py", "orchestrator/commands.py",
     "orchestrator/helpers/answers.py", "orchestrator/helpers/identify.py", "orchestrator/helpers/compare.py",
     "orchestrator/helpers/silence.py",
+    "orchestrator/models/facts.py", "orchestrator/models/sources.py",
     "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
     "runtime/gateway/routing/outcome.py",
 )  # fmt: skip
