@@ -91,7 +91,8 @@ class _Walk:
 
     def wait_s(self) -> float | None:
         """Return how long until an endpoint may be free again; None when nobody says."""
-        waits = [failure.error.verdict.busy_s for failure in self.failures if failure.error.verdict.busy_s]
+        verdicts = (failure.error.verdict for failure in self.failures)
+        waits = [verdict.busy_s for verdict in verdicts if verdict.is_passing]
         waits.extend(skip.retry_s for skip in self.skipped if skip.retry_s is not None)
         return min(waits, default=None)
 

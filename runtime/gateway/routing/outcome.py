@@ -50,6 +50,11 @@ class Verdict:
     absent_s: float = 0.0
     """How long other endpoints are preferred, because this one has not got the model."""
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether the endpoint says that it will answer soon."""
+        return self.label in ("busy", "loading")
+
 
 SILENT = frozenset({"no first content", "stalled"})
 """Labels of endpoints that take requests and give no token."""

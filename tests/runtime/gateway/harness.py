@@ -48,6 +48,38 @@ def stack_document(endpoints: Mapping[str, str], **more: Any) -> dict[str, Any]:
     }
 
 
+def service_document(*services: str, **more: Any) -> dict[str, Any]:
+    """Return a stack with services in the role `chat`, one per priority in their order.
+
+    Each has a model `model-NAME`. `extra` names services that are in no role.
+    """
+    endpoints = {name: {"service": name, "priority": index + 1} for index, name in enumerate(services)}
+    return {
+        "stack": "lab",
+        "nodes": {"here": {"reach": "local"}},
+        "models": {f"model-{name}": {"source": f"path:/models/{name}"} for name in (*services, *more.get("extra", ()))},
+        "services": {
+            name: {"model": f"model-{name}", "nodes": ["here"]} for name in (*services, *more.pop("extra", ()))
+        },
+        "roles": {"chat": {"endpoints": endpoints} | more.pop("chat", {})} | more.pop("roles", {}),
+        "gateway": {"node": "here"},
+        **more,
+    }
+
+
+def instance(service: str, url: str, state: str = "ready", replica: int = 0, **more: str) -> dict[str, str]:
+    """Return an entry of routes.json for a service of `service_document`."""
+    return {
+        "unit": f"{service}-{replica}.0@{abs(hash((service, url))) % 16**12:012x}",
+        "node": "here",
+        "service": service,
+        "model": f"model-{service}",
+        "url": url,
+        "state": state,
+        **more,
+    }
+
+
 def free_port() -> int:
     """Return a port that nobody listens on now."""
     with socket.socket() as sock:
@@ -76,18 +108,22 @@ class LocalGateway:
         self.document = document
         self.gateway: Gateway
         self.url = ""
+        self.host = "127.0.0.1"
+        self._routes: Path
+        self._generation = 0
         self._server: Any = None
 
     def compose(self, conf: Path, stack: str, overrides: Sequence[str]) -> Stack:
         return Stack.model_validate_json(json.dumps(self.document))
 
     async def start(self, tmp_path: Path) -> None:
-        sources = Sources(tmp_path, "lab", tmp_path / "routes.json", "worker-token")
+        self._routes = tmp_path / "routes.json"
+        sources = Sources(tmp_path, "lab", self._routes, "worker-token")
         self.gateway = assemble(sources, self.compose)
         await self.reload()
-        sock = listen("127.0.0.1", 0)
+        sock = listen(self.host, 0)
         self.port = sock.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{self.host}:{self.port}"
         self._server = await self.gateway.app.create_server(sock=sock)
         await self._server.startup()
         await self._server.start_serving()
@@ -95,6 +131,20 @@ class LocalGateway:
     async def reload(self, document: dict[str, Any] | None = None) -> None:
         self.document = document or self.document
         await self.gateway.services.reloader.reload()
+
+    async def publish(self, *instances: dict[str, str]) -> None:
+        """Write routes.json as the orchestrator does, and read it at once."""
+        self._generation += 1
+        document = {"stack": "lab", "generation": self._generation, "instances": instances}
+        fresh = self._routes.with_suffix(".new")
+        fresh.write_text(json.dumps(document))
+        fresh.replace(self._routes)
+        await self.reload()
+
+    async def config(self) -> dict[str, Any]:
+        async with self.client() as client:
+            found: dict[str, Any] = (await client.get("/admin/config")).json()
+            return found
 
     async def stop(self) -> None:
         self._server.close()

@@ -1,0 +1,219 @@
+"""Requests that arrive while all that could answer them is being swapped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runtime.gateway import exchange, holds
+from tests.fakes.upstream import Exchange, FakeUpstream, answers, refuses
+from tests.runtime.gateway.harness import (
+    CHAT,
+    STREAM,
+    LocalGateway,
+    instance,
+    local_gateway,
+    service_document,
+    until,
+    words_of,
+)
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+@pytest.fixture
+async def swapped(tmp_path: Path) -> AsyncIterator[tuple[LocalGateway, FakeUpstream]]:
+    """A gateway whose only service is being replaced, and the successor, which nobody knows of yet."""
+    async with FakeUpstream() as successor, local_gateway(tmp_path, service_document("main")) as gateway:
+        await gateway.publish(instance("main", "http://127.0.0.1:9", "replacing"))
+        yield gateway, successor
+
+
+Swapped = tuple[LocalGateway, FakeUpstream]
+
+
+async def ask(gateway: LocalGateway, body: dict[str, Any]) -> httpx.Response:
+    async with gateway.client() as client:
+        return await client.post(CHAT_PATH, json=body)
+
+
+def held(gateway: LocalGateway) -> int:
+    return sum(gateway.gateway.services.holds.held.values())
+
+
+async def test_requests_wait_for_the_successor_and_are_answered_by_it(swapped: Swapped) -> None:
+    gateway, successor = swapped
+    asking = [asyncio.create_task(ask(gateway, body)) for body in (CHAT, STREAM) * 10]
+    await until(lambda: held(gateway) == 20)
+    report = await gateway.config()
+    assert report["held"] == {"chat": 20}
+    assert [endpoint["state"] for endpoint in report["endpoints"]] == ["replacing"]
+    async with gateway.client() as client:
+        assert 'orchestrate_held_requests{role="chat"} 20.0' in (await client.get("/metrics")).text
+    await gateway.publish(instance("main", successor.url))
+    for answer in await asyncio.gather(*asking):
+        assert answer.status_code == 200
+        assert answer.headers["x-orchestrate-endpoint"] == "main"
+        assert answer.headers["x-orchestrate-attempts"] == "1"
+    assert len(successor.seen) == 20
+    assert held(gateway) == 0
+
+
+async def test_swaps_under_load_fail_no_request(tmp_path: Path) -> None:
+    is_asking, answered = True, 0
+
+    async def load(gateway: LocalGateway, body: dict[str, Any]) -> None:
+        nonlocal answered
+        async with gateway.client() as client:
+            while is_asking:
+                answer = await client.post(CHAT_PATH, json=body)
+                assert answer.status_code == 200, answer.text
+                if body is STREAM:
+                    assert words_of(answer.text) == ["w0", "w1", "w2"]
+                    assert answer.text.endswith("data: [DONE]\n\n")
+                answered += 1
+
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(local_gateway(tmp_path, service_document("main")))
+        running = await stack.enter_async_context(FakeUpstream(answers(pause_s=0.002)))
+        await gateway.publish(instance("main", running.url))
+        async with asyncio.TaskGroup() as tasks:
+            for body in (CHAT, STREAM) * 4:
+                tasks.create_task(load(gateway, body))
+            for _ in range(6):
+                before = answered
+                await until(lambda before=before: answered > before + 10)
+                await gateway.publish(instance("main", running.url, "replacing"))
+                await until(lambda: gateway.in_flight == 0, what="drained")
+                await running.stop()
+                await until(lambda: held(gateway) == 8, what="everybody waits")
+                running = await stack.enter_async_context(FakeUpstream(answers(pause_s=0.002)))
+                await gateway.publish(instance("main", running.url))
+            is_asking = False
+    assert answered > 60
+
+
+async def test_all_who_waited_are_answered_although_the_successor_takes_few_at_once(swapped: Swapped) -> None:
+    gateway, successor = swapped
+    places = 2
+    good, refuse = answers(pause_s=0.05), refuses(503, {"error": {"message": "queue is full"}}, retry_after="0")
+
+    async def behave(one: Exchange) -> None:
+        nonlocal places
+        if not places:
+            await refuse(one)
+            return
+        places -= 1
+        try:
+            await good(one)
+        finally:
+            places += 1
+
+    successor.behave = behave
+    asking = [asyncio.create_task(ask(gateway, CHAT)) for _ in range(12)]
+    await until(lambda: held(gateway) == 12)
+    await gateway.publish(instance("main", successor.url))
+    assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 12
+
+
+async def test_a_stream_that_waits_gets_comments(swapped: Swapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "HOLD_S", 0.1)
+    monkeypatch.setattr(exchange, "COMMENT_S", 0.1)
+    gateway, successor = swapped
+    async with gateway.client() as client, client.stream("POST", CHAT_PATH, json=STREAM) as answer:
+        assert answer.status_code == 200
+        pieces = answer.aiter_text()
+        assert await anext(pieces) == ": waiting\n\n"
+        assert await anext(pieces) == ": waiting\n\n"
+        await gateway.publish(instance("main", successor.url))
+        text = "".join([piece async for piece in pieces])
+    assert words_of(text) == ["w0", "w1", "w2"]
+    assert text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["json", "stream"])
+async def test_a_client_that_leaves_frees_its_place(swapped: Swapped, body: dict[str, Any]) -> None:
+    gateway, successor = swapped
+    asking = asyncio.create_task(ask(gateway, body))
+    await until(lambda: held(gateway) == 1)
+    asking.cancel()
+    await until(lambda: held(gateway) == 0)
+    await gateway.publish(instance("main", successor.url))
+    assert (await ask(gateway, CHAT)).status_code == 200
+    assert len(successor.seen) == 1, "nobody asks for a client that left"
+
+
+async def test_only_so_many_are_held(swapped: Swapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "MOST_HELD", 3)
+    gateway, successor = swapped
+    asking = [asyncio.create_task(ask(gateway, CHAT)) for _ in range(3)]
+    await until(lambda: held(gateway) == 3)
+    refused = await ask(gateway, CHAT)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_endpoint_available")
+    assert int(refused.headers["retry-after"]) >= 1
+    await gateway.publish(instance("main", successor.url))
+    assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 3
+
+
+async def test_the_limit_of_all_attempts_ends_the_wait(tmp_path: Path) -> None:
+    document = service_document("main", chat={"timeouts": {"total_s": 0.3}})
+    async with local_gateway(tmp_path, document) as gateway:
+        await gateway.publish(instance("main", "http://127.0.0.1:9", "replacing"))
+        answer = await ask(gateway, CHAT)
+        assert answer.status_code == 503
+        assert "main: replacing" in answer.json()["error"]["message"]
+        assert held(gateway) == 0
+
+
+async def test_a_successor_that_never_comes_ends_the_wait_at_once(swapped: Swapped) -> None:
+    gateway, _ = swapped
+    asking = asyncio.create_task(ask(gateway, CHAT))
+    await until(lambda: held(gateway) == 1)
+    await gateway.publish()
+    answer = await asking
+    assert answer.status_code == 503
+    assert "main: not running" in answer.json()["error"]["message"]
+
+
+async def test_a_name_that_goes_while_it_is_waited_for_is_404(swapped: Swapped) -> None:
+    gateway, _ = swapped
+    await gateway.reload({**gateway.document, "aliases": {"short": ["chat"]}})
+    asking = asyncio.create_task(ask(gateway, {**CHAT, "model": "short"}))
+    await until(lambda: held(gateway) == 1)
+    await gateway.reload(service_document("main"))
+    assert (await asking).status_code == 404
+
+
+async def test_an_edit_that_changes_nothing_here_leaves_them_waiting(swapped: Swapped) -> None:
+    gateway, successor = swapped
+    asking = asyncio.create_task(ask(gateway, CHAT))
+    await until(lambda: held(gateway) == 1)
+    for number in range(5):
+        await gateway.reload({**gateway.document, "aliases": {f"edit-{number}": ["chat"]}})
+    assert held(gateway) == 1
+    await gateway.publish(instance("main", successor.url))
+    assert (await asking).status_code == 200
+
+
+async def test_nobody_waits_while_another_rung_can_answer(tmp_path: Path) -> None:
+    document = service_document("main", "second", extra=("spare",), chat={"fallback": {"local": "spare"}})
+    gone = instance("main", "http://127.0.0.1:9", "replacing")
+    async with FakeUpstream() as fake, local_gateway(tmp_path, document) as gateway:
+        await gateway.publish(gone, instance("second", fake.url))
+        assert (await ask(gateway, CHAT)).headers["x-orchestrate-endpoint"] == "second"
+        await gateway.publish(gone, instance("spare", fake.url))
+        answer = await ask(gateway, CHAT)
+        assert answer.headers["x-orchestrate-endpoint"] == answer.headers["x-orchestrate-fallback"] == "spare"
+        # What fails is tried first, and then the request waits for what is on its way.
+        fake.behave = refuses(500)
+        asking = asyncio.create_task(ask(gateway, CHAT))
+        await until(lambda: held(gateway) == 1)
+        fake.behave = answers()
+        await gateway.publish(instance("main", fake.url))
+        assert (await asking).headers["x-orchestrate-endpoint"] == "main"
