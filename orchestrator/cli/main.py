@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from orchestrator.cli.exits import CommandError, ExitCode
 
+PROGRAM = "orchestrate"
+COMPLETE_VARIABLE = "_ORCHESTRATE_COMPLETE"
+"""Set by the script of `orchestrate completion`; the same however the program is called."""
 CONF_VARIABLE = "ORCHESTRATE_CONF"
 DEFAULT_CONF = Path("conf")
 # name -> (module below orchestrator.cli, one line for --help); the module is imported when the command is used
@@ -24,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("change", "Stop everything that runs of a stack."),
     "status": ("observe", "Show what runs and whether it is well."),
     "logs": ("observe", "Print a unit's log."),
+    "init": ("files", "Write a configuration directory of your own."),
+    "import": ("files", "Write node files from other programs' files."),
+    "schema": ("files", "Print or write the JSON Schemas of the files."),
+    "completion": ("completion", "Print the completion script of a shell."),
     "history": ("history", "Show what was applied, by whom and from which revision."),
     "rollback": ("history", "Apply the files of an earlier generation again."),
 }
@@ -39,8 +48,14 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"orchestrator.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete names without importing the commands behind them."""
+        options = [item for item in click.Command.shell_complete(self, ctx, incomplete) if incomplete.startswith("-")]
+        matching = [(name, text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [CompletionItem(name, help=text) for name, text in matching] + options
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -84,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        result: Any = cli.main(args=arguments, prog_name=program_name(), standalone_mode=False)
+        result: Any = cli.main(
+            args=arguments, prog_name=program_name(), complete_var=COMPLETE_VARIABLE, standalone_mode=False
+        )
         code = int(result) if isinstance(result, int) else ExitCode.FINE
     except click.UsageError as error:
         error.show()

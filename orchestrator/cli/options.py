@@ -18,6 +18,7 @@ from orchestrator.controller import Controller
 from orchestrator.directories import Directories
 from orchestrator.node.client import LockedError, ShimError
 from orchestrator.transport.base import TransportError
+from schemas.compose import stack_names
 from schemas.problems import ConfigurationError
 
 T = TypeVar("T")
@@ -30,10 +31,16 @@ def stack_options(command: Command) -> Command:
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
         conf_option,
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-        click.argument("stack"),
+        click.argument("stack", shell_complete=complete_stack),
     ):
         command = decorate(command)
     return command
+
+
+def complete_stack(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the stacks that a shell may complete to."""
+    conf = ctx.params.get("conf") or ctx.find_root().params.get("conf") or DEFAULT_CONF
+    return [name for name in stack_names(conf) if name.startswith(incomplete)]
 
 
 def conf_option(command: Command) -> Command:
