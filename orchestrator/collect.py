@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from orchestrator.addresses import url_host
 from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.expand import Desired
 from orchestrator.models.sources import parse_source
 from orchestrator.node.client import ShimError
-from orchestrator.node.reports import NodeReport, UnitReport, crashes_s
+from orchestrator.node.reports import NodeReport
 from orchestrator.observed import ModelForm, Observed, ObservedUnit, PortHolder, Reachable, Unreachable
-from orchestrator.readiness import client, gateway_reports, worker_readiness, worker_url
+from orchestrator.readiness import client, gateway_reports, worker_readiness
+from orchestrator.records import observed_unit
 from orchestrator.transport.base import TransportError
 from schemas.admin import ConfigReport
 from schemas.base import ModelName, NodeName, StackName, UnitId
 from schemas.routes import Routes
-from schemas.unit import AnyUnitSpec, GatewaySpec, UnitSpec, WorkerSpec
+from schemas.unit import GatewaySpec, WorkerSpec
 
 GIB = 1 << 30
-SPEC_LABEL = "spec"
-PORT_LABEL = "port"
-OWNER_LABEL = "owner"
-GENERATION_LABEL = "generation"
-
-_SPEC: TypeAdapter[AnyUnitSpec] = TypeAdapter(UnitSpec)
 
 
 async def collect(cluster: Cluster, desired: Desired) -> Observed:
@@ -59,14 +54,14 @@ async def _node(
         report = await node.shim.report(None, _ports_of_interest(name, desired))
     except (TransportError, ShimError) as error:
         return Unreachable(str(error))
-    seen = [_unit(name, unit, report.node.time) for unit in report.units if unit.stack == cluster.stack]
+    seen = [observed_unit(name, unit, report.node.time) for unit in report.units if unit.stack == cluster.stack]
     units = {unit.id: replace(unit, owner=_owner(unit.owner, desired.owner)) for unit in seen}
     token = cluster.directories.known_worker_token(cluster.stack)
     async with asyncio.TaskGroup() as group:
         probes = {
-            unit_id: group.create_task(worker_readiness(http, worker_url(unit, node.host), token))
+            unit_id: group.create_task(worker_readiness(http, _url(unit), token))
             for unit_id, unit in units.items()
-            if unit.alive and isinstance(unit.spec, WorkerSpec) and unit.port is not None
+            if unit.alive and unit.port is not None and isinstance(unit.spec, WorkerSpec)
         }
     for unit_id, probe in probes.items():
         readiness = probe.result()
@@ -79,6 +74,11 @@ async def _node(
         memory_gib=(report.node.memory_total_bytes or 0) / GIB or None,
         memory_available_gib=(report.node.memory_available_bytes or 0) / GIB or None,
     )
+
+
+def _url(unit: ObservedUnit) -> str:
+    host = unit.spec.host if isinstance(unit.spec, WorkerSpec) else None
+    return f"http://{url_host(host)}:{unit.port}"
 
 
 def _ports_of_interest(name: NodeName, desired: Desired) -> set[int]:
@@ -106,24 +106,6 @@ def _installed(cluster: Cluster, desired: Desired) -> frozenset[tuple[ModelName,
     )
 
 
-def _unit(node: NodeName, report: UnitReport, now: float) -> ObservedUnit:
-    port = report.labels.get(PORT_LABEL, "")
-    return ObservedUnit(
-        id=UnitId(report.unit),
-        node=node,
-        alive=report.alive,
-        phase="exited" if report.phase == "lost" else report.phase,
-        spec=_spec(report.labels.get(SPEC_LABEL)),
-        port=int(port) if port.isdigit() else None,
-        owner=report.labels.get(OWNER_LABEL),
-        pid=report.pid,
-        started_at=report.started_at,
-        exit=exit_words(report),
-        log_tail=tuple(report.log_tail.splitlines()),
-        crashes_s=crashes_s(report.ends, now),
-    )
-
-
 def _owner(recorded: str | None, wanted: str) -> str | None:
     """Return the wanted configuration directory where the recorded one is the same by another path, as by a link."""
     try:
@@ -131,29 +113,6 @@ def _owner(recorded: str | None, wanted: str) -> str | None:
     except OSError:
         return recorded
     return wanted if is_same else recorded
-
-
-def _spec(text: str | None) -> AnyUnitSpec | None:
-    try:
-        return None if text is None else _SPEC.validate_json(text)
-    except ValidationError:
-        return None  # written by a later version; the unit is there all the same
-
-
-def exit_words(report: UnitReport) -> str | None:
-    """Say how a unit ended; None for a living one."""
-    if report.alive:
-        return None
-    if report.exit_signal is not None:
-        return f"killed by {_signal_name(report.exit_signal)}"
-    return "died with its supervisor" if report.exit_code is None else f"exit code {report.exit_code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 async def _with_gateway(observed: Observed) -> Observed:

@@ -114,6 +114,8 @@ class Outcome:
     done: tuple[ActionId, ...]
     failed: tuple[ActionId, ...]
     skipped: tuple[ActionId, ...]
+    was_interrupted: bool = False
+    """It was asked to stop before the end: `failed` has what was cut short, `skipped` what was not begun."""
 
     @property
     def is_complete(self) -> bool:
@@ -121,42 +123,86 @@ class Outcome:
         return not self.failed and not self.skipped
 
 
-async def execute(plan: Plan, effects: Effects, emit: Emit) -> Outcome:
+async def execute(plan: Plan, effects: Effects, emit: Emit, stop: asyncio.Event | None = None) -> Outcome:
     """Do every action whose dependencies succeeded, side by side where they allow it.
 
-    Cancelling it cancels the actions under way; each of them can be done again.
+    Once `stop` is set nothing more is begun, waits and transfers are cut short, and what takes a moment is finished.
+    Cancelling it cancels all actions under way at once; each of them can be done again.
     """
-    results: dict[ActionId, asyncio.Future[bool]] = {}
-    done: list[ActionId] = []
-    failed: list[ActionId] = []
-    skipped: list[ActionId] = []
-    for action in plan.actions:
-        results[action.id] = asyncio.get_running_loop().create_future()
+    execution = _Execution(plan, effects, emit, stop or asyncio.Event())
+    async with asyncio.TaskGroup() as group:
+        stopping = group.create_task(execution.obey_stop())
+        await asyncio.gather(*(group.create_task(execution.run(action), name=action.id) for action in plan.actions))
+        stopping.cancel()
+    return execution.outcome()
 
-    async def run(action: Action) -> None:
+
+class _Execution:
+    """One walk over a plan's graph."""
+
+    def __init__(self, plan: Plan, effects: Effects, emit: Emit, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        self._effects = effects
+        self._emit = emit
+        self._stop = stop
+        self._results: dict[ActionId, asyncio.Future[bool]] = {a.id: loop.create_future() for a in plan.actions}
+        self._long: set[asyncio.Task[None]] = set()
+        """What may take minutes and is under way."""
+        self._done: list[ActionId] = []
+        self._failed: list[ActionId] = []
+        self._skipped: list[ActionId] = []
+
+    def outcome(self) -> Outcome:
+        is_whole = not self._failed and not self._skipped
+        was_interrupted = self._stop.is_set() and not is_whole
+        return Outcome(tuple(self._done), tuple(self._failed), tuple(self._skipped), was_interrupted)
+
+    async def obey_stop(self) -> None:
+        """Cut long actions short once it is asked for."""
+        await self._stop.wait()
+        for task in tuple(self._long):
+            task.cancel()
+
+    async def run(self, action: Action) -> None:
+        """Do one action after those that it waits for."""
         for dependency in action.after:
-            if not await results[dependency]:
-                emit(ActionSkipped(action, dependency))
-                skipped.append(action.id)
-                results[action.id].set_result(False)
-                return
-        emit(ActionStarted(action))
+            if not await self._results[dependency]:
+                if not self._stop.is_set():
+                    self._emit(ActionSkipped(action, dependency))
+                return self._end(action, self._skipped, is_done=False)
+        if self._stop.is_set():
+            return self._end(action, self._skipped, is_done=False)
+        self._emit(ActionStarted(action))
         began = time.monotonic()
         try:
-            await _perform(action, effects, lambda progress: emit(ActionProgress(action, progress)))
+            await self._perform(action)
         except EffectError as error:
-            emit(ActionFailed(action, error))
-            failed.append(action.id)
-            results[action.id].set_result(False)
-        else:
-            emit(ActionDone(action, time.monotonic() - began))
-            done.append(action.id)
-            results[action.id].set_result(True)
+            self._emit(ActionFailed(action, error))
+            return self._end(action, self._failed, is_done=False)
+        self._emit(ActionDone(action, time.monotonic() - began))
+        return self._end(action, self._done, is_done=True)
 
-    async with asyncio.TaskGroup() as group:
-        for action in plan.actions:
-            group.create_task(run(action), name=action.id)
-    return Outcome(tuple(done), tuple(failed), tuple(skipped))
+    async def _perform(self, action: Action) -> None:
+        """Do an action; one that was cut short by `stop`, and by nobody else, has failed."""
+        report: Report = lambda progress: self._emit(ActionProgress(action, progress))  # noqa: E731
+        if not isinstance(action, Provision | Sync | Pull | AwaitReady | Drain):
+            await _perform(action, self._effects, report)
+            return
+        task = asyncio.ensure_future(_perform(action, self._effects, report))
+        self._long.add(task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if self._stop.is_set() and me is not None and not me.cancelling():
+                raise EffectError("interrupted") from None
+            raise
+        finally:
+            self._long.discard(task)
+
+    def _end(self, action: Action, where: list[ActionId], *, is_done: bool) -> None:
+        where.append(action.id)
+        self._results[action.id].set_result(is_done)
 
 
 async def _perform(action: Action, effects: Effects, report: Report) -> None:

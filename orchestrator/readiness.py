@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from orchestrator.observed import ObservedUnit
 from schemas.admin import ConfigReport
 from schemas.messages import WorkerReadiness
 
@@ -63,11 +62,6 @@ def gateway_url(bind: str, port: int) -> str:
     """Return where a gateway can be asked from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104
     return f"http://{host}:{port}"
-
-
-def worker_url(unit: ObservedUnit, host: str) -> str:
-    """Return the base URL of a worker's HTTP server."""
-    return f"http://{host}:{unit.port}"
 
 
 async def _get(http: httpx.AsyncClient, url: str, token: str | None) -> bytes | None:

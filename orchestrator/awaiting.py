@@ -1,0 +1,129 @@
+"""I/O: waits until a unit serves: a worker's first token, a gateway that answers. All ranks of a group are watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import httpx
+
+from orchestrator.addresses import url_host
+from orchestrator.cluster import Cluster
+from orchestrator.execute import EffectError, Progress, Report
+from orchestrator.expand import Desired, DesiredUnit
+from orchestrator.launch import ABANDON_GRACE_S
+from orchestrator.node.client import ShimError
+from orchestrator.node.reports import UnitReport
+from orchestrator.plan import AwaitReady
+from orchestrator.readiness import client, gateway_reports, worker_readiness
+from orchestrator.records import PORT_LABEL, exit_words
+from orchestrator.transport.base import TransportError
+from schemas.base import NodeName, UnitId
+from schemas.exits import RANK_LOST
+from schemas.unit import GatewaySpec, WatcherSpec, slot_of
+
+POLL_S = 0.2
+"""Between two looks at a unit that is loading; a small model is ready within a second."""
+LOG_TAIL_LINES = 15
+
+Watched = tuple[NodeName, UnitId]
+
+
+class Awaiter:
+    """Waits for units of one stack."""
+
+    def __init__(self, cluster: Cluster, desired: Desired) -> None:
+        self._cluster = cluster
+        self._desired = desired
+
+    async def until_ready(self, action: AwaitReady, report: Report) -> None:
+        """Wait for the unit; its end, the end of another rank, or the time limit is an `EffectError`.
+
+        A group of which one rank has ended is ended whole: none of its ranks can serve.
+        """
+        watched: tuple[Watched, ...] = ((action.node, action.unit), *action.others)
+        try:
+            async with asyncio.timeout(action.timeout_s):
+                await self._until_ready(action, watched, report)
+        except TimeoutError as error:
+            raise EffectError(
+                f"{action.unit} was not ready after {action.timeout_s:.0f} s; it is left as it is",
+                log_tail=await self._log_tail(action.node, action.unit),
+                next_step=("logs", self._cluster.stack, slot_of(action.unit)),
+            ) from error
+        except (TransportError, ShimError) as error:
+            raise EffectError(f"{action.unit} could not be watched: {error}") from error
+
+    async def _until_ready(self, action: AwaitReady, watched: tuple[Watched, ...], report: Report) -> None:
+        wanted = next(unit for unit in self._desired.units.values() if unit.id == action.unit)
+        async with client() as http:
+            while True:
+                units = await self._look(watched)
+                ended = [each for each in watched if not _is_alive(units.get(each))]
+                if ended:
+                    await self._end_the_rest([each for each in watched if each not in ended])
+                    raise self._failure(action.unit, ended, units)
+                if await self._is_ready(http, wanted, units[watched[0]], report):
+                    return
+                await asyncio.sleep(POLL_S)
+
+    async def _look(self, watched: tuple[Watched, ...]) -> Mapping[Watched, UnitReport]:
+        """Ask each node once, all at the same time."""
+        nodes = sorted({node for node, _ in watched})
+        reports = await asyncio.gather(*(self._cluster.nodes[node].shim.report(self._cluster.stack) for node in nodes))
+        return {
+            (node, UnitId(unit.unit)): unit
+            for node, seen in zip(nodes, reports, strict=True)
+            for unit in seen.units
+            if (node, UnitId(unit.unit)) in watched
+        }
+
+    async def _is_ready(self, http: httpx.AsyncClient, wanted: DesiredUnit, unit: UnitReport, report: Report) -> bool:
+        spec = wanted.spec
+        if isinstance(spec, GatewaySpec):
+            return unit.pid in await gateway_reports(spec.bind, spec.port, {unit.pid or 0})
+        if isinstance(spec, WatcherSpec):
+            return True
+        url = f"http://{url_host(spec.host)}:{unit.labels.get(PORT_LABEL)}"
+        readiness = await worker_readiness(http, url, self._cluster.directories.worker_token(self._cluster.stack))
+        if readiness is None or readiness.is_ready:
+            return readiness is not None
+        share = readiness.progress
+        done, total = (0, None) if share is None else (round(100 * share), 100)
+        report(Progress(readiness.phase, done, total, "percent"))
+        return False
+
+    async def _end_the_rest(self, alive: list[Watched]) -> None:
+        async def stop(node: NodeName, unit: UnitId) -> None:
+            await self._cluster.nodes[node].shim.stop(self._cluster.stack, unit, grace_s=ABANDON_GRACE_S)
+
+        await asyncio.gather(*(stop(node, unit) for node, unit in alive), return_exceptions=True)
+
+    def _failure(self, wanted: UnitId, ended: list[Watched], units: Mapping[Watched, UnitReport]) -> EffectError:
+        """Say which unit ended and how: of several ranks the one that the others followed."""
+        node, unit_id = min(ended, key=lambda each: _order_of_ends(units.get(each)))
+        unit = units.get((node, unit_id))
+        how = "it is gone" if unit is None else exit_words(unit) or "its lock is free"
+        tail = () if unit is None else tuple(unit.log_tail.splitlines()[-LOG_TAIL_LINES:])
+        whose = f"{unit_id} on {node}" if unit_id != wanted else unit_id
+        next_step = ("logs", self._cluster.stack, slot_of(unit_id))
+        return EffectError(f"{whose} ended before it was ready: {how}", log_tail=tail, next_step=next_step)
+
+    async def _log_tail(self, node: NodeName, unit_id: UnitId) -> tuple[str, ...]:
+        shim = self._cluster.nodes[node].shim
+        try:
+            async with shim.logs(self._cluster.stack, unit_id, lines=LOG_TAIL_LINES, follow=False) as lines:
+                return tuple([line.decode("utf-8", "replace").rstrip() async for line in lines])
+        except (ShimError, TransportError):
+            return ()  # the failure is told without it
+
+
+def _is_alive(unit: UnitReport | None) -> bool:
+    return unit is not None and unit.alive
+
+
+def _order_of_ends(unit: UnitReport | None) -> tuple[bool, float]:
+    """Return the sort key by which the cause comes first: codes from 70 on only say that another rank was lost."""
+    if unit is None:
+        return True, float("inf")
+    return (unit.exit_code or 0) >= RANK_LOST, unit.exited_at or float("inf")

@@ -1,0 +1,182 @@
+"""I/O: starts the processes of one `Start`: a unit, or all ranks of a group or none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import zmq
+
+from orchestrator.addresses import AddressError, group_addresses, rdma_devices
+from orchestrator.cluster import Cluster, ReachedNode
+from orchestrator.commands import (
+    Meeting,
+    control_environment,
+    gateway_argv,
+    link_file,
+    rank_environment,
+    unit_environment,
+    worker_argv,
+)
+from orchestrator.execute import EffectError
+from orchestrator.expand import Desired
+from orchestrator.models.sources import parse_source
+from orchestrator.node.client import ShimError
+from orchestrator.node.reports import UnitLaunch
+from orchestrator.plan import Placed, Start
+from orchestrator.published import Stamp
+from orchestrator.reconcile import STOP_GRACE_S
+from orchestrator.records import unit_labels
+from orchestrator.transport.base import TransportError
+from schemas.unit import EngineSpec, GatewaySpec, GroupSpec, WatcherSpec, WorkerSpec
+
+ABANDON_GRACE_S = 2.0
+"""For ranks whose group did not come about: they have served nobody yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """One launch of a group: what its ranks share, and each rank's keys."""
+
+    spec: GroupSpec
+    meeting: Meeting
+    secrets: tuple[str, ...] = field(repr=False)
+    publics: tuple[str, ...]
+
+
+class Launcher:
+    """Starts units of one stack for one apply."""
+
+    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp) -> None:
+        self._cluster = cluster
+        self._desired = desired
+        self._stamp = stamp
+
+    async def start(self, action: Start) -> None:
+        """Start all units of the action; those that are alive already are left alone. Raises `EffectError`.
+
+        When a rank of a group cannot be started, the others are ended again before the error is raised.
+        """
+        group = self._group(action.units)
+        launches = [(placed, await self._launch(placed, group)) for placed in action.units]
+        if group is None:
+            for placed, launch in launches:
+                await self._start_one(placed, launch)
+            return
+        starts = (self._start_rank(placed, launch, group) for placed, launch in launches)
+        outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if not failures and all(outcomes):
+            return
+        if not failures and not any(outcomes) and await self._is_one_launch(action.units):
+            return  # it was started by an earlier try of the same action
+        ours = [placed for placed, outcome in zip(action.units, outcomes, strict=True) if outcome is True]
+        await self.end(ours)
+        if failures:
+            raise failures[0]
+        raise EffectError("ranks of an earlier launch are still running; run apply again")
+
+    async def end(self, units: list[Placed] | tuple[Placed, ...]) -> None:
+        """End ranks whose group does not come about, all at once; what cannot be ended is found by the next apply."""
+
+        async def stop(placed: Placed) -> None:
+            node = self._cluster.nodes[placed.unit.node]
+            await node.shim.stop(self._cluster.stack, placed.unit.id, grace_s=ABANDON_GRACE_S)
+
+        await asyncio.gather(*(stop(placed) for placed in units), return_exceptions=True)
+
+    async def _start_rank(self, placed: Placed, launch: UnitLaunch, group: _Group) -> bool:
+        text = link_file(group.spec, group.meeting)
+        node = self._cluster.nodes[placed.unit.node]
+        if text is not None:
+            try:
+                await node.transport.push(text.encode(), self._link_path(placed), mode=0o600)
+            except TransportError as error:
+                raise EffectError(f"the link file of {placed.unit.id} could not be written: {error}") from error
+        return await self._start_one(placed, launch)
+
+    async def _start_one(self, placed: Placed, launch: UnitLaunch) -> bool:
+        """Start one unit and tell whether it was not alive before."""
+        try:
+            await self._cluster.nodes[placed.unit.node].shim.start(launch)
+        except ShimError as error:
+            if error.code != "already_running":
+                raise EffectError(f"{placed.unit.id} could not be started: {error}") from error
+            return False
+        except TransportError as error:
+            raise EffectError(f"{placed.unit.id} could not be started: {error}") from error
+        return True
+
+    async def _is_one_launch(self, units: tuple[Placed, ...]) -> bool:
+        found = set()
+        for placed in units:
+            report = await self._cluster.nodes[placed.unit.node].shim.report(self._cluster.stack)
+            found |= {unit.labels.get("launch") for unit in report.units if unit.unit == placed.unit.id and unit.alive}
+        return len(found) == 1
+
+    # -- what a unit is started with -------------------------------------------------------------------------------
+
+    def _group(self, units: tuple[Placed, ...]) -> _Group | None:
+        first = units[0]
+        if not isinstance(first.unit.spec, WorkerSpec) or first.unit.spec.group is None:
+            return None
+        spec = first.unit.spec.group
+        try:
+            found = group_addresses(spec, self._desired.nodes)
+            devices = rdma_devices(spec, self._desired.nodes) if spec.backend == "jaccl" else ()
+        except AddressError as error:
+            raise EffectError(str(error)) from error
+        ports = [placed.link_port for placed in units[: len(found.links)]]
+        links = tuple(f"{host}:{port}" for host, port in zip(found.links, ports, strict=True))
+        meeting = Meeting(secrets.token_hex(8), f"{found.control}:{first.control_port}", links, devices)
+        pairs = [zmq.curve_keypair() for _ in units]
+        publics = tuple(public.decode() for public, _ in pairs)
+        return _Group(spec, meeting, tuple(secret.decode() for _, secret in pairs), publics)
+
+    async def _launch(self, placed: Placed, group: _Group | None) -> UnitLaunch:
+        node = self._cluster.nodes[placed.unit.node]
+        return UnitLaunch(
+            stack=self._cluster.stack,
+            unit=placed.unit.id,
+            argv=self._argv(placed, node, group),
+            env=self._environment(placed, group),
+            cwd=str(self._cluster.directories.state),
+            labels=unit_labels(
+                placed, self._desired.owner, self._stamp.generation, group.meeting.launch if group else None
+            ),
+            grace_s=STOP_GRACE_S,
+        )
+
+    def _argv(self, placed: Placed, _node: ReachedNode, group: _Group | None) -> list[str]:
+        cluster = self._cluster
+        match placed.unit.spec:
+            case GatewaySpec() as spec:
+                routes = str(cluster.directories.routes(cluster.stack))
+                drain_s = placed.unit.drain_s
+                return gateway_argv(cluster.python, spec, self._desired.owner, cluster.stack, routes, drain_s)
+            case WorkerSpec() as spec:
+                model = cluster.store.lookup(parse_source(spec.model.source), spec.model.revision, spec.model.digest)
+                if model is None:
+                    raise EffectError(f"model {spec.model.name} is not in the store; run apply again")
+                meeting = group.meeting if group else None
+                return worker_argv(cluster.python, spec, str(model.path), placed.port, meeting)
+            case EngineSpec() | WatcherSpec() as spec:
+                raise EffectError(f"{spec.kind} units cannot be started by this version")
+
+    def _environment(self, placed: Placed, group: _Group | None) -> Mapping[str, str]:
+        try:
+            token = self._cluster.directories.worker_token(self._cluster.stack)
+        except OSError as error:
+            raise EffectError(f"the worker token cannot be kept: {error}") from error
+        environment = dict(unit_environment(token))
+        if group is not None and isinstance(placed.unit.spec, WorkerSpec):
+            rank = placed.unit.spec.rank
+            environment |= rank_environment(group.spec, rank, group.meeting, self._link_path(placed))
+            environment |= control_environment(group.secrets[rank], group.publics)
+        return environment
+
+    def _link_path(self, placed: Placed) -> str:
+        """Return where the link file of a rank lies: with its record, so that both are removed together."""
+        return f"{self._cluster.directories.state}/units/{self._cluster.stack}/{placed.unit.id}/links.json"

@@ -1,0 +1,120 @@
+"""I/O: the one writer of a stack's `routes.json` while a plan is executed, on the node of its gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from orchestrator.execute import EffectError
+from orchestrator.transport.base import NodeTransport, TransportError
+from schemas.base import SlotId, StackName, UnitId
+from schemas.routes import Instance, Routes
+from schemas.unit import slot_of
+
+READ_TIMEOUT_S = 20.0
+
+Entries = Mapping[UnitId, Instance]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What an apply writes beside everything it changes."""
+
+    generation: int
+    revision: str | None
+
+
+async def read_routes(transport: NodeTransport, path: str) -> Routes | None:
+    """Return the published routes; None where there are none or they cannot be read. Raises `TransportError`."""
+    seen = await transport.run(["cat", path], timeout_s=READ_TIMEOUT_S)
+    try:
+        return Routes.from_json(seen.stdout) if seen.exit_code == 0 else None
+    except ValidationError:
+        return None
+
+
+class PublishedRoutes:
+    """The routes of one stack. The lock of the stack keeps other writers away, so they are read once."""
+
+    def __init__(
+        self, transport: NodeTransport, path: str, stack: StackName, stamp: Stamp, overrides: tuple[str, ...]
+    ) -> None:
+        self._transport = transport
+        self._path = path
+        self._stamp = stamp
+        self._stack = stack
+        self._overrides = overrides
+        self._entries: dict[UnitId, Instance] | None = None
+        self._lock = asyncio.Lock()
+
+    async def entry(self, unit: UnitId) -> Instance | None:
+        """Return what the routes say of a unit."""
+        async with self._lock:
+            return (await self._read()).get(unit)
+
+    async def publish(self, instance: Instance) -> None:
+        """Put an instance in, in the place of those that it replaces."""
+        slot = slot_of(instance.unit)
+        await self.change(lambda entries: {**_without_replaced(entries, slot), instance.unit: instance})
+
+    async def retire(self, unit: UnitId, *, is_replaced: bool) -> Instance | None:
+        """Send an instance no new requests; returns its entry, None where it has none.
+
+        `is_replaced`: requests may be held until its successor is published.
+        """
+        old = await self.entry(unit)
+        if old is not None:
+            new = old.model_copy(update={"state": "replacing" if is_replaced else "draining"})
+            await self.change(lambda entries: {**entries, unit: new})
+        return old
+
+    async def remove(self, unit: UnitId) -> None:
+        """Take a unit out, whatever its state."""
+        if await self.entry(unit) is not None:
+            await self.change(lambda entries: {key: entry for key, entry in entries.items() if key != unit})
+
+    async def forget_replaced(self, slot: SlotId | None = None) -> None:
+        """Take out what waits for a successor that does not come: in one slot, or everywhere."""
+        async with self._lock:
+            entries = await self._read()
+        if len(_without_replaced(entries, slot)) < len(entries):
+            await self.change(lambda entries: _without_replaced(entries, slot))
+
+    async def change(self, change: Callable[[Entries], Entries]) -> None:
+        """Write what `change` makes of the entries; raises `EffectError`."""
+        async with self._lock:
+            entries = dict(change(await self._read()))
+            routes = Routes(
+                stack=self._stack,
+                generation=self._stamp.generation,
+                revision=self._stamp.revision,
+                overrides=self._overrides,
+                instances=tuple(entries[unit] for unit in sorted(entries)),
+            )
+            try:
+                data = routes.model_dump_json(indent=2).encode() + b"\n"
+                await self._transport.push(data, self._path, mode=0o600)
+            except TransportError as error:
+                raise EffectError(f"{self._path} could not be written: {error}") from error
+            self._entries = entries
+
+    async def _read(self) -> dict[UnitId, Instance]:
+        if self._entries is None:
+            try:
+                routes = await read_routes(self._transport, self._path)
+            except TransportError as error:
+                raise EffectError(f"{self._path} could not be read: {error}") from error
+            self._entries = {entry.unit: entry for entry in routes.instances} if routes is not None else {}
+        return self._entries
+
+
+def _without_replaced(entries: Entries, slot: SlotId | None) -> dict[UnitId, Instance]:
+    """Return the entries without those in state `replacing`, of one slot or of all."""
+    return {
+        unit: entry
+        for unit, entry in entries.items()
+        if entry.state != "replacing" or (slot is not None and slot_of(unit) != slot)
+    }
