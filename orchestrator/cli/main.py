@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("change", "Stop everything that runs of a stack."),
     "status": ("observe", "Show what runs and whether it is well."),
     "logs": ("observe", "Print a unit's log."),
+    "probe": ("probe", "Tell why helpers do not serve, and what would mend it."),
     "init": ("files", "Write a configuration directory of your own."),
     "import": ("files", "Write node files from other programs' files."),
     "schema": ("files", "Print or write the JSON Schemas of the files."),
