@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.cluster import Cluster, reach
-from orchestrator.collect import collect, read_routes
+from orchestrator.collect import collect
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, Emit, Event, Outcome, execute
@@ -22,8 +22,8 @@ from orchestrator.observed import Observed
 from orchestrator.plan import Plan
 from orchestrator.reconcile import reconcile
 from orchestrator.revisions import GitStamp, git_stamp
-from orchestrator.rollback import Recovered, RollbackError, compose_recovered, recover
-from orchestrator.snapshots import SNAPSHOTS_KEPT, Files, Snapshots, files_digest, read_files
+from orchestrator.rollback import RollbackError, compose_recovered, forget_old, recover
+from orchestrator.snapshots import Files, Snapshots, files_digest, read_files
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, StackName
 from schemas.compose import Composition, compose, shown_path
@@ -33,6 +33,18 @@ from schemas.problems import ConfigurationError, Problem
 _THIS_MACHINE = {NodeName("local"): Node(reach="local")}
 LOCK_POLL_S = 0.5
 """Between two tries to take the lock from a watcher, which gives it up between two passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What should run, and the files that say so."""
+
+    desired: Desired
+    git: GitStamp
+    files: Files = field(default_factory=dict)
+    """The files that were composed; none for `down`."""
+    back_to: int | None = None
+    """The generation whose files these are, for a rollback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +59,7 @@ class Planned:
     generation: int
     """The number that applying it gets."""
     files: Files = field(default_factory=dict)
-    """The files that were composed; none for `down`."""
     back_to: int | None = None
-    """The generation whose files these are, for a rollback."""
 
     def heading(self) -> str:
         """Return the first line of the plan's text."""
@@ -92,40 +102,36 @@ class Controller:
 
     async def plan(self) -> Planned:
         """Compose, look and plan; nothing is changed."""
-        composition = self.compose()
-        names = [file.relative_to(shown_path(self.conf)).as_posix() for file in composition.files]
-        files = read_files(self.conf, names)
-        desired = expand(composition.stack, str(self.conf), self.overrides)
-        return await self._planned(desired, files)
+        return await self.plan_of(await self.wanted())
 
     async def plan_rollback(self, number: int) -> Planned:
         """Plan the return to the files and overrides of an earlier generation, which are put into a place of their own.
 
         Raises `RollbackError` where they are not known, and `ConfigurationError` where they are no longer valid.
         """
-        recovered = await asyncio.to_thread(recover, self.journal, self.snapshots, self.conf, number)
-        return replace(await self._planned_of(recovered), back_to=number)
+        return await self.plan_of(await self._wanted_again(number))
 
-    async def plan_applied(self) -> Planned:
-        """Plan what was applied last: the files of a rollback in force, else the files as they are now.
+    async def wanted(self) -> Wanted:
+        """Compose the files as they are now; raises `ConfigurationError`."""
+        return await asyncio.to_thread(self._wanted)
 
-        Raises `ConfigurationError` for files that cannot be used.
+    async def wanted_as_applied(self) -> Wanted:
+        """Compose what an apply has left in force: the files of a rollback, else the files as they are now.
+
+        With the overrides of that apply. Raises `ConfigurationError` for files that cannot be used.
         """
-        routes = read_routes(self.directories.routes(self.stack))
-        if routes is not None and (in_force := self._rollback_in_force(routes.conf)) is not None:
-            recovered = await asyncio.to_thread(recover, self.journal, self.snapshots, self.conf, in_force.generation)
-            return await self._planned_of(recovered)
-        overrides = routes.overrides if routes is not None else self.overrides
-        return await Controller(self.conf, self.stack, overrides, self.directories).plan()
-
-    async def plan_last_good(self) -> Planned | None:
-        """Plan what was applied last, from the files kept of it; None where nothing was, or its files are gone."""
         last = next(self.journal.latest(), None)
-        if last is None or last.files is None:
-            return None
+        if last is None:
+            return await self.wanted()
+        if last.is_rollback:
+            return await self._wanted_again(last.generation)
+        return await Controller(self.conf, self.stack, last.overrides, self.directories).wanted()
+
+    async def wanted_last(self) -> Wanted | None:
+        """Compose the files kept of the last apply; None where nothing was applied, or they cannot be used."""
+        last = next(self.journal.latest(), None)
         try:
-            recovered = await asyncio.to_thread(recover, self.journal, self.snapshots, self.conf, last.generation)
-            return await self._planned_of(recovered)
+            return await self._wanted_again(last.generation) if last is not None else None
         except (RollbackError, ConfigurationError):
             return None
 
@@ -137,16 +143,17 @@ class Controller:
             if not self.directories.stack(self.stack).is_dir():
                 raise
             nodes = self._last_nodes()
-        return await self._planned(nothing(self.stack, str(self.conf), nodes))
+        git = await asyncio.to_thread(git_stamp, self.conf)
+        return await self.plan_of(Wanted(nothing(self.stack, str(self.conf), nodes), git))
 
     async def look(self) -> Seen:
         """Return what runs, and what applying it again would change; bad files are part of the answer.
 
         The files are composed with the overrides that were applied: what they made is not a change.
         """
-        routes = read_routes(self.directories.routes(self.stack))
-        overrides = routes.overrides if routes is not None else ()
-        rolled_back = self._rollback_in_force(routes.conf if routes is not None else None)
+        last = next(self.journal.latest(), None)
+        overrides = last.overrides if last is not None else ()
+        rolled_back = last if last is not None and last.is_rollback else None
         try:
             planned = await Controller(self.conf, self.stack, overrides, self.directories).plan()
         except ConfigurationError as error:
@@ -193,14 +200,18 @@ class Controller:
                     await asyncio.sleep(LOCK_POLL_S)
             yield
 
-    async def apply(self, planned: Planned, emit: Emit, command: str = "apply") -> Outcome:
-        """Execute a plan and record its generation, however it ends. `command` is what the journal calls it."""
-        began, failures = time.time(), []
+    async def apply(self, planned: Planned, emit: Emit, command: str = "apply", by: str | None = None) -> Outcome:
+        """Execute a plan and record its generation, however it ends.
+
+        `command` is what the journal calls it, `by` who does it: the user where it is None.
+        """
+        who, began = by or actor(), time.time()
+        failures: list[str] = []
         if planned.desired.units:
             self.journal.remember_nodes(planned.desired.nodes)
             self.snapshots.keep(planned.files)
         stamp = Stamp(planned.generation, planned.git.short)
-        cluster = planned.cluster.signed(actor(), planned.generation)
+        cluster = planned.cluster.signed(who, planned.generation)
 
         def note(event: Event) -> None:
             if isinstance(event, ActionFailed):
@@ -211,7 +222,7 @@ class Controller:
         try:
             outcome = await execute(planned.plan, RealEffects(cluster, planned.desired, stamp), note)
         finally:
-            self._record(planned, outcome, command, began, tuple(failures))
+            self._record(planned, outcome, command, who, began, tuple(failures))
         if outcome.is_complete and planned.desired.units:
             await self._collect_garbage(planned, cluster)
         return outcome
@@ -220,29 +231,40 @@ class Controller:
         """Return where to look while the files are bad: the nodes last applied, else this machine."""
         return self.journal.remembered_nodes() or _THIS_MACHINE
 
-    def _rollback_in_force(self, conf: str | None) -> Generation | None:
-        """Return the apply whose files the routes name instead of the user's; None where they name none."""
-        if conf is None:
-            return None
-        digest = Path(conf).name
-        return next((generation for generation in self.journal.latest() if generation.files == digest), None)
+    def _wanted(self) -> Wanted:
+        composition = self.compose()
+        names = [file.relative_to(shown_path(self.conf)).as_posix() for file in composition.files]
+        files = read_files(self.conf, names)
+        return Wanted(expand(composition.stack, str(self.conf), self.overrides), git_stamp(self.conf), files)
 
-    async def _planned_of(self, recovered: Recovered) -> Planned:
-        stack = compose_recovered(recovered, self.conf, self.stack)
-        desired = expand(stack, str(self.conf), recovered.generation.overrides)
-        if not recovered.is_current:
-            desired = replace(desired, files=str(recovered.place))
-        return await self._planned(desired, recovered.files, recovered.generation.git)
+    async def _wanted_again(self, number: int) -> Wanted:
+        def find() -> Wanted:
+            recovered = recover(self.journal, self.snapshots, self.conf, number)
+            stack = compose_recovered(recovered, self.conf, self.stack)
+            desired = expand(stack, str(self.conf), recovered.generation.overrides)
+            if not recovered.is_current:
+                desired = replace(desired, files=str(recovered.place))
+            return Wanted(desired, recovered.generation.git, recovered.files, number)
 
-    async def _planned(self, desired: Desired, files: Files | None = None, git: GitStamp | None = None) -> Planned:
+        return await asyncio.to_thread(find)
+
+    async def plan_of(self, wanted: Wanted) -> Planned:
+        """Look, and plan what makes it so."""
+        desired = wanted.desired
         cluster = reach(self.stack, desired.nodes, self.directories)
         observed = await collect(cluster, desired)
         plan = reconcile(desired, observed)
-        stamp = git if git is not None else await asyncio.to_thread(git_stamp, self.conf)
-        return Planned(plan, desired, observed, cluster, stamp, self.journal.last_generation() + 1, files or {})
+        number = self.journal.last_generation() + 1
+        return Planned(plan, desired, observed, cluster, wanted.git, number, wanted.files, wanted.back_to)
 
     def _record(
-        self, planned: Planned, outcome: Outcome | None, command: str, began: float, failures: tuple[str, ...]
+        self,
+        planned: Planned,
+        outcome: Outcome | None,
+        command: str,
+        who: str,
+        began: float,
+        failures: tuple[str, ...],
     ) -> None:
         words = "interrupted" if outcome is None else "applied" if outcome.is_complete else "partly applied"
         digest = files_digest(planned.files) if planned.files else None
@@ -254,20 +276,19 @@ class Controller:
                 commit=planned.git.commit,
                 overrides=planned.desired.overrides,
                 owner=str(self.conf),
-                actor=actor(),
+                actor=who,
                 at=began,
                 changes=tuple(f"{c.verb} {c.target}: {c.cause}" for c in planned.plan.changes),
                 outcome=words,
                 command=command,
                 files=digest,
                 names=tuple(sorted(planned.files)),
+                is_rollback=planned.desired.files is not None,
                 duration_s=round(time.time() - began, 3),
                 failures=failures,
             )
         )
-        recent = [each.files for each, _ in zip(self.journal.latest(), range(SNAPSHOTS_KEPT), strict=False)]
-        in_use = Path(planned.desired.files).name if planned.desired.files is not None else None
-        self.snapshots.prune({name for name in (*recent, in_use) if name is not None})
+        forget_old(self.journal, self.snapshots)
 
     async def _collect_garbage(self, planned: Planned, cluster: Cluster) -> None:
         """Remove what ended units left behind; the wanted ones keep their logs across restarts."""

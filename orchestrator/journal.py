@@ -47,6 +47,8 @@ class Generation:
     """Digest of the files that were composed, see `orchestrator.snapshots`; None for `down`."""
     names: tuple[str, ...] = ()
     """Paths of those files below the configuration directory."""
+    is_rollback: bool = False
+    """Those files are not the ones in the directory: they are in force until the next apply."""
     duration_s: float | None = None
     failures: tuple[str, ...] = ()
     """What could not be done, with the reasons."""

@@ -6,6 +6,7 @@ They are brought into a directory of their own; the user's files are never touch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from orchestrator.journal import Generation, Journal, known_numbers
@@ -71,6 +72,12 @@ def compose_recovered(recovered: Recovered, conf: Path, stack: str) -> Stack:
             for problem in error.problems
         ]
         raise ConfigurationError(problems) from error
+
+
+def forget_old(journal: Journal, snapshots: Snapshots) -> None:
+    """Remove the files that none of the last generations was made from; those in force belong to the last one."""
+    recent = [generation.files for generation in islice(journal.latest(), SNAPSHOTS_KEPT)]
+    snapshots.prune({digest for digest in recent if digest is not None})
 
 
 def _find(snapshots: Snapshots, generation: Generation) -> Files | None:

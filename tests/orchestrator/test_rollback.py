@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.controller import Controller, Planned
-from orchestrator.directories import Directories
-from orchestrator.expand import Desired
 from orchestrator.journal import Generation, Journal, known_numbers
 from orchestrator.revisions import files_at, git_stamp
-from orchestrator.rollback import RollbackError, compose_recovered, recover
+from orchestrator.rollback import RollbackError, compose_recovered, forget_old, recover
 from orchestrator.snapshots import Snapshots, files_digest, read_files
 from schemas.problems import ConfigurationError
 from tests.conftest import REPOSITORY
@@ -221,16 +218,10 @@ def test_numbers_are_told_in_spans():
     assert numbers() == ""
 
 
-async def test_a_record_of_an_apply_keeps_at_most_twenty_sets_of_files(lab, tmp_path):
-    control = Controller(lab.conf, "quickstart", (), Directories(tmp_path / "state", tmp_path / "cache"))
+def test_the_files_of_the_last_twenty_generations_are_kept(lab):
     for number in range(25):
-        planned = await _planned_with(control, {"stacks/quickstart.yaml": str(number).encode()})
-        control.snapshots.keep(planned.files)
-        control._record(planned, None, "apply", 1.0, ())
+        lab.edit(f"port: {8000 + number}", f"port: {8001 + number}")
+        lab.record()
+        forget_old(lab.journal, lab.snapshots)
     assert len(list((lab.state / "files").iterdir())) == 20
-    assert control.snapshots.has(control.journal.find(25).files)
-    assert control.journal.find(25).outcome == "interrupted"
-
-
-async def _planned_with(control: Controller, files: dict[str, bytes]) -> Planned:
-    return await control._planned(Desired(control.stack, str(control.conf)), files)
+    assert [lab.snapshots.has(each.files) for each in lab.journal.latest()] == [True] * 20 + [False] * 5
