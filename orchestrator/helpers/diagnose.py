@@ -140,9 +140,10 @@ def _elsewhere(name: HelperName, helper: Helper, evidence: Evidence) -> Iterator
 
 
 def _firewall(cause: str, port: int) -> Finding:
+    windows = f"New-NetFirewallRule -DisplayName inference -Direction Inbound -Protocol TCP -LocalPort {port}"
     return Finding(
         cause,
         f"open it there for this network: Linux `sudo ufw allow {port}/tcp` or "
         f"`sudo firewall-cmd --add-port={port}/tcp --permanent && sudo firewall-cmd --reload`; Windows "
-        f"`New-NetFirewallRule -DisplayName inference -Direction Inbound -Protocol TCP -LocalPort {port} -Action Allow`",
+        f"`{windows} -Action Allow`",
     )

@@ -1,7 +1,7 @@
 """I/O: gathers what tells the usual mistakes of a helper apart: other ports of its host, and its loopback from within.
 
-Only hosts that the stack's own helpers name are looked at, only at the ports where inference servers usually listen, and
-only inside private networks: nobody else's machine is scanned.
+Only hosts that the stack's own helpers name are looked at, only at the ports where inference servers usually listen,
+and only inside private networks: nobody else's machine is scanned.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -58,11 +58,17 @@ async def probe(
     helpers: Mapping[HelperName, Helper],
     transports: Mapping[NodeName, NodeTransport],
     environ: Mapping[str, str],
+    *,
+    ports: Collection[int] = tuple(PORTS),
 ) -> Mapping[HelperName, Probed]:
-    """Return what is the matter with each helper. `transports` lead to the nodes on which we may run a command."""
+    """Return what is the matter with each helper.
+
+    `transports` lead to the nodes on which we may run a command, `ports` are those where another server may be.
+    """
     async with asyncio.TaskGroup() as group:
         asked = {
-            name: group.create_task(_probe(http, name, helper, transports, environ)) for name, helper in helpers.items()
+            name: group.create_task(_probe(http, name, helper, transports, environ, ports))
+            for name, helper in helpers.items()
         }
     return {name: task.result() for name, task in asked.items()}
 
@@ -73,20 +79,25 @@ async def _probe(
     helper: Helper,
     transports: Mapping[NodeName, NodeTransport],
     environ: Mapping[str, str],
+    ports: Collection[int],
 ) -> Probed:
     seen = await look(http, name, helper, environ)
     evidence = Evidence()
     if isinstance(seen, HelperSilent) and seen.kind in ("refused", "no answer", "no route", "stranger", "broken"):
         transport = transports.get(helper.node) if helper.node is not None else None
-        evidence = await _gather(http, name, helper, transport)
+        evidence = await _gather(http, name, helper, transport, ports)
     return Probed(seen, diagnose(name, helper, seen, evidence, is_macos=sys.platform == "darwin"))
 
 
 async def _gather(
-    http: httpx.AsyncClient, name: HelperName, helper: Helper, transport: NodeTransport | None
+    http: httpx.AsyncClient,
+    name: HelperName,
+    helper: Helper,
+    transport: NodeTransport | None,
+    ports: Collection[int],
 ) -> Evidence:
     host, port = place(helper.url)
-    others = [other for other in PORTS if other != port] if await _is_private(host) else []
+    others = [other for other in ports if other != port] if await _is_private(host) else []
     async with asyncio.TaskGroup() as group:
         doors = {other: group.create_task(_knock(host, other)) for other in others}
         inside = group.create_task(_is_open_inside(transport, port))

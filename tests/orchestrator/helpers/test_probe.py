@@ -27,9 +27,9 @@ def declared(url, *, api="ollama", node=None, key=None):
     return Helper.model_validate(fields | ({"node": node} if node else {}) | ({"key": key} if key else {}))
 
 
-async def probed(helper, transports=None):
+async def probed(helper, transports=None, ports=()):
     async with client() as http:
-        return (await probe(http, {"box": helper}, transports or {}, {}))["box"]
+        return (await probe(http, {"box": helper}, transports or {}, {}, ports=ports))["box"]
 
 
 async def test_a_good_helper_is_well():
@@ -55,10 +55,10 @@ async def test_a_port_where_nothing_listens_is_told_by_the_machine_itself():
     assert any("nothing listens on port" in finding.cause for finding in found.findings)
 
 
-async def test_a_wrong_port_is_found_among_the_usual_ones(monkeypatch):
+async def test_a_wrong_port_is_found_among_the_usual_ones():
     async with FakeEngine(engines.vllm("m")) as fake:
-        monkeypatch.setattr(probing, "PORTS", {fake.port: "vllm"})
-        found = await probed(declared(f"http://127.0.0.1:{free_port()}", api="openai", key="sesame"))
+        wrong = declared(f"http://127.0.0.1:{free_port()}", api="openai", key="sesame")
+        found = await probed(wrong, ports=[fake.port])
     assert found.findings[0].cause == f"vllm 0.11.0 answers at 127.0.0.1:{fake.port}"
     assert all("authorization" not in request.headers for request in fake.seen)
 
