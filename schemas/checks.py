@@ -75,12 +75,26 @@ def _check_services(tree: Tree) -> Iterator[Finding]:
                 yield Finding(
                     (*here, "nodes", str(index)), f"node {node!r} has reach: none; nothing can be started there"
                 )
-        if len(set(nodes)) < len(nodes):
-            yield Finding((*here, "nodes"), "a node stands twice; a group has one rank on each")
+        if isinstance(service.get("sharding"), Mapping):
+            yield from _check_sharding((*here, "sharding"), service["sharding"], nodes)
+        elif len(set(nodes)) < len(nodes):
+            yield Finding((*here, "nodes"), "a node stands twice; only the ranks of a sharded group may share one")
         if len(nodes) > 1 and service.get("sharding") is None:
             yield Finding(
                 (*here, "nodes"), "several nodes are one sharded group: say how with `sharding:`, or use `replicas:`"
             )
+
+
+def _check_sharding(here: Path, sharding: Tree, nodes: list[str]) -> Iterator[Finding]:
+    split = sharding.get("split")
+    if len(nodes) < 2:
+        yield Finding(here, "a group has a node for each rank: list at least two in `nodes`")
+    if sharding.get("backend") == "jaccl" and len(set(nodes)) < len(nodes):
+        yield Finding((*here, "backend"), "the ranks of a jaccl group share no machine, and a node stands twice")
+    if isinstance(split, list) and sharding.get("strategy") == "tensor":
+        yield Finding((*here, "split"), "only a pipeline is split by layers: remove it, or set `strategy: pipeline`")
+    elif isinstance(split, list) and len(split) != len(nodes):
+        yield Finding((*here, "split"), f"expected a share for each of the {len(nodes)} ranks, found {len(split)}")
 
 
 def _check_helpers(tree: Tree) -> Iterator[Finding]:
@@ -123,8 +137,10 @@ def _check_fallback_chains(roles: Mapping[str, Tree]) -> Iterator[Finding]:
     reported: set[str] = set()
     for name in roles:
         chain = [name]
-        while (following := _fallback_role(roles, chain[-1])) in roles and following not in chain:
+        following = _fallback_role(roles, name)
+        while following in roles and following not in chain:
             chain.append(following)
+            following = _fallback_role(roles, following)
         if following == name and len(chain) > 1 and name not in reported:
             reported.update(chain)
             circle = " -> ".join((*chain, name))
@@ -134,10 +150,11 @@ def _check_fallback_chains(roles: Mapping[str, Tree]) -> Iterator[Finding]:
             yield Finding(("roles", name, "fallback", "role"), message)
 
 
-def _fallback_role(roles: Mapping[str, Tree], name: str) -> str | None:
+def _fallback_role(roles: Mapping[str, Tree], name: str) -> str:
+    """Return the role that another one falls back to; empty where it does not."""
     fallback = roles[name].get("fallback")
     role = fallback.get("role") if isinstance(fallback, Mapping) else None
-    return role if isinstance(role, str) else None
+    return role if isinstance(role, str) else ""
 
 
 def _check_aliases(tree: Tree) -> Iterator[Finding]:

@@ -58,7 +58,7 @@ class Prober:
         self._running: set[EndpointIdentity] = set()
         self._changed = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
-        pool.on_open = self._schedule
+        pool.on_failure = self._schedule
 
     def adopt(self, table: RoutingTable) -> None:
         """Probe the endpoints of this table from now on. The pool knows the table already."""

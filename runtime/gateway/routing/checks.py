@@ -5,8 +5,9 @@ from __future__ import annotations
 from runtime.gateway.routing.breaker import Closed, HalfOpen
 from runtime.gateway.routing.pool import Standing
 
-CHANGING_S = 1.0
-"""Between checks of an endpoint whose last one failed and whose breaker is still closed."""
+SUSPECT_S = 5.0
+"""After the last failure of an endpoint whose breaker is still closed. Others are preferred to it, so that no client may
+find out for long whether it is dead or well."""
 UNDECIDED_S = 30.0
 """Between checks that said nothing, such as a refused key: the default interval."""
 
@@ -14,8 +15,8 @@ UNDECIDED_S = 30.0
 def check_due(standing: Standing, check_s: float | None, now: float) -> float | None:
     """Return when an endpoint is to be asked for a token, on the clock of `now`; None while there is no need.
 
-    An open breaker is tried as soon as its time is over. A closed one is looked at only where `check_s`, in seconds, is
-    set, and only after that long without a proper answer.
+    An open breaker is tried as soon as its time is over. A closed one is looked at after a failure, and where `check_s`,
+    in seconds, is set, after that long without a proper answer.
     """
     probe = standing.probe
     undecided_until = 0.0 if probe is None or probe.effect != "neutral" else probe.at + (check_s or UNDECIDED_S)
@@ -23,11 +24,13 @@ def check_due(standing: Standing, check_s: float | None, now: float) -> float | 
         return max(standing.breaker.lease_until, standing.busy_until)
     if not isinstance(standing.breaker, Closed):
         return max(standing.breaker.until, standing.busy_until, undecided_until)
-    if check_s is None:
+    if standing.breaker.failures:
+        wait_s, since = SUSPECT_S if check_s is None else min(SUSPECT_S, check_s), standing.failed_at
+    elif check_s is not None:
+        wait_s, since = check_s, standing.heard_at
+    else:
         return None
     if standing.in_flight:
         # Its clients will see for themselves.
-        return now + check_s
-    if probe is not None and probe.effect == "failure" and probe.at >= standing.heard_at:
-        return max(probe.at + min(CHANGING_S, check_s), standing.busy_until)
-    return max(standing.heard_at + check_s, standing.busy_until, undecided_until)
+        return now + wait_s
+    return max(since + wait_s, standing.busy_until, undecided_until)

@@ -42,6 +42,8 @@ class Standing:
     last_error: str | None = None
     heard_at: float = 0.0
     """When it last answered properly, or was listed first."""
+    failed_at: float = 0.0
+    """When a request to it last failed."""
     is_probed: bool = False
     """Whether somebody asks it for a token when its breaker waits for a trial."""
     probe: Probe | None = None
@@ -100,8 +102,8 @@ class Pool:
         self._turns: Counter[str] = Counter()
         self._retrying = 0
         self._active = 0
-        self.on_open: Callable[[EndpointIdentity], None] = lambda _: None
-        """Called when a breaker opens."""
+        self.on_failure: Callable[[EndpointIdentity], None] = lambda _: None
+        """Called when a breaker has counted a failure, or waits for another trial."""
 
     @property
     def standings(self) -> Mapping[EndpointIdentity, Standing]:
@@ -207,8 +209,10 @@ class Pool:
             settings=lease.target.breaker,
             jitter=self._draw() * _LARGEST_JITTER,
         )
-        if standing.breaker is not before and isinstance(standing.breaker, breaker.Open):
-            self.on_open(lease.target.identity)
+        if verdict.effect == "failure":
+            standing.failed_at = self._clock()
+        if standing.breaker is not before and verdict.effect != "success":
+            self.on_failure(lease.target.identity)
 
     def _with_room(self, route: Route) -> Mapping[EndpointIdentity, Standing]:
         # A request keeps the table that it started with; that table's endpoints may have been dropped since.

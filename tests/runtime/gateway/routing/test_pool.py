@@ -7,6 +7,7 @@ from typing import Any
 
 from runtime.gateway.routing.breaker import Closed, Open
 from runtime.gateway.routing.build import build_table
+from runtime.gateway.routing.checks import check_due
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, judge_fault, judge_status
 from runtime.gateway.routing.pool import LEAST_RETRIES, Lease, Pool
 from runtime.gateway.routing.select import Choice
@@ -162,6 +163,48 @@ def test_a_renewed_endpoint_is_used_at_once_and_old_results_do_not_count() -> No
         one.finish(FAILED)
     assert pool.standings[identity].breaker == Closed(2)
     lease(pool, found).finish(SUCCESS)
+
+
+def test_an_answer_is_a_sign_of_life_and_puts_the_next_check_off() -> None:
+    found = table(ONE, chat={"health_check": {"interval_s": 30}})
+    pool, clock = pool_with(found)
+    (target,) = found.routes["chat"].targets()
+    standing = pool.standings[target.identity]
+    assert check_due(standing, target.check_s, clock.now) == 30.0
+    clock.now = 20.0
+    lease(pool, found).finish(SUCCESS)
+    assert check_due(standing, target.check_s, clock.now) == 50.0
+
+
+def test_a_probe_is_a_trial_and_no_request_is_risked_beside_it() -> None:
+    found = table({"a": "http://h1:1", "b": "http://h2:1"}, chat={"breaker": {"failure_threshold": 1}})
+    pool, clock = pool_with(found)
+    first = lease(pool, found)
+    first.finish(FAILED)
+    standing = pool.standings[first.target.identity]
+    standing.is_probed = True
+    clock.now = 61.0
+    second = lease(pool, found)
+    assert second.target.name == "b", "the trial is the probe's"
+    taken = pool.lease(found.routes["a"], (), may_risk=False)
+    assert isinstance(taken, Choice) and taken.trial == first.target
+    probe = pool.lease_probe(first.target, 30.0)
+    assert probe is not None
+    assert pool.lease_probe(first.target, 30.0) is None, "one at a time"
+    assert isinstance(pool.lease(found.routes["a"], ()), Choice)
+    probe.finish(SUCCESS)
+    assert lease(pool, found).target.name == "a"
+
+
+def test_a_last_resort_is_risked() -> None:
+    found = table(ONE, chat={"breaker": {"failure_threshold": 1}})
+    pool, clock = pool_with(found)
+    lease(pool, found).finish(FAILED)
+    (standing,) = pool.standings.values()
+    standing.is_probed = True
+    clock.now = 61.0
+    lease(pool, found).finish(SUCCESS)
+    assert isinstance(standing.breaker, Closed)
 
 
 def test_retries_have_a_budget() -> None:

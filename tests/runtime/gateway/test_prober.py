@@ -1,0 +1,187 @@
+"""Probes: real tokens from real servers, asked for by the gateway itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runtime.gateway import prober
+from runtime.gateway.routing.breaker import Closed, HalfOpen, Open
+from tests.fakes.upstream import DONE, FINISH, ROLE, Exchange, FakeUpstream, answers, refuses, stalls, streams, word
+from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, local_gateway, stack_document, until
+
+CHAT_PATH = "/v1/chat/completions"
+SOON = {"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.1, "max_reset_timeout_s": 0.1}}
+
+
+async def ask(gateway: LocalGateway, body: dict[str, Any] = CHAT) -> httpx.Response:
+    async with gateway.client() as client:
+        return await client.post(CHAT_PATH, json=body)
+
+
+def probes(fake: FakeUpstream) -> int:
+    return sum(seen.headers.get("x-request-id") == "probe" for seen in fake.seen)
+
+
+async def test_a_wedged_endpoint_stays_out_until_it_gives_a_token(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prober, "PROBE_S", 0.15)
+
+    async def wedged(exchange: Exchange) -> None:
+        # Its health page says 200 all the time; nothing comes of asking for a token.
+        if exchange.seen.path == "/health":
+            await exchange.answer(200, {"status": "ok"})
+        else:
+            await stalls(exchange)
+
+    gateway, (bad, good) = await lab(wedged, answers(), chat={**SOON, "timeouts": {"first_token_s": 0.15}})
+    assert (await ask(gateway, STREAM)).headers["x-orchestrate-endpoint"] == "b"
+    async with httpx.AsyncClient(base_url=bad.url, trust_env=False) as client:
+        for _ in range(10):
+            seen = probes(bad)
+            await until(lambda seen=seen: probes(bad) > seen, what="another probe")
+            assert (await client.get("/health")).status_code == 200
+            assert not isinstance(gateway.standing("a").breaker, Closed)
+            assert (await ask(gateway, STREAM)).headers["x-orchestrate-endpoint"] == "b"
+    (report, _) = (await gateway.config())["endpoints"]
+    assert (report["state"], report["is_serving"]) == ("wedged", False)
+    assert report["probe"]["outcome"] == "no first content"
+    assert report["probe"]["age_s"] < 20
+    bad.behave = answers()
+    await until(lambda: isinstance(gateway.standing("a").breaker, Closed))
+    answer = await ask(gateway, STREAM)
+    assert answer.headers["x-orchestrate-endpoint"] == "a"
+    (report, _) = (await gateway.config())["endpoints"]
+    assert (report["state"], report["probe"]["outcome"]) == ("ready", "ok")
+    assert len(good.seen) == 11
+
+
+async def test_a_probe_asks_for_one_token_in_the_endpoints_own_words(lab: Any) -> None:
+    gateway, (fake,) = await lab(refuses(500), chat=SOON)
+    await ask(gateway)
+    await until(lambda: probes(fake) > 0)
+    seen = next(seen for seen in fake.seen if seen.headers["x-request-id"] == "probe")
+    assert (seen.path, seen.document["model"], seen.document["max_tokens"]) == (CHAT_PATH, "model-a", 1)
+    assert seen.document["stream"] is True
+    async with gateway.client() as client:
+        text = (await client.get("/metrics")).text
+    assert 'orchestrate_probes_total{endpoint="a",outcome="server error"}' in text
+    assert 'orchestrate_first_content_seconds_count{role="a"}' not in text, "probes are no requests"
+
+
+async def test_without_another_endpoint_a_request_need_not_wait_for_the_probe(lab: Any) -> None:
+    gateway, (fake,) = await lab(refuses(500), chat={"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.1}})
+    prober_ = gateway.gateway.prober
+    await ask(gateway)
+    prober_.close()
+    await asyncio.sleep(0)
+    fake.behave = answers()
+
+    async def is_served() -> bool:
+        return (await ask(gateway)).status_code == 200
+
+    await until(is_served)
+    assert probes(fake) == 0
+
+
+async def test_an_idle_endpoint_is_checked_only_where_the_files_say_so(lab: Any) -> None:
+    gateway, (fake, other) = await lab(answers(), answers(), chat={"health_check": {"interval_s": 0.2}})
+    await until(lambda: probes(fake) >= 3 and probes(other) >= 3)
+    document = {**gateway.document, "roles": {"chat": {**gateway.document["roles"]["chat"]}}}
+    del document["roles"]["chat"]["health_check"]
+    await gateway.reload(document)
+    await until(lambda: gateway.in_flight == 0)
+    count = probes(fake) + probes(other)
+    await ask(gateway)
+    await asyncio.sleep(0.6)
+    assert probes(fake) + probes(other) == count
+
+
+async def test_the_interval_may_come_from_the_policy(lab: Any) -> None:
+    more = {"policies": {"lan": {"health_check": {"interval_s": 0.2}}}}
+    _, (fake,) = await lab(answers(), chat={"policy": "lan"}, **more)
+    await until(lambda: probes(fake) >= 2)
+
+
+async def test_an_idle_endpoint_that_dies_is_left_before_a_client_asks(lab: Any) -> None:
+    checked = {"health_check": {"interval_s": 0.2}, "breaker": {"failure_threshold": 3, "reset_timeout_s": 60}}
+    gateway, (fake, _) = await lab(answers(), answers(), chat=checked)
+    await until(lambda: probes(fake) >= 1)
+    await fake.stop()
+    await until(lambda: isinstance(gateway.standing("a").breaker, Open))
+    answer = await ask(gateway)
+    assert (answer.headers["x-orchestrate-endpoint"], answer.headers["x-orchestrate-attempts"]) == ("b", "1")
+
+
+async def test_pollers_end_with_their_table(lab: Any, tmp_path: Path) -> None:
+    gateway, (fake,) = await lab(refuses(500), chat=SOON)
+    await ask(gateway)
+    await until(lambda: probes(fake) > 0)
+    for number in range(50):
+        await gateway.reload({**gateway.document, "aliases": {f"edit-{number}": ["chat"]}})
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+    assert names.count("Prober._run") <= 2, "the one at work, and one that is ending"
+    async with FakeUpstream() as other:
+        await gateway.reload(stack_document({"b": other.url}, chat=SOON))
+        await asyncio.sleep(0.05)
+        count = probes(fake)
+        await asyncio.sleep(0.5)
+        assert probes(fake) == count, "nobody asks what no table names"
+
+
+async def test_an_endpoint_that_refuses_probes_is_tried_by_clients(lab: Any) -> None:
+    async def only_texts(exchange: Exchange) -> None:
+        await (refuses(400) if exchange.seen.path == CHAT_PATH else answers())(exchange)
+
+    gateway, (fake,) = await lab(refuses(500), chat=SOON)
+    text = {"model": "chat", "prompt": "once"}
+    async with gateway.client() as client:
+        assert (await client.post("/v1/completions", json=text)).status_code == 503
+        fake.behave = only_texts
+
+        async def is_served() -> bool:
+            return (await client.post("/v1/completions", json=text)).status_code == 200
+
+        await until(is_served)
+    assert isinstance(gateway.standing("a").breaker, Closed)
+
+
+async def test_a_probe_that_hangs_is_given_up_and_one_at_a_time_is_made(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "PROBE_S", 0.3)
+    gateway, (fake,) = await lab(refuses(500), chat=SOON)
+    await ask(gateway)
+    fake.behave = stalls
+    await until(lambda: probes(fake) >= 1)
+    assert isinstance(gateway.standing("a").breaker, HalfOpen)
+    assert (await ask(gateway)).status_code == 503, "its trial is on the way"
+    assert gateway.standing("a").in_flight <= 1
+    fake.behave = streams(ROLE, word(0), FINISH, DONE)
+    await until(lambda: isinstance(gateway.standing("a").breaker, Closed))
+
+
+async def test_many_endpoints_are_probed_a_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prober, "MOST_AT_ONCE", 3)
+    most = now = 0
+
+    async def slow(exchange: Exchange) -> None:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.05)
+        now -= 1
+        await answers()(exchange)
+
+    async with FakeUpstream(slow) as fake:
+        document = stack_document({"a": fake.url}, chat={"health_check": {"interval_s": 0.2}})
+        document["helpers"]["a"]["models"] = {f"m{number}": {} for number in range(20)}
+        document["roles"]["chat"]["endpoints"] = {
+            f"e{number}": {"helper": "a", "model": f"m{number}"} for number in range(20)
+        }
+        async with local_gateway(tmp_path, document):
+            await until(lambda: {seen.document["model"] for seen in fake.seen} == {f"m{n}" for n in range(20)})
+    assert most <= 3
