@@ -1,23 +1,27 @@
-"""Pure: the words of a plan: why a unit is replaced, what the gateway's routes change to, what roles can lose."""
+"""Pure: the words of a plan: why a unit is replaced or goes, and what the gateway's routes change to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.expand import Desired, DesiredUnit
-from orchestrator.observed import Observed, ObservedUnit
-from orchestrator.placement import memory_use
+from orchestrator.groups import group_nodes
+from orchestrator.observed import ObservedUnit
+from schemas.base import NodeName
+from schemas.unit import WatcherSpec
 
 
-def difference(wanted: DesiredUnit, old: ObservedUnit) -> str:
-    """Say in which fields a unit differs from the one that fills its slot."""
+def difference(wanted: Sequence[DesiredUnit], old: ObservedUnit) -> str:
+    """Say in which fields a slot's units differ from the one that fills its place."""
     if old.spec is None:
         return "its record cannot be read"
-    if old.spec.node != wanted.node:
-        return f"node {old.spec.node} -> {wanted.node}"
-    before, after = (_flat(spec.model_dump(mode="json")) for spec in (old.spec, wanted.spec))
-    if before.get("port") != after.get("port"):
-        before["port"], after["port"] = old.port, wanted.spec.port or "any"
+    new = next((unit.spec for unit in wanted if unit.spec.slot == old.slot), wanted[0].spec)
+    is_single = len(wanted) == 1 and group_nodes(old.spec) == (old.spec.node,)
+    if is_single and old.spec.node != new.node:
+        return f"node {old.spec.node} -> {new.node}"
+    before, after = (_flat(spec.model_dump(mode="json")) for spec in (old.spec, new))
+    if before.get("port") != after.get("port") and not isinstance(new, WatcherSpec):
+        before["port"], after["port"] = old.port, new.port or "any"
     changed = [
         f"{key} {_word(before.get(key))} -> {_word(after.get(key))}"
         for key in sorted({*before, *after})
@@ -31,6 +35,8 @@ def _flat(tree: dict[str, object]) -> dict[str, object]:
     for key, value in tree.items():
         if isinstance(value, dict):
             flat.update({f"{key} {inner}": child for inner, child in _flat(value).items()})
+        elif isinstance(value, list):
+            flat[key] = "+".join(str(part) for part in value)
         else:
             flat[key] = value
     return flat
@@ -47,16 +53,8 @@ def routing_differences(before: Mapping[str, str], after: Mapping[str, str]) -> 
             yield f"{key} {before.get(key, 'none')} -> {after.get(key, 'none')}"
 
 
-def routing_notes(desired: Desired) -> Iterator[str]:
-    """Yield what each role can lose, where that is all it has."""
-    for name, role in sorted(desired.roles.items()):
-        if role.endpoints == 1:
-            behind = "no fallback" if role.fallback == "none" else f"fallback {role.fallback}"
-            yield f"{name} has one endpoint and {behind}"
-
-
-def memory_notes(desired: Desired, observed: Observed) -> Iterator[str]:
-    """Yield how much of each node's memory the stack's models need."""
-    for name, needed, capacity in memory_use(desired, observed):
-        if needed:
-            yield f"{name} {needed:.1f} of {'?' if capacity is None else f'{capacity:.1f}'} GiB"
+def removal(desired: Desired, node: NodeName) -> str:
+    """Say why a unit that no slot wants has to go."""
+    if not desired.units:
+        return "the stack goes down"
+    return f"node {node} left the stack" if node in desired.left else "no longer in the stack"

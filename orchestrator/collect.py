@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from orchestrator.addresses import url_host
 from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.expand import Desired
+from orchestrator.groups import asked_port
 from orchestrator.models.sources import parse_source
 from orchestrator.node.client import ShimError
 from orchestrator.node.reports import NodeReport
@@ -83,7 +84,8 @@ def _url(unit: ObservedUnit) -> str:
 
 def _ports_of_interest(name: NodeName, desired: Desired) -> set[int]:
     own = desired.nodes[name].port_range() if name in desired.nodes else ()
-    return {*own, *(unit.spec.port for unit in desired.units.values() if unit.node == name and unit.spec.port)}
+    asked = {asked_port(unit.spec) for unit in desired.units.values() if unit.node == name}
+    return {*own, *(port for port in asked if port is not None)}
 
 
 def _ports(report: NodeReport) -> Mapping[int, PortHolder]:

@@ -1,17 +1,24 @@
-"""Pure: Stack -> the units that should run, where, and what each of them needs."""
+"""Pure: Stack -> the units that should run, where, and what each of them needs.
+
+A service without `sharding` runs `replicas` copies, copy i on `nodes[i % len(nodes)]`. A service with `sharding` runs
+`replicas` groups, each with one rank on every entry of `nodes`, in that order. A stack with `heal: true` has a watcher
+on its first local node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.base import ModelName, NodeName, RoleName, ServiceName, SlotId, StackName, UnitId
+from orchestrator.addresses import called_at
+from orchestrator.ladders import RoleShape, role_shape
+from schemas.base import HelperName, ModelName, NodeName, RoleName, ServiceName, SlotId, StackName, UnitId
 from schemas.hashing import routing_fields
 from schemas.model import Model
 from schemas.node import Node
-from schemas.stack import LocalFallback, Role, RoleFallback, Service, ServiceEndpoint, Stack
-from schemas.unit import GatewaySpec, ModelSpec, WorkerSpec, unit_id
+from schemas.stack import Helper, Service, Sharding, Stack
+from schemas.unit import AnyUnitSpec, EngineSpec, GatewaySpec, GroupSpec, ModelSpec, WatcherSpec, WorkerSpec, unit_id
 
 GATEWAY_READY_TIMEOUT_S = 30.0
 GATEWAY_DRAIN_S = 30.0
@@ -21,35 +28,20 @@ GATEWAY_DRAIN_S = 30.0
 class DesiredUnit:
     """One unit that should run, with the settings of its life cycle that are no part of its identity."""
 
-    spec: WorkerSpec | GatewaySpec
+    spec: AnyUnitSpec
     id: UnitId
     update: Literal["auto", "surge", "swap"]
     memory_gib: float | None
-    """What it needs; None where nothing was declared."""
+    """What it needs; None where nothing was declared and nothing can be estimated. Of a rank: its share."""
     ready_timeout_s: float
     drain_s: float
+    is_estimate: bool = False
+    """`memory_gib` was reckoned from the size of the weights."""
 
     @property
     def node(self) -> NodeName:
         """Return the node that it runs on."""
         return self.spec.node
-
-
-@dataclass(frozen=True, slots=True)
-class RoleShape:
-    """How much a role can lose: what the plan says about routing."""
-
-    services: tuple[ServiceName, ...]
-    """The services among its endpoints."""
-    helpers: int
-    """How many of its endpoints are helpers."""
-    fallback: str
-    """`none`, or what answers when no endpoint can."""
-
-    @property
-    def endpoints(self) -> int:
-        """Return how many endpoints it has in all."""
-        return len(self.services) + self.helpers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,77 +54,150 @@ class Desired:
     overrides: tuple[str, ...] = ()
     units: Mapping[SlotId, DesiredUnit] = field(default_factory=dict)
     nodes: Mapping[NodeName, Node] = field(default_factory=dict)
+    """Where units run or may still run: the stack's nodes that commands reach, and those that have left it."""
     roles: Mapping[RoleName, RoleShape] = field(default_factory=dict)
     routing: Mapping[str, str] = field(default_factory=dict)
     """The routing fields, see `schemas.hashing.routing_fields`."""
+    helpers: Mapping[HelperName, Helper] = field(default_factory=dict)
+    models: Mapping[ModelName, Model] = field(default_factory=dict)
+    left: frozenset[NodeName] = frozenset()
+    """The nodes that have left the files and are looked at because the stack was applied to them before."""
     files: str | None = None
     """The directory that is composed instead of the owner's: the files of an earlier generation, after a rollback."""
 
 
-def expand(stack: Stack, owner: str, overrides: tuple[str, ...] = ()) -> Desired:
-    """Return the units and the routing that a stack asks for, the gateway's unit included."""
+def expand(
+    stack: Stack,
+    owner: str,
+    overrides: tuple[str, ...] = (),
+    *,
+    remembered: Mapping[NodeName, Node] | None = None,
+    lost: Collection[NodeName] = (),
+) -> Desired:
+    """Return the units and the routing that a stack asks for, the gateway's unit included.
+
+    `remembered` are the nodes that the stack was last applied to: those that have left the files are still looked at.
+    On a node in `lost` no copy is put for which the service names another node.
+    """
     gateway = GatewaySpec(node=stack.gateway.node, bind=stack.gateway.bind, port=stack.gateway.port)
     units = [
         DesiredUnit(gateway, unit_id(gateway), "surge", None, GATEWAY_READY_TIMEOUT_S, GATEWAY_DRAIN_S),
-        *(unit for name, service in stack.services.items() for unit in _service_units(stack, name, service)),
+        *_watcher(stack),
+        *(unit for name, service in stack.services.items() for unit in _service_units(stack, name, service, lost)),
     ]
+    nodes = {name: node for name, node in sorted(stack.nodes.items()) if node.reach != "none"}
+    left = {name: node for name, node in sorted((remembered or {}).items()) if name not in stack.nodes}
     return Desired(
         stack=stack.stack,
         owner=owner,
         overrides=overrides,
         units={unit.spec.slot: unit for unit in sorted(units, key=lambda unit: unit.spec.slot)},
-        nodes={name: node for name, node in sorted(stack.nodes.items()) if node.reach != "none"},
-        roles={name: _shape(role) for name, role in stack.roles.items()},
+        nodes={**nodes, **left},
+        roles={name: role_shape(role) for name, role in stack.roles.items()},
         routing=routing_fields(stack),
+        helpers=dict(sorted(stack.helpers.items())),
+        models=stack.models,
+        left=frozenset(left),
     )
 
 
 def nothing(stack: StackName, owner: str, nodes: Mapping[NodeName, Node]) -> Desired:
     """Return the desired state of a stack that should not run at all, for `down`."""
-    return Desired(stack=stack, owner=owner, nodes=nodes)
+    return Desired(stack=stack, owner=owner, nodes={k: v for k, v in sorted(nodes.items()) if v.reach != "none"})
 
 
-def _service_units(stack: Stack, name: ServiceName, service: Service) -> list[DesiredUnit]:
+def _watcher(stack: Stack) -> Iterator[DesiredUnit]:
+    local = sorted(name for name, node in stack.nodes.items() if node.reach == "local")
+    if stack.heal and local:
+        spec = WatcherSpec(node=local[0])
+        yield DesiredUnit(spec, unit_id(spec), "swap", None, GATEWAY_READY_TIMEOUT_S, 0.0)
+
+
+def _service_units(
+    stack: Stack, name: ServiceName, service: Service, lost: Collection[NodeName]
+) -> Iterator[DesiredUnit]:
     model = stack.models[service.model]
-    share = None if model.memory_gib is None else model.memory_gib / len(service.nodes)
-    specs = [
-        WorkerSpec(
+    model_spec = _model_spec(service.model, model)
+    for replica in range(service.replicas):
+        if service.sharding is not None:
+            specs: list[WorkerSpec | EngineSpec] = list(
+                _ranks(stack, name, service, service.sharding, replica, model_spec)
+            )
+        else:
+            node = _node_of(service.nodes, replica, lost)
+            specs = [_single(stack, name, service, replica, node, model_spec)]
+        for spec in specs:
+            memory = None if model.memory_gib is None else model.memory_gib * share_of(spec)
+            yield DesiredUnit(spec, unit_id(spec), service.update, memory, service.ready_timeout_s, service.drain_s)
+
+
+def share_of(spec: WorkerSpec | EngineSpec) -> float:
+    """Return which part of its model a unit holds: by `split` in a pipeline, else an equal one."""
+    if isinstance(spec, EngineSpec) or spec.group is None:
+        return 1.0
+    group = spec.group
+    if group.split is not None and len(group.split) == group.size:
+        return group.split[spec.rank] / sum(group.split)
+    return 1.0 / group.size
+
+
+def _node_of(nodes: tuple[NodeName, ...], replica: int, lost: Collection[NodeName]) -> NodeName:
+    first = replica % len(nodes)
+    in_turn = (*nodes[first:], *nodes[:first])
+    return next((node for node in in_turn if node not in lost), in_turn[0])
+
+
+def _single(
+    stack: Stack, name: ServiceName, service: Service, replica: int, node: NodeName, model: ModelSpec
+) -> WorkerSpec | EngineSpec:
+    host = called_at(node, stack.gateway.node, stack.nodes)
+    if service.engine == "mlx":
+        return WorkerSpec(
+            node=node,
+            service=name,
+            replica=replica,
+            rank=0,
+            model=model,
+            port=service.port,
+            max_batch=service.max_batch,
+            max_waiting=service.max_waiting,
+            host=host,
+        )
+    if service.engine == "ollama":
+        raise ValueError(f"services.{name}.engine: an Ollama box is a helper")  # validation has refused it
+    return EngineSpec(
+        node=node,
+        service=name,
+        replica=replica,
+        engine=service.engine,
+        model=model,
+        port=service.port,
+        max_batch=service.max_batch,
+        args=service.args,
+        host=host,
+    )
+
+
+def _ranks(
+    stack: Stack, name: ServiceName, service: Service, sharding: Sharding, replica: int, model: ModelSpec
+) -> Iterator[WorkerSpec]:
+    group = GroupSpec(backend=sharding.backend, strategy=sharding.strategy, split=sharding.split, nodes=service.nodes)
+    for rank, node in enumerate(service.nodes):
+        yield WorkerSpec(
             node=node,
             service=name,
             replica=replica,
             rank=rank,
-            model=_model_spec(service.model, model),
-            port=service.port,
+            model=model,
+            port=service.port,  # in every rank, so that all ids of a group change together; rank 0 listens on it
             max_batch=service.max_batch,
             max_waiting=service.max_waiting,
+            group=group,
+            host=called_at(node, stack.gateway.node, stack.nodes) if rank == 0 else None,
         )
-        for replica in range(service.replicas)
-        for rank, node in enumerate(service.nodes)
-    ]
-    return [
-        DesiredUnit(spec, unit_id(spec), service.update, share, service.ready_timeout_s, service.drain_s)
-        for spec in specs
-    ]
 
 
 def _model_spec(name: ModelName, model: Model) -> ModelSpec:
     return ModelSpec(
         name=name, source=model.source, revision=model.revision, digest=model.digest, context=model.context
     )
-
-
-def _shape(role: Role) -> RoleShape:
-    services = tuple(e.service for e in role.endpoints.values() if isinstance(e, ServiceEndpoint))
-    return RoleShape(services, len(role.endpoints) - len(services), _fallback(role.fallback))
-
-
-def _fallback(fallback: str | LocalFallback | RoleFallback) -> str:
-    match fallback:
-        case LocalFallback(local=service):
-            return f"service {service}"
-        case RoleFallback(role=role):
-            return f"role {role}"
-        case "skip":
-            return "skip"
-        case _:
-            return "none"

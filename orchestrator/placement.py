@@ -1,68 +1,95 @@
-"""Pure: which port and which memory a unit gets on its node, and what cannot be had."""
+"""Pure: which ports a unit gets on its node, and who else has the ones that the stack asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from orchestrator.expand import Desired, DesiredUnit
-from orchestrator.observed import Observed, PortHolder, Reachable, Unreachable
-from schemas.base import NodeName, UnitId
-from schemas.unit import GatewaySpec, slot_of
+from orchestrator.groups import Slot, asked_port, listens
+from orchestrator.observed import Observed, ObservedUnit, PortHolder, Reachable
+from orchestrator.plan import Placed
+from schemas.base import NodeName
+from schemas.unit import GatewaySpec, GroupSpec, WorkerSpec
 
 
 class PortsExhaustedError(Exception):
     """A node has no free port left in its range; carries the sentence that the plan shows."""
 
 
-class Placement:
-    """The free ports and memory of every node, used up as units are placed in a fixed order."""
+def ports_of(unit: ObservedUnit) -> set[int]:
+    """Return all ports that a unit has, or had."""
+    return {port for port in (unit.port, unit.link_port, unit.control_port) if port is not None}
+
+
+class Ports:
+    """The free ports of every node, used up as units are placed in a fixed order."""
 
     def __init__(self, desired: Desired, observed: Observed) -> None:
         self._desired = desired
         self._taken: dict[NodeName, set[int]] = {}
-        self._free_gib: dict[NodeName, float | None] = {}
+        self._first: dict[NodeName, int] = {}
         for name, node in observed.nodes.items():
             if isinstance(node, Reachable):
-                ours = {unit.port for unit in node.units.values() if unit.alive and unit.port is not None}
-                wanted = {unit.spec.port for unit in desired.units.values() if unit.node == name and unit.spec.port}
-                self._taken[name] = {*node.ports, *ours, *wanted}
-                reserve = desired.nodes[name].reserve_gib if name in desired.nodes else 0.0
-                available = node.memory_available_gib
-                self._free_gib[name] = None if available is None else available - reserve
+                ours = {port for unit in node.units.values() if unit.alive for port in ports_of(unit)}
+                self._taken[name] = {*node.ports, *ours}
+        for unit in desired.units.values():
+            asked = asked_port(unit.spec)
+            if asked is not None and unit.node in self._taken:
+                self._taken[unit.node].add(asked)
 
-    def take_port(self, unit: DesiredUnit) -> int:
-        """Return the port that a unit will listen on: its own, or the lowest free one of the node's range."""
-        if unit.spec.port is not None:
-            return unit.spec.port
-        node = self._desired.nodes[unit.node]
+    def place(self, slot: Slot) -> tuple[Placed, ...]:
+        """Return a slot's units with ports of their own; raises `PortsExhaustedError`.
+
+        Every launch of a group gets ports that no unit seen of it has or had: MLX's ring shares its ports with whoever
+        asks, so that a rank left over from an earlier launch could join the new one.
+        """
+        group = _group(slot.first)
+        if group is None:
+            return tuple(Placed(unit, self._http_port(unit, set())) for unit in slot.wanted)
+        seen = (*slot.alive, *slot.ended.values())
+        had = {(unit.node, port) for unit in seen for port in ports_of(unit)}
+        placed = []
+        for rank, unit in enumerate(slot.wanted):
+            used = {port for node, port in had if node == unit.node}
+            links = group.backend == "ring" or rank == 0
+            placed.append(
+                Placed(
+                    unit,
+                    self._http_port(unit, used),
+                    link_port=self._take(unit, used) if links else None,
+                    control_port=self._take(unit, used) if rank == 0 else None,
+                )
+            )
+        return tuple(placed)
+
+    def _http_port(self, unit: DesiredUnit, used: set[int]) -> int | None:
+        if not listens(unit.spec):
+            return None
+        return asked_port(unit.spec) or self._take(unit, used)
+
+    def _take(self, unit: DesiredUnit, used: set[int]) -> int:
+        """Return the lowest free port of the node's range."""
+        node, taken = self._desired.nodes[unit.node], self._taken[unit.node]
         for port in node.port_range():
-            if port not in self._taken[unit.node]:
-                self._taken[unit.node].add(port)
+            if port not in taken and port not in used:
+                taken.add(port)
                 return port
         raise PortsExhaustedError(
             f"no port of {node.ports} is free on {unit.node} for {unit.spec.slot}; "
-            f"widen nodes.{unit.node}.ports or set services.{_service(unit)}.port"
+            f"widen nodes.{unit.node}.ports or set {port_key(unit)}"
         )
 
-    def take_memory(self, unit: DesiredUnit) -> bool:
-        """Count a unit that is started in any case; tells whether its memory is free now, as far as is known."""
-        free = self._free_gib[unit.node]
-        if free is None or unit.memory_gib is None:
-            return True
-        self._free_gib[unit.node] = free - unit.memory_gib
-        return unit.memory_gib <= free
 
-    def fits_beside(self, unit: DesiredUnit) -> bool:
-        """Tell whether a unit fits next to everything that runs, and count it if so; unknown does not fit."""
-        if isinstance(unit.spec, GatewaySpec):
-            return True
-        free = self._free_gib[unit.node]
-        if free is None or unit.memory_gib is None or unit.memory_gib > free:
-            return False
-        self._free_gib[unit.node] = free - unit.memory_gib
-        return True
+def _group(unit: DesiredUnit) -> GroupSpec | None:
+    return unit.spec.group if isinstance(unit.spec, WorkerSpec) else None
 
 
-def _service(unit: DesiredUnit) -> str:
-    return unit.spec.slot.rsplit("-", 1)[0]
+def port_key(unit: DesiredUnit) -> str:
+    """Return the key of the files that says a unit's port."""
+    if isinstance(unit.spec, GatewaySpec):
+        return "gateway.port"
+    return f"services.{unit.spec.slot.rsplit('-', 1)[0]}.port"
 
 
 def owner_conflicts(desired: Desired, observed: Observed) -> list[str]:
@@ -75,64 +102,52 @@ def owner_conflicts(desired: Desired, observed: Observed) -> list[str]:
     ]
 
 
-def port_conflicts(desired: Desired, observed: Observed) -> list[str]:
-    """Return a sentence for every port that the stack asks for and somebody else holds."""
-    found = []
-    for unit in desired.units.values():
-        node = observed.nodes.get(unit.node)
-        if not isinstance(node, Reachable) or unit.spec.port is None or unit.spec.port not in node.ports:
+@dataclass(frozen=True, slots=True)
+class AskedPort:
+    """A port that the stack asks for and somebody has."""
+
+    unit: DesiredUnit
+    port: int
+    holders: tuple[ObservedUnit, ...]
+    """The living units of this stack that have it."""
+    stranger: PortHolder | None
+    """Who else has it."""
+
+    def conflict(self) -> str:
+        """Say who has it, and the way out."""
+        key = port_key(self.unit)
+        holder = _describe(self.stranger) if self.stranger is not None else f"unit {self.holders[0].id} of this stack"
+        return (
+            f"port {self.port} on {self.unit.node}, wanted by {key}, is taken by {holder}; "
+            f"stop it or choose another port: {key}={self.port + 1}"
+        )
+
+
+def asked_ports(desired: Desired, observed: Observed, slots: Iterable[Slot]) -> dict[str, AskedPort]:
+    """Return, by slot, the ports that the stack asks for and that are taken, where the node answered."""
+    slots = tuple(slots)
+    ours: dict[tuple[NodeName, int], list[ObservedUnit]] = {}
+    for slot in slots:
+        for unit in slot.alive:
+            for held in ports_of(unit):
+                ours.setdefault((unit.node, held), []).append(unit)
+    found: dict[str, AskedPort] = {}
+    for slot in slots:
+        if not slot.wanted or (port := asked_port(slot.first.spec)) is None:
             continue
-        holder = node.ports[unit.spec.port]
-        if not _gives_way(holder, unit, desired, observed):
-            key = "gateway.port" if isinstance(unit.spec, GatewaySpec) else f"services.{_service(unit)}.port"
-            found.append(
-                f"port {unit.spec.port} on {unit.node}, wanted by {key}, is taken by {_describe(holder)}; "
-                f"stop it or choose another port: {key}={unit.spec.port + 1}"
-            )
+        node = observed.nodes.get(slot.first.node)
+        if not isinstance(node, Reachable):
+            continue
+        holders = tuple(ours.get((slot.first.node, port), ()))
+        holder = node.ports.get(port)
+        known = holder is not None and holder.unit is not None and holder.unit[0] == desired.stack
+        stranger = None if holder is None or known or (holder.unit is None and holders) else holder
+        if holders or stranger is not None:
+            found[slot.id] = AskedPort(slot.first, port, holders, stranger)
     return found
-
-
-def stays(unit: UnitId, node: NodeName, desired: Desired, observed: Observed) -> bool:
-    """Tell whether a living unit is kept: it is the wanted one, or the node of its successor did not answer."""
-    wanted = desired.units.get(slot_of(unit))
-    if wanted is None:
-        return False
-    return (wanted.id == unit and wanted.node == node) or isinstance(observed.nodes.get(wanted.node), Unreachable)
-
-
-def _gives_way(holder: PortHolder, wanted: DesiredUnit, desired: Desired, observed: Observed) -> bool:
-    """Tell whether a port's holder is the unit that wants it, or one that this plan stops."""
-    if holder.unit is None or holder.unit[0] != desired.stack:
-        return False
-    unit = holder.unit[1]
-    return slot_of(unit) == wanted.spec.slot or not stays(unit, wanted.node, desired, observed)
 
 
 def _describe(holder: PortHolder) -> str:
     if holder.unit is not None:
         return f"unit {holder.unit[1]} of stack {holder.unit[0]}"
     return f"pid {holder.pid} ({holder.command})" if holder.pid is not None else "a process of another user"
-
-
-def memory_conflicts(desired: Desired, observed: Observed) -> list[str]:
-    """Return a sentence for every node whose models need more memory than it has."""
-    found = []
-    for name, needed, capacity in memory_use(desired, observed):
-        if capacity is not None and needed > capacity:
-            found.append(
-                f"the models on {name} need {needed:.1f} GiB, it offers {capacity:.1f}; "
-                "move a service to another node or choose a smaller model"
-            )
-    return found
-
-
-def memory_use(desired: Desired, observed: Observed) -> list[tuple[NodeName, float, float | None]]:
-    """Return (node, GiB that its models need, GiB that it offers or None) for every node that answered."""
-    use = []
-    for name, node in sorted(desired.nodes.items()):
-        seen = observed.nodes.get(name)
-        if isinstance(seen, Reachable):
-            needed = sum(unit.memory_gib or 0.0 for unit in desired.units.values() if unit.node == name)
-            total = node.memory_gib or seen.memory_gib
-            use.append((name, needed, None if total is None else total - node.reserve_gib))
-    return use

@@ -129,11 +129,14 @@ class Defer(_Action):
 
 Action = Provision | Sync | Pull | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
 
-ChangeKind = Literal["provision", "fetch", "pull", "start", "await", "replace", "rewire", "stop", "failed", "defer"]
+ChangeKind = Literal[
+    "provision", "fetch", "pull", "start", "await", "replace", "rewire", "stop", "hold", "failed", "defer"
+]
 SYMBOLS: dict[ChangeKind, str] = {
     "provision": "~",
     "pull": "~",
     "failed": "!",
+    "hold": "?",
     "fetch": "~",
     "start": "+",
     "await": "~",
@@ -153,11 +156,13 @@ class Change:
     """`node/slot`, `node/model` or `gateway`."""
     cause: str
     how: str = ""
-    """`surge` or `swap`, for a replacement."""
+    """`surge` or `swap`, for a replacement; `in 40 s` for what is held back."""
 
     @property
     def verb(self) -> str:
         """Return the word that the plan shows."""
+        if self.kind == "hold":
+            return f"start {self.how}"
         return f"{self.kind} ({self.how})" if self.how else self.kind
 
 
@@ -176,6 +181,12 @@ class Plan:
     """Memory in use by node, in words."""
     outages: tuple[str, ...] = ()
     """Roles that will not answer for a while, in words; empty where nobody notices."""
+    helpers: tuple[str, ...] = ()
+    """What is wrong with the stack's helpers, in words."""
+    left_out: tuple[str, ...] = ()
+    """Changes that its targets leave out, in words."""
+    next_look_s: float | None = None
+    """After how long what is held back may be started; None where nothing is."""
     drifted: int = 0
     """Units that are not as the stack wants them."""
     nodes_seen: int = 0
@@ -185,6 +196,11 @@ class Plan:
     def is_empty(self) -> bool:
         """Tell whether everything is as it should be."""
         return not self.changes
+
+    @property
+    def is_partial(self) -> bool:
+        """Tell whether it leaves something undone that the stack wants: deferred, held back or failed."""
+        return any(change.kind in ("defer", "hold", "failed") for change in self.changes)
 
     @property
     def unreachable(self) -> tuple[NodeName, ...]:
@@ -229,6 +245,9 @@ def plan_data(plan: Plan) -> Iterator[dict[str, Any]]:
         "routing": list(plan.routing),
         "memory": list(plan.memory),
         "outages": list(plan.outages),
+        "helpers": list(plan.helpers),
+        "left_out": list(plan.left_out),
+        "next_look_s": plan.next_look_s,
         "unreachable": list(plan.unreachable),
         "fingerprint": plan.fingerprint(),
     }
@@ -251,6 +270,10 @@ def render(plan: Plan, heading: str) -> str:
         lines.append("Routing: " + "; ".join(plan.routing) + ".")
     if plan.memory:
         lines.append("Memory: " + ", ".join(plan.memory) + ".")
+    if plan.helpers:
+        lines.append("Helpers: " + "; ".join(plan.helpers) + ".")
+    if plan.left_out:
+        lines.append("Left out: " + ", ".join(plan.left_out) + ".")
     return "\n".join([*lines, _summary(plan)])
 
 
@@ -263,6 +286,7 @@ _COUNTED: tuple[tuple[ChangeKind, str], ...] = (
     ("replace", "to replace"),
     ("rewire", "to rewire"),
     ("stop", "to stop"),
+    ("hold", "held back"),
     ("failed", "failed"),
     ("defer", "deferred"),
 )

@@ -1,269 +1,258 @@
-"""Pure: reconcile(desired, observed) -> Plan. Total and deterministic; the executor decides nothing after it.
+"""Pure: reconcile(desired, observed, policy) -> Plan. Total and deterministic; the executor decides nothing after it.
 
-Rules, in the order in which they are asked for each slot:
+A slot holds one unit, or all ranks of one sharded group: they are started and stopped together. For each:
 
-1. The wanted unit is alive and ready: keep it; anything else alive in its slot is drained and stopped.
-2. It is alive and not ready: wait for it, then as 1.
-3. Another unit fills the slot: replace it, by surge (start beside it, then stop it) or by swap (stop it, then start).
-4. Nothing fills it: start it.
-5. A slot that the stack does not want: drain and stop what is there.
+1. All that is wanted lives, of one launch, and has answered: keep it; anything else alive in its slot goes.
+2. It lives and has not answered yet: wait for it, then as 1.
+3. Some of it does not live, or does not answer any more: stop what is left of it (relaunch), then as 4 or 5.
+4. Something else fills the slot: replace it, by surge (start beside it, then stop it) where memory and ports allow,
+   else by swap (stop it, then start).
+5. Nothing fills it: start it.
+6. The stack does not want the slot: drain and stop what is there.
 
-A node that did not answer gets a `Defer` and nothing else.
+What ended too often is not started again (failed); when nobody watches, what ended is started later and later (hold).
+What there is no memory or port for is not started now (defer). Of a slot that crosses a node which did not answer
+nothing is touched. The decisions are made in `orchestrator.decide`; here they become changes and actions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from orchestrator.causes import difference, memory_notes, routing_differences, routing_notes
-from orchestrator.expand import Desired, DesiredUnit
-from orchestrator.observed import Observed, ObservedUnit, Reachable, Unreachable
-from orchestrator.placement import (
-    Placement,
-    PortsExhaustedError,
-    memory_conflicts,
-    owner_conflicts,
-    port_conflicts,
-    stays,
-)
-from orchestrator.plan import (
-    Action,
-    ActionId,
-    AwaitReady,
-    Change,
-    ChangeKind,
-    Defer,
-    Drain,
-    Placed,
-    Plan,
-    Publish,
-    Rewire,
-    Start,
-    Stop,
-    Sync,
-    Withdraw,
-)
-from schemas.base import ModelName, NodeName, SlotId, UnitId
-from schemas.node import Node
-from schemas.routes import Instance
-from schemas.unit import GATEWAY_SERVICE, GatewaySpec, WorkerSpec
+from orchestrator.addresses import address_conflicts
+from orchestrator.causes import difference, removal, routing_differences
+from orchestrator.consequences import Service, outages, routing_notes
+from orchestrator.decide import Decision, decide
+from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, instance_of, place_of
+from orchestrator.expand import Desired
+from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_of, slots_of
+from orchestrator.helpers.compare import mismatches, to_pull
+from orchestrator.memory import memory_conflicts, memory_notes, with_estimates
+from orchestrator.observed import HelperSilent, Observed, ObservedUnit, Reachable
+from orchestrator.placement import owner_conflicts
+from orchestrator.plan import ActionId, Defer, Plan, Publish, Pull, Rewire, Withdraw
+from orchestrator.policy import PlanPolicy
+from orchestrator.scope import scope_of
+from orchestrator.sharding import sharding_conflicts
+from schemas.base import ServiceName, SlotId
+from schemas.unit import GATEWAY_SERVICE, slot_of
 
-GATEWAY_SLOT = SlotId(f"{GATEWAY_SERVICE}-0.0")
-STOP_GRACE_S = 15.0
-"""Between TERM and KILL. A unit that drains on TERM gets its drain time on top."""
+__all__ = ["GATEWAY_SLOT", "STOP_GRACE_S", "reconcile"]
+GATEWAY_SLOT = SlotId(f"{GATEWAY_GROUP}.0")
+EVERYTHING = PlanPolicy()
 _SHOWN_ROUTING_CHANGES = 8
 
 
-def reconcile(desired: Desired, observed: Observed) -> Plan:
-    """Return what has to happen so that what runs is what the stack says."""
-    return _Reconciliation(desired, observed).plan()
+def reconcile(desired: Desired, observed: Observed, policy: PlanPolicy = EVERYTHING) -> Plan:
+    """Return what has to happen so that what runs is what the stack says, as far as the policy lets it."""
+    desired = with_estimates(desired, observed.facts)
+    plan = _Reconciliation(desired, observed, policy).plan()
+    if not policy.targets:
+        return plan
+    whole = _Reconciliation(desired, observed, replace(policy, targets=())).plan()
+    planned = {(change.kind, change.target) for change in plan.changes}
+    missing = [change for change in whole.changes if (change.kind, change.target) not in planned]
+    return replace(plan, left_out=tuple(dict.fromkeys(f"{change.verb} {change.target}" for change in missing)))
 
 
 class _Reconciliation:
-    """One run: collects changes and actions while it goes through the slots in order."""
+    """One run: decides, then writes the decisions down slot by slot."""
 
-    def __init__(self, desired: Desired, observed: Observed) -> None:
+    def __init__(self, desired: Desired, observed: Observed, policy: PlanPolicy) -> None:
         self.desired = desired
         self.observed = observed
-        self.placement = Placement(desired, observed)
-        self.alive: dict[SlotId, list[ObservedUnit]] = {}
-        self.ended: dict[UnitId, ObservedUnit] = {}
-        for unit in observed.units():
-            if unit.alive:
-                self.alive.setdefault(unit.slot, []).append(unit)
-            else:
-                self.ended[unit.id] = unit
-        self.changes: list[Change] = []
-        self.fetches: list[Change] = []
-        self.actions: dict[ActionId, Action] = {}
-        self.conflicts: list[str] = []
-        self.serving: set[str] = set()
-        """Services of which something ready stays, or stays until its successor is ready."""
-        self.pending: dict[str, str] = {}
-        """Services that something is started for, and how long that takes."""
-        self.drifted = 0
-        self.port_stops = self._stops_by_port()
+        self.policy = policy
+        self.slots = slots_of(desired, observed)
+        self.scope = scope_of(policy, desired, observed, self.slots)
+        self.decisions = decide(desired, observed, policy, self.slots, self.scope.groups)
+        gateway = self.slots.get(GATEWAY_GROUP)
+        self.gateway_node = gateway.first.node if gateway is not None and gateway.wanted else None
+        self.draft = Draft(desired, observed, self.gateway_node if self.decisions.is_gateway_seen else None)
+        self.services: dict[ServiceName, Service] = {}
 
     def plan(self) -> Plan:
-        self.conflicts += owner_conflicts(self.desired, self.observed)
-        self.conflicts += port_conflicts(self.desired, self.observed)
-        self.conflicts += memory_conflicts(self.desired, self.observed)
+        draft = self.draft
+        draft.conflicts += self.scope.problems
+        draft.conflicts += owner_conflicts(self.desired, self.observed)
+        draft.conflicts += self.decisions.conflicts
+        draft.conflicts += memory_conflicts(self.desired, self.observed)
+        specs = (unit.spec for unit in self.desired.units.values())
+        draft.conflicts += address_conflicts(specs, self.desired.nodes)
+        draft.conflicts += sharding_conflicts(self.desired, self.observed.facts)
         self._defer_unreachable()
         self._rewire()
-        for slot in sorted({*self.desired.units, *self.alive}):
-            self._reconcile_slot(slot)
+        for decision in self.decisions.of.values():
+            self._write(decision)
         self._withdraw_the_gone()
+        self._pull()
+        waits = [decision.wait_s for decision in self.decisions.of.values() if decision.mode == "hold"]
         return Plan(
             stack=self.desired.stack,
-            changes=(*self.fetches, *self.changes),
-            actions=tuple(self.actions.values()),
-            conflicts=tuple(self.conflicts),
-            routing=tuple(routing_notes(self.desired)),
+            changes=draft.changes(),
+            actions=tuple(draft.actions.values()),
+            conflicts=tuple(draft.conflicts),
+            routing=tuple(routing_notes(self.desired, self.observed, self.services)),
             memory=tuple(memory_notes(self.desired, self.observed)),
-            outages=tuple(self._outages()),
-            drifted=self.drifted,
+            outages=tuple(outages(self.desired, self.observed, self.services)),
+            helpers=tuple(self._helper_notes()),
+            next_look_s=min(waits, default=None),
+            drifted=draft.drifted,
             nodes_seen=sum(isinstance(node, Reachable) for node in self.observed.nodes.values()),
             nodes=len(self.observed.nodes),
         )
 
-    # -- slots ---------------------------------------------------------------------------------------------------
+    # -- slots -----------------------------------------------------------------------------------------------------
 
-    def _reconcile_slot(self, slot: SlotId) -> None:
-        wanted = self.desired.units.get(slot)
-        alive = self.alive.get(slot, [])
-        if wanted is None:
-            for unit in alive:
-                self._stop_unwanted(unit)
-            return
-        if isinstance(self.observed.nodes.get(wanted.node), Unreachable):
-            return
-        current = next((unit for unit in alive if unit.id == wanted.id and unit.node == wanted.node), None)
-        others = [unit for unit in alive if unit is not current]
-        if current is not None:
-            ready = self._keep(wanted, current)
-            for other in others:
-                self._change("stop", _target(other.node, slot), f"{wanted.id} has taken its place")
-                self._retire(other, f"{wanted.id} has taken its place", ready)
-        elif others:
-            self._replace(wanted, others)
-        else:
-            self._start_missing(wanted)
+    def _write(self, decision: Decision) -> None:
+        slot = decision.slot
+        service = self.services.setdefault(slot.service, Service())
+        match decision.mode:
+            case "leave":
+                self._leave(decision, service)
+            case "keep":
+                self._keep(slot, service)
+            case "start":
+                self._start(decision, slot.absence(), service)
+            case "relaunch":
+                self._relaunch(decision, service)
+            case "surge":
+                self._surge(decision, service)
+            case "swap":
+                self._swap(decision, service)
+            case "remove":
+                self._remove(slot)
+            case "defer" | "hold" | "failed":
+                self._put_off(decision, service)
 
-    def _keep(self, wanted: DesiredUnit, current: ObservedUnit) -> tuple[ActionId, ...]:
-        """Keep a living unit; returns the actions after which it serves."""
-        if not current.ready:
+    def _leave(self, decision: Decision, service: Service) -> None:
+        """Touch nothing. Of what cannot be seen it is not known whether it serves: it is not counted."""
+        slot = decision.slot
+        if any(unit.ready for unit in slot.alive) and not decision.why:
+            service.serving += 1
+        is_told = len(slot.nodes()) == 1 and not isinstance(self.observed.nodes.get(slot.nodes()[0]), Reachable)
+        if decision.why and (not is_told or slot.nodes()[0] in self.policy.assume_lost):
+            self.draft.change("defer", slot.target(), decision.why)
+
+    def _keep(self, slot: Slot, service: Service) -> None:
+        """Keep what lives; what else fills the slot goes once it serves."""
+        first = slot.current[0]
+        if slot.awaits and not first.ready:
             cause = "started, not ready yet"
-            self._change("await", _target(wanted.node, current.slot), cause)
-            return self._await_and_publish(wanted, current.port, cause, ())
-        if isinstance(wanted.spec, GatewaySpec):
+            self.draft.change("await", slot.target(), cause)
+            ready = self.draft.await_and_publish(slot, first.port, cause, ())
+            service.coming.append(f"until {first.slot} is ready")
+        else:
+            service.serving += 1
+            ready = self._published(slot, first)
+        cause = f"{slot.first.id} has taken its place"
+        for place in dict.fromkeys(place_of(unit) for unit in slot.others):
+            self.draft.change("stop", place, cause)
+        self.draft.retire(slot, slot.others, cause, ready, is_swap=False)
+
+    def _published(self, slot: Slot, first: ObservedUnit) -> tuple[ActionId, ...]:
+        """Put what is ready into the routes, if it is not there as it is."""
+        instance = instance_of(slot.first.spec, slot.first.id, first.port)
+        if instance is None or self.draft.published.get(instance.unit) == instance:
             return ()
-        self.serving.add(wanted.spec.service)
-        instance = self._instance(wanted.spec, wanted.id, current.port)
-        if instance is None or instance in self._published():
+        cause = f"{first.slot} is ready but not routed"
+        published = self.draft.publish(instance, cause)
+        if published is None:
             return ()
-        cause = f"{current.slot} is ready but not routed"
-        self.changes.append(Change("rewire", GATEWAY_SERVICE, cause))
-        action = Publish(id=_id("publish", wanted.id), node=wanted.node, cause=cause, instance=instance)
-        return (self._add(action),)
+        self.draft.change("rewire", GATEWAY_SERVICE, cause)
+        return (published,)
 
-    def _start_missing(self, wanted: DesiredUnit) -> None:
-        ended = self.ended.get(wanted.id)
-        cause = "not running" if ended is None or ended.exit is None else f"not running: {ended.exit}"
-        self.drifted += ended is not None
-        self._change("start", _target(wanted.node, wanted.spec.slot), cause)
-        self._start(wanted, cause, self._memory_stops(wanted))
+    def _start(self, decision: Decision, cause: str, service: Service) -> None:
+        slot = decision.slot
+        self.draft.drifted += bool(slot.ended)
+        self.draft.change("start", slot.target(), cause)
+        self.draft.start(slot, cause, self._room(decision))
+        service.coming.append(f"until {slot.first.spec.slot} is ready")
 
-    def _replace(self, wanted: DesiredUnit, old: list[ObservedUnit]) -> None:
-        how, why = self._replacement(wanted)
-        cause = difference(wanted, old[0]) + (f" ({why})" if why else "")
-        self.drifted += 1
-        self.changes.append(Change("replace", _target(wanted.node, wanted.spec.slot), cause, how))
-        if how == "surge":
-            if any(unit.ready for unit in old):
-                self.serving.add(_service(wanted))
-            ready = self._start(wanted, cause, ())
-            for unit in old:
-                self._retire(unit, cause, ready)
-            return
-        stops = tuple(self._retire(unit, cause, ()) for unit in old)
-        self._start(wanted, cause, (*stops, *self._memory_stops(wanted)))
-        known = next((unit.load_s for unit in old if unit.load_s is not None), None)
-        if known is not None:
-            self.pending[_service(wanted)] = f"for about {known:.0f} s"
+    def _relaunch(self, decision: Decision, service: Service) -> None:
+        slot = decision.slot
+        cause = slot.breakage() or ""
+        self.draft.drifted += 1
+        self.draft.change("replace", slot.target(), cause, "swap")
+        stops = self.draft.retire(slot, slot.current, cause, (), is_swap=True)
+        self.draft.start(slot, cause, (*stops, *self._room(decision)))
+        self._expect_swap(slot, service)
 
-    def _replacement(self, wanted: DesiredUnit) -> tuple[str, str]:
-        """Return `surge` or `swap`, and the reason where it is not what the stack asked for."""
-        if isinstance(wanted.spec, GatewaySpec):
-            return "surge", ""  # a gateway shares its port with the one before it (SO_REUSEPORT)
-        if wanted.spec.port is not None and (wanted.node, wanted.spec.port) in self.port_stops:
-            return "swap", "its port is in use until the old one stops"
-        if wanted.update == "swap":
-            return "swap", ""
-        if wanted.update == "surge" or self.placement.fits_beside(wanted):
-            return "surge", ""
-        return "swap", "there is no memory for both" if wanted.memory_gib is not None else "its memory is unknown"
+    def _surge(self, decision: Decision, service: Service) -> None:
+        slot = decision.slot
+        cause = self._difference(decision, "surge")
+        if any(unit.ready for unit in slot.others):
+            service.serving += 1
+        else:
+            service.coming.append(f"until {slot.first.spec.slot} is ready")
+        stops = self.draft.retire(slot, slot.current, cause, (), is_swap=False)
+        ready = self.draft.start(slot, cause, (*stops, *self._room(decision)))
+        self.draft.retire(slot, slot.others, cause, ready, is_swap=False)
 
-    def _stop_unwanted(self, unit: ObservedUnit) -> None:
-        cause = "no longer in the stack" if self.desired.units else "the stack goes down"
-        self.drifted += 1
-        self._change("stop", _target(unit.node, unit.slot), cause)
-        gateway_stops: tuple[ActionId, ...] = ()
-        if unit.slot != GATEWAY_SLOT and GATEWAY_SLOT not in self.desired.units:
-            gateway_stops = tuple(_id("stop", gateway.id) for gateway in self.alive.get(GATEWAY_SLOT, []))
-        self._retire(unit, cause, gateway_stops)
+    def _swap(self, decision: Decision, service: Service) -> None:
+        slot = decision.slot
+        cause = self._difference(decision, "swap")
+        stops = self.draft.retire(slot, slot.alive, cause, (), is_swap=True)
+        self.draft.start(slot, cause, (*stops, *self._room(decision)))
+        self._expect_swap(slot, service)
 
-    # -- actions -------------------------------------------------------------------------------------------------
+    def _difference(self, decision: Decision, how: str) -> str:
+        slot = decision.slot
+        cause = difference(slot.wanted, slot.others[0]) + (f" ({decision.why})" if decision.why else "")
+        self.draft.drifted += 1
+        self.draft.change("replace", slot.target(), cause, how)
+        return cause
 
-    def _start(self, wanted: DesiredUnit, cause: str, after: tuple[ActionId, ...]) -> tuple[ActionId, ...]:
-        """Add the actions that bring up a unit; returns those after which it serves."""
-        try:
-            port = self.placement.take_port(wanted)
-        except PortsExhaustedError as error:
-            self.conflicts.append(str(error))
-            return ()
-        if isinstance(wanted.spec, WorkerSpec):
-            after = (*after, *self._sync(wanted.spec))
-        elif "rewire" in self.actions:
-            after = (*after, ActionId("rewire"))
-        in_the_way = [] if wanted.spec.slot == GATEWAY_SLOT else self.port_stops.get((wanted.node, port), ())
-        after = (*after, *(stop for stop in in_the_way if stop not in after))
-        placed = (Placed(wanted, port),)
-        action = Start(id=_id("start", wanted.id), node=wanted.node, cause=cause, after=after, units=placed)
-        return self._await_and_publish(wanted, port, cause, (self._add(action),))
+    def _expect_swap(self, slot: Slot, service: Service) -> None:
+        known = next((unit.load_s for unit in slot.alive if unit.load_s is not None), None)
+        is_held = any(unit.id in self.draft.published for unit in slot.alive)
+        wait = f"until {slot.first.spec.slot} is ready" if known is None else f"about {known:.0f} s"
+        service.coming.append(f"{wait}, requests are held" if is_held else wait)
 
-    def _await_and_publish(
-        self, wanted: DesiredUnit, port: int | None, cause: str, after: tuple[ActionId, ...]
-    ) -> tuple[ActionId, ...]:
-        self.pending.setdefault(_service(wanted), f"until {wanted.spec.slot} is ready")
-        ready = self._add(
-            AwaitReady(
-                id=_id("ready", wanted.id),
-                node=wanted.node,
-                cause=cause,
-                after=after,
-                unit=wanted.id,
-                timeout_s=wanted.ready_timeout_s,
+    def _remove(self, slot: Slot) -> None:
+        after: tuple[ActionId, ...] = ()
+        if not self.desired.units:
+            # the watcher would start again what goes, and the gateway would route to it
+            first = {WATCHER_GROUP: (), GATEWAY_GROUP: (WATCHER_GROUP,)}.get(slot.id, (WATCHER_GROUP, GATEWAY_GROUP))
+            after = tuple(
+                action_id("stop", unit.id)
+                for group in first
+                if (decision := self.decisions.of.get(group)) is not None
+                for unit in decision.stops()
             )
-        )
-        instance = self._instance(wanted.spec, wanted.id, port)
-        if instance is None:
-            return (ready,)
-        publish = Publish(
-            id=_id("publish", wanted.id), node=wanted.node, cause=cause, after=(ready,), instance=instance
-        )
-        return (self._add(publish),)
+        places = {place_of(unit): removal(self.desired, unit.node) for unit in slot.alive}
+        for place, cause in places.items():
+            self.draft.drifted += 1
+            self.draft.change("stop", place, cause)
+        self.draft.retire(slot, slot.alive, next(iter(places.values())), after, is_swap=False)
 
-    def _retire(self, unit: ObservedUnit, cause: str, after: tuple[ActionId, ...]) -> ActionId:
-        """Add what ends a living unit; a unit that nobody routes to needs no draining."""
-        old = next((u for u in self.desired.units.values() if u.spec.slot == unit.slot), None)
-        drain_s = old.drain_s if old is not None else STOP_GRACE_S
-        is_routed = any(instance.unit == unit.id for instance in self._published())
-        if is_routed and GATEWAY_SLOT in self.desired.units:
-            drain = Drain(
-                id=_id("drain", unit.id), node=unit.node, cause=cause, after=after, unit=unit.id, drain_s=drain_s
-            )
-            after = (self._add(drain),)
-        grace = STOP_GRACE_S + (drain_s if unit.slot == GATEWAY_SLOT else 0.0)
-        stop = Stop(id=_id("stop", unit.id), node=unit.node, cause=cause, after=after, unit=unit.id, grace_s=grace)
-        return self._add(stop)
+    def _put_off(self, decision: Decision, service: Service) -> None:
+        """Start nothing now; of what is broken the rest goes, and what still serves goes on serving."""
+        slot = decision.slot
+        service.serving += any(unit.ready for unit in slot.others)
+        if not service.serving:
+            service.coming.append("for now")
+        times = f"crashed {decision.crashes} time{'s' if decision.crashes != 1 else ''}"
+        if decision.mode == "failed":
+            again = f"orchestrate restart {self.desired.stack} {slot.id}"
+            cause = f"{times}, the last ones within ten minutes; not started any more. When mended: {again}"
+            self.draft.change("failed", slot.target(), cause)
+        elif decision.mode == "hold":
+            cause = times
+            self.draft.change("hold", slot.target(), cause, f"in {max(1, round(decision.wait_s))} s")
+        else:
+            cause = decision.why
+            self.draft.change("defer", slot.target(), cause)
+        self.draft.drifted += 1
+        self.draft.retire(slot, decision.stops(), slot.breakage() or cause, (), is_swap=False)
 
-    def _sync(self, spec: WorkerSpec) -> tuple[ActionId, ...]:
-        node = self.observed.nodes.get(spec.node)
-        name = ModelName(spec.model.name)
-        if isinstance(node, Reachable) and (name, "mlx") in node.models:
-            return ()
-        action_id = ActionId(f"sync:{spec.node}/{name}")
-        if action_id not in self.actions:
-            cause = "not in the model store"
-            self.fetches.append(Change("fetch", f"{spec.node}/{name}", f"{cause}: {spec.model.source}"))
-            self._add(Sync(id=action_id, node=spec.node, cause=cause, model=spec.model))
-        return (action_id,)
+    def _room(self, decision: Decision) -> tuple[ActionId, ...]:
+        return tuple(action_id("stop", unit) for unit in decision.room)
 
     # -- the gateway's view ----------------------------------------------------------------------------------------
 
     def _rewire(self) -> None:
-        gateway = self.desired.units.get(GATEWAY_SLOT)
-        if gateway is None:
+        if self.draft.gateway is None or not self.scope.rewires:
             return
         cause = "first start"
         if self.observed.gateway is not None:
@@ -274,92 +263,67 @@ class _Reconciliation:
                 return
             hidden = len(differences) - _SHOWN_ROUTING_CHANGES
             shown = differences[:_SHOWN_ROUTING_CHANGES] + ([f"and {hidden} more"] if hidden > 0 else [])
-            self.changes += [Change("rewire", GATEWAY_SERVICE, text) for text in shown]
+            for text in shown:
+                self.draft.change("rewire", GATEWAY_SERVICE, text)
             cause = "; ".join(differences)
-        self._add(Rewire(id=ActionId("rewire"), node=gateway.node, cause=cause))
+        self.draft.add(Rewire(id=REWIRE, node=self.draft.gateway, cause=cause))
 
     def _withdraw_the_gone(self) -> None:
-        if not self.desired.units:
-            return  # the whole stack goes down, and its routes with it
-        alive = {unit.id for units in self.alive.values() for unit in units}
-        wanted = {unit.id for unit in self.desired.units.values()}
-        for instance in self._published():
-            seen = isinstance(self.observed.nodes.get(instance.node), Reachable)
-            if instance.unit in alive or instance.unit in wanted or not seen:
+        """Take out of the routes what does not run and nothing in this plan brings back."""
+        if not self.desired.units or self.draft.gateway is None:
+            return  # the whole stack goes down, and its routes with it; or nobody can write them
+        alive = {unit.id for slot in self.slots.values() for unit in slot.alive}
+        published = [action.instance.unit for action in self.draft.actions.values() if isinstance(action, Publish)]
+        starting = {group_of(slot_of(unit)): unit for unit in published}
+        for instance in self.draft.published.values():
+            node = self.observed.nodes.get(instance.node)
+            is_gone = isinstance(node, Reachable) or instance.node in self.policy.assume_lost or node is None
+            group = group_of(slot_of(instance.unit))
+            if instance.unit in alive or not is_gone or not self._is_in_scope(group):
                 continue
+            successor = starting.get(group)
+            if successor is not None and (successor == instance.unit or instance.state == "replacing"):
+                continue  # the new entry takes its place, and until then the gateway may hold requests
             cause = f"{instance.unit} is gone"
-            self.changes.append(Change("rewire", GATEWAY_SERVICE, cause))
-            self._add(Withdraw(id=_id("withdraw", instance.unit), node=instance.node, cause=cause, unit=instance.unit))
+            self.draft.change("rewire", GATEWAY_SERVICE, cause)
+            name = action_id("withdraw", instance.unit)
+            self.draft.add(Withdraw(id=name, node=self.draft.gateway, cause=cause, unit=instance.unit))
 
-    def _published(self) -> tuple[Instance, ...]:
-        return self.observed.routes.instances if self.observed.routes is not None else ()
+    def _is_in_scope(self, group: GroupId) -> bool:
+        return group in self.scope.groups or not self.policy.targets
 
-    def _instance(self, spec: WorkerSpec | GatewaySpec, unit: UnitId, port: int | None) -> Instance | None:
-        """Return the routes entry of a unit; None for the gateway, for ranks behind the first, and without a port."""
-        if isinstance(spec, GatewaySpec) or spec.rank != 0 or port is None:
-            return None
-        host = _host(self.desired.nodes[spec.node])
-        return Instance(
-            unit=unit,
-            node=spec.node,
-            service=spec.service,
-            model=spec.model.name,
-            url=f"http://{host}:{port}",
-            state="ready",
-        )
-
-    def _outages(self) -> Iterator[str]:
-        """Yield the roles that a running gateway cannot serve for a while."""
-        if self.observed.gateway is None or not self.desired.units:
-            return
-        for name, role in sorted(self.desired.roles.items()):
-            waits = [self.pending[service] for service in role.services if service in self.pending]
-            if waits and not role.helpers and not self.serving.intersection(role.services):
-                yield f"{name} {waits[0]}"
-
-    # -- bookkeeping -----------------------------------------------------------------------------------------------
+    # -- nodes and helpers -----------------------------------------------------------------------------------------
 
     def _defer_unreachable(self) -> None:
+        touched = {node for group in self.scope.groups for node in self.slots[group].nodes()}
         for name, node in sorted(self.observed.nodes.items()):
-            if isinstance(node, Unreachable):
-                self._change("defer", name, f"cannot be reached: {node.reason}; what runs there is unknown")
-                self._add(Defer(id=ActionId(f"defer:{name}"), node=name, cause=node.reason))
+            if isinstance(node, Reachable) or (self.policy.targets and name not in touched):
+                continue
+            if name in self.policy.assume_lost:
+                continue
+            self.draft.change("defer", name, f"cannot be reached: {node.reason}; what runs there is unknown")
+            self.draft.add(Defer(id=ActionId(f"defer:{name}"), node=name, cause=node.reason))
 
-    def _memory_stops(self, wanted: DesiredUnit) -> tuple[ActionId, ...]:
-        """Count a unit's memory; where it is not free, return the stops of unwanted units that make room for it."""
-        if self.placement.take_memory(wanted):
-            return ()
-        unwanted = [unit for slot in sorted(self.alive) if slot not in self.desired.units for unit in self.alive[slot]]
-        return tuple(_id("stop", unit.id) for unit in unwanted if unit.node == wanted.node)
+    def _pull(self) -> None:
+        for name, helper in self.desired.helpers.items():
+            seen = self.observed.helpers.get(name)
+            if name not in self.scope.helpers or seen is None:
+                continue
+            node = helper.node if helper.node is not None else self.gateway_node
+            target = name if helper.node is None else f"{helper.node}/{name}"
+            if isinstance(seen, HelperSilent):
+                if any(model.ensure for model in helper.models.values()):
+                    self.draft.change("defer", target, f"does not answer: {seen.reason}; what it has is unknown")
+                continue
+            for model in to_pull(helper, seen):
+                cause = f"{model} is missing"
+                self.draft.change("pull", target, cause)
+                if node is not None:
+                    pull = ActionId(f"pull:{name}/{model}")
+                    self.draft.add(Pull(id=pull, node=node, cause=cause, helper=name, model=model))
 
-    def _stops_by_port(self) -> dict[tuple[NodeName, int], tuple[ActionId, ...]]:
-        """Return, for each port of a living unit that will be stopped, the action that frees it."""
-        stops: dict[tuple[NodeName, int], tuple[ActionId, ...]] = {}
-        for unit in (unit for units in self.alive.values() for unit in units):
-            if unit.port is not None and not stays(unit.id, unit.node, self.desired, self.observed):
-                key = (unit.node, unit.port)
-                stops[key] = (*stops.get(key, ()), _id("stop", unit.id))
-        return stops
-
-    def _change(self, kind: ChangeKind, target: str, cause: str) -> None:
-        self.changes.append(Change(kind, target, cause))
-
-    def _add(self, action: Action) -> ActionId:
-        self.actions[action.id] = action
-        return action.id
-
-
-def _id(verb: str, unit: UnitId) -> ActionId:
-    return ActionId(f"{verb}:{unit}")
-
-
-def _service(unit: DesiredUnit) -> str:
-    return unit.spec.service if isinstance(unit.spec, WorkerSpec) else GATEWAY_SERVICE
-
-
-def _target(node: NodeName, slot: SlotId) -> str:
-    return f"{node}/{slot}"
-
-
-def _host(node: Node) -> str:
-    return "127.0.0.1" if node.reach == "local" or node.host is None else node.host
+    def _helper_notes(self) -> Iterator[str]:
+        for name, helper in self.desired.helpers.items():
+            seen = self.observed.helpers.get(name)
+            if seen is not None:
+                yield from mismatches(name, helper, seen)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 
 from orchestrator.expand import Desired
+from orchestrator.memory import KnownMemory
 from orchestrator.observed import HelperSeen, Observed, ObservedUnit, Reachable
 from orchestrator.plan import (
     Action,
@@ -25,7 +27,7 @@ from orchestrator.plan import (
 from schemas.admin import ConfigReport
 from schemas.base import HelperName, ModelName, NodeName, UnitId
 from schemas.routes import Instance, Routes
-from schemas.unit import GatewaySpec
+from schemas.unit import GatewaySpec, WatcherSpec, slot_of
 
 
 def apply_action(action: Action, desired: Desired, observed: Observed) -> Observed:
@@ -38,21 +40,30 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
         case Sync(node=node, model=model, form=form):
             seen = _reachable(observed, node)
             return _with_node(observed, node, replace(seen, models=seen.models | {(ModelName(model.name), form)}))
-        case Start(id=action_id, units=units):
+        case Start(units=units):
+            launch = _next_launch(action, observed)
             for placed in units:
-                observed = _with_unit(observed, placed.unit.node, _started(placed, desired, action_id))
+                observed = started(observed, desired, placed, launch)
             return observed
-        case AwaitReady(node=node, unit=unit_id):
-            unit = replace(_reachable(observed, node).units[unit_id], ready=True, phase="running")
-            after = _with_unit(observed, node, unit)
-            is_gateway = isinstance(unit.spec, GatewaySpec)
-            return replace(after, gateway=_report(desired)) if is_gateway else after
+        case AwaitReady(node=node, unit=unit_id, others=others):
+            after = observed
+            for where, rank in ((node, unit_id), *others):
+                after = _loaded(after, desired, where, rank)
+            unit = _reachable(after, node).units[unit_id]
+            return replace(after, gateway=_report(desired)) if isinstance(unit.spec, GatewaySpec) else after
         case Publish(instance=instance):
-            return _with_routes(observed, desired, {**_instances(observed), instance.unit: instance})
-        case Drain(unit=unit_id):
+            slot = slot_of(instance.unit)
+            kept = {
+                unit: entry
+                for unit, entry in _instances(observed).items()
+                if entry.state != "replacing" or slot_of(unit) != slot
+            }
+            return _with_routes(observed, desired, {**kept, instance.unit: instance})
+        case Drain(unit=unit_id, is_replaced=is_replaced):
             entries = _instances(observed)
             if unit_id in entries:
-                entries[unit_id] = entries[unit_id].model_copy(update={"state": "draining"})
+                state = "replacing" if is_replaced else "draining"
+                entries[unit_id] = entries[unit_id].model_copy(update={"state": state})
             return _with_routes(observed, desired, entries)
         case Stop(node=node, unit=unit_id):
             return _stopped(observed, desired, node, unit_id)
@@ -65,19 +76,49 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
             return observed
 
 
-def _started(placed: Placed, desired: Desired, launch: str) -> ObservedUnit:
-    return ObservedUnit(
-        placed.unit.id,
-        placed.unit.node,
+def started(observed: Observed, desired: Desired, placed: Placed, launch: str) -> Observed:
+    """Return the world after one unit was started; one that lives already is left as it is."""
+    unit = placed.unit
+    before = _reachable(observed, unit.node).units.get(unit.id)
+    if before is not None and before.alive:
+        return observed
+    new = ObservedUnit(
+        unit.id,
+        unit.node,
         alive=True,
+        ready=isinstance(unit.spec, WatcherSpec),
         phase="starting",
-        spec=placed.unit.spec,
+        spec=unit.spec,
         port=placed.port,
         owner=desired.owner,
         launch=launch,
         link_port=placed.link_port,
         control_port=placed.control_port,
     )
+    return _with_unit(observed, unit.node, new)
+
+
+def _next_launch(action: Start, observed: Observed) -> str:
+    """Return a name that no unit seen was launched under."""
+    known = {unit.launch for unit in observed.units()}
+    return next(name for n in count(1) if (name := f"{action.id}#{n}") not in known)
+
+
+def _loaded(observed: Observed, desired: Desired, node: NodeName, unit_id: UnitId) -> Observed:
+    """Return the world after a unit has loaded its model into its node's memory."""
+    unit = _reachable(observed, node).units[unit_id]
+    if unit.ready:
+        return observed
+    after = _with_unit(observed, node, replace(unit, ready=True, phase="running"))
+    return with_memory_taken(after, node, KnownMemory(desired, observed).of(unit) or 0.0)
+
+
+def with_memory_taken(observed: Observed, node: NodeName, amount_gib: float) -> Observed:
+    """Return the world with so much less memory available on a node; more, where it is negative."""
+    seen = _reachable(observed, node)
+    if seen.memory_available_gib is None:
+        return observed
+    return _with_node(observed, node, replace(seen, memory_available_gib=seen.memory_available_gib - amount_gib))
 
 
 def _pulled(observed: Observed, helper: HelperName, model: str) -> Observed:
@@ -89,10 +130,14 @@ def _pulled(observed: Observed, helper: HelperName, model: str) -> Observed:
 
 def _stopped(observed: Observed, desired: Desired, node: NodeName, unit_id: UnitId) -> Observed:
     unit = _reachable(observed, node).units.get(unit_id)
-    if unit is None:
+    if unit is None or not unit.alive:
         return observed
     after = _with_unit(observed, node, replace(unit, alive=False, ready=False, phase="exited", exit="exit code 0"))
-    after = _with_routes(after, desired, _without(_instances(after), unit_id))
+    if unit.ready:
+        after = with_memory_taken(after, node, -(KnownMemory(desired, observed).of(unit) or 0.0))
+    entry = _instances(after).get(unit_id)
+    if entry is not None and entry.state != "replacing":
+        after = _with_routes(after, desired, _without(_instances(after), unit_id))
     others = [other for other in after.units() if other.alive and other.ready and isinstance(other.spec, GatewaySpec)]
     return after if others else replace(after, gateway=None)
 

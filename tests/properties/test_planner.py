@@ -14,7 +14,7 @@ from orchestrator.plan import Action, Plan
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action
 from schemas.unit import GatewaySpec
-from tests.properties.worlds import OWNER, losing, worlds
+from tests.properties.worlds import OWNER, address, losing, worlds
 
 MANY = settings(max_examples=200, deadline=None)
 
@@ -38,7 +38,7 @@ def goal_failures(desired: Desired, world: Observed) -> list[str]:
         entry = routes.get(unit.id)
         if entry is None or entry.state != "ready":
             failures.append(f"{unit.id} is not routed")
-        elif entry.url != f"http://{unit.node}.lan:{alive[unit.id].port}" if unit.id in alive else True:
+        elif entry.url != f"http://{address(unit.node)}:{alive[unit.id].port}" if unit.id in alive else True:
             failures.append(f"{unit.id} is routed to {entry.url}")
     failures += [f"{unit} is routed and gone" for unit, e in routes.items() if e.node in seen and unit not in alive]
     gateway_seen = any(isinstance(unit.spec, GatewaySpec) for unit in wanted.values())

@@ -1,0 +1,362 @@
+"""Pure: what happens to each slot, before any of it becomes an action. See `orchestrator.reconcile` for the rules.
+
+The decisions depend on each other: who stops gives room and ports to who starts. They begin with the best for every
+slot and are taken back one by one (surge, then swap, then not now) until no start lacks memory or a port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from orchestrator.expand import Desired
+from orchestrator.groups import GATEWAY_GROUP, GroupId, Slot, group_nodes, group_of
+from orchestrator.memory import KnownMemory, free_memory, gib
+from orchestrator.observed import Observed, ObservedUnit, Reachable
+from orchestrator.placement import AskedPort, asked_ports
+from orchestrator.policy import PlanPolicy
+from schemas.base import NodeName, UnitId
+
+Mode = Literal["leave", "keep", "start", "relaunch", "surge", "swap", "remove", "defer", "hold", "failed"]
+"""`leave`: nothing is known or asked for, nothing is touched. `relaunch`: what is left of a broken one is stopped, then
+it is started. `defer`, `hold` and `failed`: it is not started now, and what is left of a broken one is stopped."""
+STARTING: frozenset[Mode] = frozenset({"start", "relaunch", "surge", "swap"})
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to one slot."""
+
+    slot: Slot
+    mode: Mode
+    why: str = ""
+    """Why it is not what was asked for, or why nothing happens."""
+    wait_s: float = 0.0
+    """For `hold`: after how long it may be started."""
+    crashes: int = 0
+    room: tuple[UnitId, ...] = ()
+    """Units of other slots that have to stop before it can start."""
+
+    def stops(self) -> list[ObservedUnit]:
+        """Return the living units that go."""
+        match self.mode:
+            case "keep":
+                return self.slot.others
+            case "relaunch" | "surge" | "swap" | "remove":
+                return self.slot.alive
+            case "defer" | "hold" | "failed":
+                return self.slot.current if self.slot.breakage() is not None else []
+            case _:
+                return []
+
+    def stops_first(self) -> list[ObservedUnit]:
+        """Return those of them that go before anything starts."""
+        if self.mode == "keep":
+            return []
+        return self.slot.current if self.mode == "surge" else self.stops()
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What happens to every slot, and what keeps the plan from being applied."""
+
+    of: Mapping[GroupId, Decision]
+    conflicts: tuple[str, ...]
+    is_gateway_seen: bool
+    """Routes can be written, and it is known what they are."""
+
+
+def decide(
+    desired: Desired, observed: Observed, policy: PlanPolicy, slots: Mapping[GroupId, Slot], scope: frozenset[GroupId]
+) -> Decisions:
+    """Return the decisions for all slots; those outside of `scope` are left alone unless one in it needs their port."""
+    return _Deciding(desired, observed, policy, slots, scope).decisions()
+
+
+class _Deciding:
+    def __init__(
+        self,
+        desired: Desired,
+        observed: Observed,
+        policy: PlanPolicy,
+        slots: Mapping[GroupId, Slot],
+        scope: frozenset[GroupId],
+    ) -> None:
+        self.observed = observed
+        self.policy = policy
+        self.slots = slots
+        self.known = KnownMemory(desired, observed)
+        self.free = free_memory(desired, observed, self.known)
+        self.asked = asked_ports(desired, observed, slots.values())
+        self.scope = self._with_holders(scope)
+        gateway = slots.get(GATEWAY_GROUP)
+        self.gateway_node = gateway.first.node if gateway is not None and gateway.wanted else None
+        self.is_gateway_seen = self.gateway_node is not None and self._is_seen(self.gateway_node)
+        self.current: dict[GroupId, Decision] = {}
+        self.room: dict[GroupId, dict[UnitId, None]] = {}
+        """Whom each start waits for, as the decisions stand."""
+
+    def decisions(self) -> Decisions:
+        self.current = {group: self._first_choice(slot) for group, slot in self.slots.items()}
+        while True:
+            self.room.clear()
+            conflicts: list[str] = []
+            changed = self._port_faults(conflicts) or self._memory_faults()
+            if not changed:
+                break
+            self.current |= changed
+        for group, units in self.room.items():
+            self.current[group] = replace(self.current[group], room=tuple(units))
+        return Decisions(self.current, tuple(conflicts), self.is_gateway_seen)
+
+    # -- each slot by itself ---------------------------------------------------------------------------------------
+
+    def _first_choice(self, slot: Slot) -> Decision:
+        if slot.id not in self.scope:
+            return Decision(slot, "leave")
+        unseen = [node for node in slot.nodes() if not self._is_seen(node) and not self._is_lost(node)]
+        if unseen:
+            return Decision(slot, "leave", f"{_and(unseen)} cannot be reached; nothing of it is touched")
+        if not slot.wanted:
+            return Decision(slot, "remove") if self._may_reroute else Decision(slot, "leave", self._gateway_unseen())
+        lost = [unit.node for unit in slot.wanted if self._is_lost(unit.node)]
+        if lost:
+            return self._without_its_node(slot, lost)
+        breakage = slot.breakage()
+        if slot.current and breakage is None:
+            return Decision(slot, "keep")
+        if slot.alive and not self._may_reroute:
+            return Decision(slot, "leave", self._gateway_unseen())
+        judged = slot.restart()
+        if judged.is_loop:
+            return Decision(slot, "failed", crashes=judged.crashes)
+        if self.policy.heals and judged.delay_s > 0:
+            return Decision(slot, "hold", wait_s=judged.delay_s, crashes=judged.crashes)
+        if slot.others:
+            return Decision(slot, "swap" if slot.first.update == "swap" and not slot.is_gateway else "surge")
+        return Decision(slot, "start" if breakage is None else "relaunch")
+
+    def _without_its_node(self, slot: Slot, lost: list[NodeName]) -> Decision:
+        """Leave a slot whose node is gone; of a group that crossed it nothing can serve, so the rest of it goes."""
+        why = f"{_and(dict.fromkeys(lost))} is assumed lost; it starts there when the node is back"
+        halves = [unit for unit in slot.alive if any(self._is_lost(node) for node in group_nodes(unit.spec))]
+        rest = [unit for unit in slot.others if unit not in halves]
+        remains = Slot(slot.id, slot.wanted, current=halves, others=rest, ended=slot.ended)
+        return Decision(remains, "defer" if halves else "leave", why)
+
+    @property
+    def _may_reroute(self) -> bool:
+        """Tell whether routed units may go: not while the gateway that may use them cannot be told."""
+        node = self.gateway_node
+        return node is None or self.is_gateway_seen or self._is_lost(node)
+
+    def _gateway_unseen(self) -> str:
+        return f"the gateway on {self.gateway_node} cannot be reached, and may route to what runs"
+
+    def _is_seen(self, node: NodeName) -> bool:
+        return isinstance(self.observed.nodes.get(node), Reachable)
+
+    def _is_lost(self, node: NodeName) -> bool:
+        return node in self.policy.assume_lost and not self._is_seen(node)
+
+    # -- ports -----------------------------------------------------------------------------------------------------
+
+    def _with_holders(self, scope: frozenset[GroupId]) -> frozenset[GroupId]:
+        """Return the scope, with the slots whose units have a port that something in it asks for."""
+        grown = set(scope)
+        waiting = sorted(scope)
+        while waiting:
+            asked = self.asked.get(waiting.pop())
+            needed = set() if asked is None else {group_of(unit.slot) for unit in asked.holders} - grown
+            grown |= needed
+            waiting += sorted(needed)
+        return frozenset(grown)
+
+    def _port_faults(self, conflicts: list[str]) -> dict[GroupId, Decision]:
+        """Return the decisions that must change because a port is taken; adds what no plan can solve to `conflicts`."""
+        gone = {unit.id for decision in self.current.values() for unit in decision.stops()}
+        changed: dict[GroupId, Decision] = {}
+        for name, asked in self.asked.items():
+            group = GroupId(name)
+            decision = self.current[group]
+            if decision.mode not in STARTING:
+                continue
+            if asked.stranger is not None:
+                conflicts.append(asked.conflict())
+            others = [unit for unit in asked.holders if group_of(unit.slot) != group]
+            staying = [unit for unit in others if unit.id not in gone]
+            if staying and all(self._is_kept(unit) for unit in staying):
+                conflicts.append(replace(asked, holders=tuple(staying)).conflict())
+            elif staying:
+                why = f"port {asked.port} on {asked.unit.node} is that of {staying[0].id}, which stays for now"
+                changed[group] = Decision(decision.slot, "defer", why)
+            elif decision.mode == "surge" and not decision.slot.is_gateway and self._is_in_the_way(asked, decision):
+                changed[group] = Decision(decision.slot, "swap", "its port is in use until the old one stops")
+            else:
+                self.room.setdefault(group, {}).update(dict.fromkeys(unit.id for unit in others))
+        return changed
+
+    def _is_in_the_way(self, asked: AskedPort, decision: Decision) -> bool:
+        first = {unit.id for unit in decision.stops_first()}
+        return any(unit.id not in first for unit in asked.holders)
+
+    def _is_kept(self, unit: ObservedUnit) -> bool:
+        decision = self.current[group_of(unit.slot)]
+        return decision.mode == "keep" and unit in decision.slot.current
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def _memory_faults(self) -> dict[GroupId, Decision]:
+        """Return the decisions that must change because there is no memory for them, as far as is known."""
+        budget = _Budget(dict(self.free), self.known)
+        changed: dict[GroupId, Decision] = {}
+        starting = [decision for decision in self.current.values() if decision.mode in STARTING]
+        for decision in starting:
+            if decision.mode == "surge" and (why := budget.surge(decision)):
+                changed[decision.slot.id] = Decision(decision.slot, "swap", why)
+        if changed:
+            return changed
+        waiting = [d for d in starting if d.mode in ("swap", "relaunch") and not budget.replace(d)]
+        for decision in self.current.values():
+            budget.offer(decision)
+        waiting += [decision for decision in starting if decision.mode == "start"]
+        for decision in waiting:
+            found = budget.make_room(decision)
+            if found is None:
+                changed[decision.slot.id] = Decision(decision.slot, "defer", budget.shortage(decision.slot))
+            elif not set(found) <= set(decision.room):
+                self.current[decision.slot.id] = replace(decision, room=tuple(dict.fromkeys((*decision.room, *found))))
+        return changed
+
+
+class _Budget:
+    """The memory of every node while starts are granted one after the other."""
+
+    def __init__(self, free: dict[NodeName, float | None], known: KnownMemory) -> None:
+        self._free = free
+        self._known = known
+        self._offers: dict[NodeName, list[tuple[UnitId, float | None]]] = {}
+        """Units that stop in any case, and what that gives; None where it is not known how much."""
+        self._missing: dict[GroupId, dict[NodeName, float]] = {}
+
+    def surge(self, decision: Decision) -> str:
+        """Grant a start beside what runs; returns why not."""
+        slot = decision.slot
+        if slot.is_gateway or not slot.serves_model:
+            return ""
+        needs = _needs(slot)
+        is_unknown = any(need is None or self._free.get(node) is None for node, need in needs.items())
+        if is_unknown and slot.first.update != "surge":
+            return "its memory is unknown" if None in needs.values() else "free memory is unknown"
+        gains = self._gains(decision.stops_first())
+        short = {node: max(0.0, need - _known_gain(gains, node)) for node, need in _known(needs)}
+        if any(not self._fits(node, need) for node, need in short.items()):
+            return "there is no memory for both"
+        self._use(short)
+        return ""
+
+    def replace(self, decision: Decision) -> bool:
+        """Grant a start in place of what stops before it; False where more is needed than that and what is free."""
+        gains = self._gains(decision.stops_first())
+        missing: dict[NodeName, float] = {}
+        for node, need in _known(_needs(decision.slot)):
+            gain = gains.get(node, 0.0)
+            if gain is None:
+                continue
+            missing[node] = max(0.0, need - gain)
+            if gain > need:
+                first = next(unit for unit in decision.stops_first() if unit.node == node)
+                self._offers.setdefault(node, []).append((first.id, gain - need))
+        if all(self._fits(node, need) for node, need in missing.items()):
+            self._use(missing)
+            return True
+        self._missing[decision.slot.id] = missing
+        return False
+
+    def offer(self, decision: Decision) -> None:
+        """Count what a decision stops without starting anything in its place before that."""
+        if decision.mode in ("swap", "relaunch"):
+            return
+        first = {unit.id for unit in decision.stops_first()} if decision.mode == "surge" else set()
+        for unit in decision.stops():
+            if unit.id not in first:
+                self._offers.setdefault(unit.node, []).append((unit.id, self._known.of(unit)))
+
+    def make_room(self, decision: Decision) -> tuple[UnitId, ...] | None:
+        """Grant a start from what is free and what others give; returns whom it must wait for, None where it lacks."""
+        missing = self._missing.get(decision.slot.id)
+        if missing is None:
+            missing = dict(_known(_needs(decision.slot)))
+        found: list[UnitId] = []
+        taken: dict[NodeName, int] = {}
+        for node, need in missing.items():
+            if self._fits(node, need):
+                continue
+            have = self._free[node] or 0.0
+            for count, (unit, gain) in enumerate(self._offers.get(node, []), start=1):
+                found.append(unit)
+                taken[node] = count
+                have = need if gain is None else have + gain
+                if have >= need:
+                    break
+            if have < need:
+                return None
+        for node, count in taken.items():
+            gains = [gain or 0.0 for _, gain in self._offers[node][:count]]
+            self._free[node] = max((self._free[node] or 0.0) + sum(gains), missing[node])
+            # the rest of these offers is free from now on, but only after the same stops: it stays with the last one
+            rest = (self._free[node] or 0.0) - missing[node]
+            last = self._offers[node][count - 1][0]
+            self._offers[node] = [(last, rest), *self._offers[node][count:]]
+            self._free[node] = 0.0
+        self._use({node: need for node, need in missing.items() if node not in taken})
+        return tuple(dict.fromkeys(found))
+
+    def shortage(self, slot: Slot) -> str:
+        """Say what a start lacks."""
+        for node, need in _known(_needs(slot)):
+            free = self._free.get(node)
+            if free is not None and need > free:
+                return f"it needs {gib(need)} GiB, {node} has {gib(max(free, 0.0))} GiB free"
+        return "there is no memory for it"
+
+    def _gains(self, units: list[ObservedUnit]) -> dict[NodeName, float | None]:
+        gains: dict[NodeName, float | None] = {}
+        for unit in units:
+            before, more = gains.get(unit.node, 0.0), self._known.of(unit)
+            gains[unit.node] = None if before is None or more is None else before + more
+        return gains
+
+    def _fits(self, node: NodeName, need: float) -> bool:
+        free = self._free.get(node)
+        return free is None or need <= max(free, 0.0)
+
+    def _use(self, needs: Mapping[NodeName, float]) -> None:
+        for node, need in needs.items():
+            free = self._free.get(node)
+            if free is not None:
+                self._free[node] = free - need
+
+
+def _needs(slot: Slot) -> dict[NodeName, float | None]:
+    """Return what a slot's units need on each node; None where it is not known."""
+    needs: dict[NodeName, float | None] = {}
+    for unit in slot.wanted:
+        before, more = needs.get(unit.node, 0.0), unit.memory_gib if slot.serves_model else 0.0
+        needs[unit.node] = None if before is None or more is None else before + more
+    return needs
+
+
+def _known(needs: Mapping[NodeName, float | None]) -> Iterator[tuple[NodeName, float]]:
+    yield from ((node, need) for node, need in needs.items() if need is not None)
+
+
+def _known_gain(gains: Mapping[NodeName, float | None], node: NodeName) -> float:
+    gain = gains.get(node, 0.0)
+    return float("inf") if gain is None else gain
+
+
+def _and(nodes: Mapping[NodeName, object] | list[NodeName] | dict[NodeName, None]) -> str:
+    names = list(nodes)
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,234 @@
+"""Pure: a plan while it is made: its changes and actions, and how a slot's launch and end become actions."""
+
+from __future__ import annotations
+
+from orchestrator.addresses import url_host
+from orchestrator.expand import Desired
+from orchestrator.groups import Slot, group_of, is_gateway, listens
+from orchestrator.observed import ModelForm, Observed, ObservedUnit, Reachable
+from orchestrator.placement import Ports, PortsExhaustedError
+from orchestrator.plan import (
+    Action,
+    ActionId,
+    AwaitReady,
+    Change,
+    ChangeKind,
+    Drain,
+    Provision,
+    Publish,
+    Start,
+    Stop,
+    Sync,
+)
+from orchestrator.policy import SILENT_LIMIT_S
+from schemas.base import ModelName, NodeName, UnitId
+from schemas.routes import Instance
+from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec
+
+STOP_GRACE_S = 15.0
+"""Between TERM and KILL. A gateway, which drains on TERM, gets its drain time on top."""
+SILENT_GRACE_S = 5.0
+"""The same for a unit that does not answer: it is not likely to hear the TERM."""
+REWIRE = ActionId("rewire")
+
+
+class Draft:
+    """The changes and actions found so far; adding an action again changes nothing."""
+
+    def __init__(self, desired: Desired, observed: Observed, gateway: NodeName | None) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.gateway = gateway
+        """Where routes can be written; None where there is no gateway or it cannot be reached."""
+        self.actions: dict[ActionId, Action] = {}
+        self.conflicts: list[str] = []
+        self.drifted = 0
+        self._changes: list[Change] = []
+        self._fetches: list[Change] = []
+        self._ports = Ports(desired, observed)
+        routes = observed.routes
+        self.published: dict[UnitId, Instance] = {} if routes is None else {i.unit: i for i in routes.instances}
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return what a person reads, preparations first."""
+        return (*self._fetches, *self._changes)
+
+    def change(self, kind: ChangeKind, target: str, cause: str, how: str = "") -> None:
+        """Add a line."""
+        (self._fetches if kind in ("provision", "fetch") else self._changes).append(Change(kind, target, cause, how))
+
+    def add(self, action: Action) -> ActionId:
+        """Add an action; returns its id, for those that wait for it."""
+        self.actions[action.id] = action
+        return action.id
+
+    # -- bringing a slot up ----------------------------------------------------------------------------------------
+
+    def start(self, slot: Slot, cause: str, after: tuple[ActionId, ...]) -> tuple[ActionId, ...]:
+        """Add the actions that bring a slot up; returns those after which it serves."""
+        try:
+            placed = self._ports.place(slot)
+        except PortsExhaustedError as error:
+            self.conflicts.append(str(error))
+            return ()
+        if slot.is_gateway and REWIRE in self.actions:
+            after = (*after, REWIRE)
+        for unit in slot.wanted:
+            after = (*after, *self._prepare(unit.spec))
+        first = slot.first
+        start = Start(
+            id=action_id("start", first.id),
+            node=first.node,
+            cause=cause,
+            after=tuple(dict.fromkeys(after)),
+            units=placed,
+        )
+        started = self.add(start)
+        if not slot.awaits:
+            return (started,)
+        return self.await_and_publish(slot, placed[0].port, cause, (started,))
+
+    def await_and_publish(
+        self, slot: Slot, port: int | None, cause: str, after: tuple[ActionId, ...]
+    ) -> tuple[ActionId, ...]:
+        """Add the wait for a slot's first answer, and its entry in the routes; returns what it serves after."""
+        first, *others = slot.wanted
+        ready = self.add(
+            AwaitReady(
+                id=action_id("ready", first.id),
+                node=first.node,
+                cause=cause,
+                after=after,
+                unit=first.id,
+                timeout_s=first.ready_timeout_s,
+                others=tuple((unit.node, unit.id) for unit in others),
+            )
+        )
+        instance = instance_of(first.spec, first.id, port)
+        return (ready,) if instance is None else (self.publish(instance, cause, (ready,)) or ready,)
+
+    def publish(self, instance: Instance, cause: str, after: tuple[ActionId, ...] = ()) -> ActionId | None:
+        """Add an entry to the routes; None where they cannot be written now."""
+        if self.gateway is None:
+            return None
+        name = action_id("publish", instance.unit)
+        return self.add(Publish(id=name, node=self.gateway, cause=cause, after=after, instance=instance))
+
+    def _prepare(self, spec: AnyUnitSpec) -> tuple[ActionId, ...]:
+        """Add what a node needs before a unit can start there, where it is missing."""
+        if isinstance(spec, EngineSpec) and spec.engine == "command":
+            return ()
+        provision = self._provision(spec.node)
+        if not isinstance(spec, WorkerSpec | EngineSpec):
+            return provision
+        return (*provision, *self._sync(spec, provision))
+
+    def _provision(self, name: NodeName) -> tuple[ActionId, ...]:
+        node = self.observed.nodes.get(name)
+        if isinstance(node, Reachable) and node.is_provisioned:
+            return ()
+        provision = ActionId(f"provision:{name}")
+        if provision not in self.actions:
+            cause = "the runtime environment is not there"
+            self.change("provision", name, cause)
+            self.add(Provision(id=provision, node=name, cause=cause))
+        return (provision,)
+
+    def _sync(self, spec: WorkerSpec | EngineSpec, after: tuple[ActionId, ...]) -> tuple[ActionId, ...]:
+        node, model, form = self.observed.nodes.get(spec.node), ModelName(spec.model.name), model_form(spec)
+        if isinstance(node, Reachable) and (model, form) in node.models:
+            return ()
+        target = f"{spec.node}/{model}"
+        sync = ActionId(f"sync:{target}" if form == "mlx" else f"sync:{target}:{form}")
+        if sync not in self.actions:
+            cause = "not in the model store" if form == "mlx" else f"not in the model store in its {form} form"
+            self.change("fetch", target, f"{cause}: {spec.model.source}")
+            self.add(Sync(id=sync, node=spec.node, cause=cause, after=after, model=spec.model, form=form))
+        return (sync,)
+
+    # -- taking units down -----------------------------------------------------------------------------------------
+
+    def retire(
+        self, slot: Slot, units: list[ObservedUnit], cause: str, after: tuple[ActionId, ...], *, is_swap: bool
+    ) -> tuple[ActionId, ...]:
+        """Add what ends living units; returns their stops.
+
+        With `is_swap` their successor starts after they have stopped. What nobody routes to needs no draining, and what
+        cannot answer has nothing to wait for.
+        """
+        drain_s = slot.first.drain_s if slot.wanted else STOP_GRACE_S
+        drains: dict[str, ActionId] = {}
+        for unit in units:
+            if unit.id in self.published and self.gateway is not None:
+                can_answer = unit.ready and unit.silent_s <= SILENT_LIMIT_S and not _is_broken(unit, slot)
+                drain = Drain(
+                    id=action_id("drain", unit.id),
+                    node=unit.node,
+                    cause=cause,
+                    after=after,
+                    unit=unit.id,
+                    drain_s=drain_s if can_answer else 0.0,
+                    is_replaced=is_swap,
+                )
+                drains[unit.launch or unit.id] = self.add(drain)
+        return tuple(self._stop(unit, cause, drains, after, drain_s) for unit in units)
+
+    def _stop(
+        self,
+        unit: ObservedUnit,
+        cause: str,
+        drains: dict[str, ActionId],
+        after: tuple[ActionId, ...],
+        drain_s: float,
+    ) -> ActionId:
+        grace = STOP_GRACE_S + (drain_s if is_gateway(unit) else 0.0)
+        if unit.silent_s > SILENT_LIMIT_S:
+            grace = SILENT_GRACE_S
+        drain = drains.get(unit.launch or unit.id)
+        drained = after if drain is None else (drain,)
+        stop = Stop(
+            id=action_id("stop", unit.id), node=unit.node, cause=cause, after=drained, unit=unit.id, grace_s=grace
+        )
+        return self.add(stop)
+
+
+def _is_broken(unit: ObservedUnit, slot: Slot) -> bool:
+    """Tell whether a rank 0 lives without all the ranks of its launch: it cannot answer."""
+    if not isinstance(unit.spec, WorkerSpec) or unit.spec.group is None:
+        return False
+    launched = [other for other in slot.alive if other.launch == unit.launch and other.spec is not None]
+    peers = [other for other in launched if isinstance(other.spec, WorkerSpec) and other.spec.group == unit.spec.group]
+    return len(peers) < unit.spec.group.size
+
+
+def action_id(verb: str, unit: UnitId) -> ActionId:
+    """Return the name of an action on a unit."""
+    return ActionId(f"{verb}:{unit}")
+
+
+def model_form(spec: WorkerSpec | EngineSpec) -> ModelForm:
+    """Return in which form a unit needs its model; an engine on MLX takes what our worker takes."""
+    return "mlx" if isinstance(spec, WorkerSpec) or spec.engine == "mlx-lm-server" else "original"
+
+
+def instance_of(spec: AnyUnitSpec, unit: UnitId, port: int | None) -> Instance | None:
+    """Return the routes entry of a unit; None for one that serves no model, or is not the first of its group."""
+    if not isinstance(spec, WorkerSpec | EngineSpec) or not listens(spec) or port is None:
+        return None
+    engine = spec.engine if isinstance(spec, EngineSpec) else "mlx"
+    return Instance(
+        unit=unit,
+        node=spec.node,
+        service=spec.service,
+        model=spec.model.name,
+        url=f"http://{url_host(spec.host)}:{port}",
+        state="ready",
+        engine=engine,
+        upstream_model="default_model" if engine == "mlx-lm-server" else None,
+    )
+
+
+def place_of(unit: ObservedUnit) -> str:
+    """Return `node/slot` of a living unit, as plans show it; of a rank, `node/group`."""
+    is_rank = isinstance(unit.spec, WorkerSpec) and unit.spec.group is not None
+    return f"{unit.node}/{group_of(unit.slot) if is_rank else unit.slot}"

@@ -1,0 +1,144 @@
+"""Pure: how much memory units need, how much of it each node offers, and what is free of it now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from orchestrator.expand import Desired, DesiredUnit, share_of
+from orchestrator.observed import ModelFacts, Observed, ObservedUnit, Reachable
+from schemas.base import ModelName, NodeName
+from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec, slot_of
+
+GIB = 1 << 30
+OVERHEAD_SHARE = 0.2
+"""Of the weights, for buffers and caches, where nothing better is known."""
+PROCESS_GIB = 0.25
+"""The interpreter and its libraries (measured: 0.2 GiB with mlx on Linux)."""
+CACHED_TOKENS = 4096
+"""Tokens for which keys and values are counted, for each place of the batch."""
+SHOWN_NODES = 8
+
+
+def unit_memory(spec: AnyUnitSpec, declared: float | None, facts: ModelFacts | None) -> tuple[float | None, bool]:
+    """Return what a unit needs in GiB, None where nothing says it, and whether that is an estimate.
+
+    Declared: the model's `memory_gib`. Else, from the model's files: the weights, plus the larger of a fifth of them
+    and the keys and values (two bytes a number) of `max_batch` requests with 4,096 tokens each. A rank has its share of
+    it. Every process has 0.25 GiB on top of an estimate.
+    """
+    if not isinstance(spec, WorkerSpec | EngineSpec):
+        return None, False
+    if declared is not None:
+        return declared * share_of(spec), False
+    if facts is None or facts.weights_bytes is None:
+        return None, False
+    extra = max(facts.weights_bytes * OVERHEAD_SHARE, _cache_bytes(spec, facts))
+    return (facts.weights_bytes + extra) / GIB * share_of(spec) + PROCESS_GIB, True
+
+
+def _cache_bytes(spec: WorkerSpec | EngineSpec, facts: ModelFacts) -> float:
+    heads = facts.heads
+    if facts.layers is None or heads is None or facts.hidden is None:
+        return 0.0
+    width = facts.hidden / heads * (facts.kv_heads or heads)
+    limits = [limit for limit in (spec.model.context, facts.context, CACHED_TOKENS) if limit is not None]
+    return 2 * 2 * facts.layers * width * min(limits) * spec.max_batch
+
+
+def with_estimates(desired: Desired, facts: Mapping[ModelName, ModelFacts]) -> Desired:
+    """Return the desired state with an estimate for every unit that declares no memory and whose model is known."""
+    if not facts:
+        return desired
+    units = {slot: _estimated(unit, facts) for slot, unit in desired.units.items()}
+    return replace(desired, units=units)
+
+
+def _estimated(unit: DesiredUnit, facts: Mapping[ModelName, ModelFacts]) -> DesiredUnit:
+    if unit.memory_gib is not None or not isinstance(unit.spec, WorkerSpec | EngineSpec):
+        return unit
+    memory, is_estimate = unit_memory(unit.spec, None, facts.get(unit.spec.model.name))
+    return replace(unit, memory_gib=memory, is_estimate=is_estimate)
+
+
+class KnownMemory:
+    """What living units need, as far as the stack still says it."""
+
+    def __init__(self, desired: Desired, observed: Observed) -> None:
+        self._models = desired.models
+        self._facts = observed.facts
+
+    def of(self, unit: ObservedUnit) -> float | None:
+        """Return what a unit needs in GiB; 0 for one without a model, None where it is not known."""
+        if unit.spec is None:
+            return None
+        if not isinstance(unit.spec, WorkerSpec | EngineSpec):
+            return 0.0
+        model = self._models.get(unit.spec.model.name)
+        declared = None if model is None else model.memory_gib
+        return unit_memory(unit.spec, declared, self._facts.get(unit.spec.model.name))[0]
+
+
+def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dict[NodeName, float | None]:
+    """Return what is free on each node that answered, in GiB; None where it does not say.
+
+    What is available less what is kept free, and less what living units that still load will take: how much of that
+    they have taken already is not known.
+    """
+    free: dict[NodeName, float | None] = {}
+    for name, node in observed.nodes.items():
+        if isinstance(node, Reachable):
+            reserve = desired.nodes[name].reserve_gib if name in desired.nodes else 0.0
+            available = node.memory_available_gib
+            free[name] = None if available is None else available - reserve
+    alive = [unit for unit in observed.units() if unit.alive]
+    loaded = {(slot_of(unit.id).rpartition(".")[0], unit.launch) for unit in alive if unit.ready}
+    for unit in alive:
+        now = free[unit.node]
+        if now is None or unit.silent_s or (unit.slot.rpartition(".")[0], unit.launch) in loaded:
+            continue
+        free[unit.node] = now - (known.of(unit) or 0.0)
+    return free
+
+
+def memory_conflicts(desired: Desired, observed: Observed) -> list[str]:
+    """Return a sentence for every node whose models need more memory than it has."""
+    return [
+        f"the models on {name} need {needed:.1f} GiB, it offers {capacity:.1f}; "
+        "move a service to another node or choose a smaller model"
+        for name, needed, capacity, _ in _memory_use(desired, observed)
+        if capacity is not None and needed > capacity
+    ]
+
+
+def memory_notes(desired: Desired, observed: Observed) -> Iterator[str]:
+    """Yield how much of each node's memory the stack's models need, for the nodes that have to do with it."""
+    busy = {unit.node for unit in observed.units() if unit.alive}
+    notes = [
+        f"{name} {'about ' if is_estimate else ''}{gib(needed)} of {'?' if capacity is None else gib(capacity)} GiB"
+        for name, needed, capacity, is_estimate in _memory_use(desired, observed)
+        if needed or (capacity is not None and name in busy)
+    ]
+    yield from notes[:SHOWN_NODES]
+    if len(notes) > SHOWN_NODES:
+        yield f"and {len(notes) - SHOWN_NODES} more nodes"
+
+
+def gib(amount: float) -> str:
+    """Write an amount of memory as plans show it: `38`, `0.5`."""
+    return f"{amount:.1f}".removesuffix(".0")
+
+
+def _memory_use(desired: Desired, observed: Observed) -> Iterator[tuple[NodeName, float, float | None, bool]]:
+    needed: dict[NodeName, float] = {}
+    estimated: set[NodeName] = set()
+    for unit in desired.units.values():
+        needed[unit.node] = needed.get(unit.node, 0.0) + (unit.memory_gib or 0.0)
+        if unit.is_estimate:
+            estimated.add(unit.node)
+    for name, node in sorted(desired.nodes.items()):
+        seen = observed.nodes.get(name)
+        if isinstance(seen, Reachable):
+            total = node.memory_gib or seen.memory_gib
+            capacity = None if total is None else total - node.reserve_gib
+            yield name, needed.get(name, 0.0), capacity, name in estimated

@@ -1,0 +1,71 @@
+"""Pure: what `--target` and `--assume-lost` name, and which part of a plan that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.expand import Desired
+from orchestrator.groups import GATEWAY_GROUP, GroupId, Slot
+from orchestrator.observed import Observed, Reachable
+from orchestrator.policy import PlanPolicy
+from schemas.base import HelperName
+from schemas.problems import nearest
+from schemas.unit import GATEWAY_SERVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a plan may change."""
+
+    groups: frozenset[GroupId]
+    helpers: frozenset[HelperName]
+    rewires: bool
+    """The gateway's routes are part of it."""
+    problems: tuple[str, ...] = ()
+    """Names that mean nothing, each with what was probably meant."""
+
+
+def scope_of(policy: PlanPolicy, desired: Desired, observed: Observed, slots: Mapping[GroupId, Slot]) -> Scope:
+    """Return what the targets of a policy select; everything where there are none."""
+    problems = _lost_problems(policy, desired, observed)
+    if not policy.targets:
+        return Scope(frozenset(slots), frozenset(desired.helpers), True, problems)
+    named: dict[str, tuple[set[GroupId], set[HelperName]]] = {name: (set(), set()) for name in desired.nodes}
+    named[GATEWAY_SERVICE] = ({GATEWAY_GROUP} & set(slots), set())
+    for group, slot in slots.items():
+        for name in _names(slot):
+            named.setdefault(name, (set(), set()))[0].add(group)
+    for name, helper in desired.helpers.items():
+        for key in (name, *([helper.node] if helper.node is not None else [])):
+            named.setdefault(key, (set(), set()))[1].add(name)
+    groups: set[GroupId] = set()
+    helpers: set[HelperName] = set()
+    for target in policy.targets:
+        found = named.get(target) or named.get(target.rpartition("/")[2])
+        if found is None:
+            problems += (f"--target {target}: no slot, service, node or helper is called so{_hint(target, named)}",)
+            continue
+        groups |= found[0]
+        helpers |= found[1]
+    return Scope(frozenset(groups), frozenset(helpers), GATEWAY_GROUP in groups, problems)
+
+
+def _names(slot: Slot) -> set[str]:
+    units = {*(unit.spec.slot for unit in slot.wanted), *(unit.slot for unit in slot.alive)}
+    return {slot.id, slot.service, *units, *slot.nodes()}
+
+
+def _lost_problems(policy: PlanPolicy, desired: Desired, observed: Observed) -> tuple[str, ...]:
+    problems = []
+    for name in sorted(policy.assume_lost):
+        if name not in desired.nodes:
+            problems.append(f"--assume-lost {name}: no node is called so{_hint(name, desired.nodes)}")
+        elif isinstance(observed.nodes.get(name), Reachable):
+            problems.append(f"--assume-lost {name}: the node answers; leave the option out")
+    return tuple(problems)
+
+
+def _hint(name: str, valid: Iterable[str]) -> str:
+    close = nearest(name, valid)
+    return f"; did you mean {close}?" if close is not None else f"; there are: {', '.join(sorted(valid)[:20])}"
