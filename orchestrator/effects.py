@@ -39,7 +39,7 @@ class RealEffects:
         self._launcher = Launcher(cluster, desired, stamp)
         self._awaiter = Awaiter(cluster, desired)
         path = str(cluster.directories.routes(cluster.stack))
-        self._routes = PublishedRoutes(self._local().transport, path, cluster.stack, stamp, desired.overrides)
+        self._routes = PublishedRoutes(self._local().transport, path, desired, stamp)
         self._making_way: dict[UnitId, Instance] = {}
         """What was taken out of service for a successor, and still runs."""
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from orchestrator.execute import EffectError
+from orchestrator.expand import Desired
 from orchestrator.transport.base import NodeTransport, TransportError
-from schemas.base import SlotId, StackName, UnitId
+from schemas.base import SlotId, UnitId
 from schemas.routes import Instance, Routes
 from schemas.unit import slot_of
 
@@ -39,14 +40,11 @@ async def read_routes(transport: NodeTransport, path: str) -> Routes | None:
 class PublishedRoutes:
     """The routes of one stack. The lock of the stack keeps other writers away, so they are read once."""
 
-    def __init__(
-        self, transport: NodeTransport, path: str, stack: StackName, stamp: Stamp, overrides: tuple[str, ...]
-    ) -> None:
+    def __init__(self, transport: NodeTransport, path: str, desired: Desired, stamp: Stamp) -> None:
         self._transport = transport
         self._path = path
+        self._desired = desired
         self._stamp = stamp
-        self._stack = stack
-        self._overrides = overrides
         self._entries: dict[UnitId, Instance] | None = None
         self._lock = asyncio.Lock()
 
@@ -88,10 +86,11 @@ class PublishedRoutes:
         async with self._lock:
             entries = dict(change(await self._read()))
             routes = Routes(
-                stack=self._stack,
+                stack=self._desired.stack,
                 generation=self._stamp.generation,
                 revision=self._stamp.revision,
-                overrides=self._overrides,
+                overrides=self._desired.overrides,
+                conf=self._desired.files,
                 instances=tuple(entries[unit] for unit in sorted(entries)),
             )
             try:
