@@ -2,7 +2,8 @@
 
 `python3 keeper.py VERB` reads one JSON object on one line of stdin and prints JSON objects, one a line, flushed: any
 number of `{"event": "progress", "done": bytes, "total": bytes}`, and at the end `{"version": 1, "ok": true, ...}`, or
-`{"version": 1, "ok": false, "error": {"code": ..., "message": ...}}` with exit code 1. Every request names `root`, an absolute directory. Verbs: list, prepare, install, verify, remove.
+`{"version": 1, "ok": false, "error": {"code": ..., "message": ...}}` with exit code 1.
+Every request names `root`, an absolute directory. Verbs: list, prepare, install, verify, remove.
 
     <root>/models/<slug>/<entry>/     a whole model with its manifest.json; never changed but for its manifest
     <root>/incoming/<slug>/<entry>/   what has arrived of a model; a file that is there is whole, as pushes are atomic
