@@ -53,7 +53,7 @@ def _admit(request: Request, token: str | None) -> None:
     if len(given) != 1 or not given[0].lower().startswith(_BEARER):
         raise ApiError(401, "The admin API asks other machines for the stack's worker token.", code="unauthorized")
     # Compared as bytes: a header may hold anything, and only ASCII texts can be compared in constant time.
-    if not secrets.compare_digest(given[0][len(_BEARER) :].strip().encode(), token.encode()):
+    if not secrets.compare_digest(given[0][len(_BEARER) :].strip().encode(errors="surrogatepass"), token.encode()):
         raise ApiError(401, "This is not the stack's worker token.", code="unauthorized")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -160,3 +162,142 @@ def test_the_table_says_what_it_was_made_from() -> None:
     assert (found.stack, found.generation, found.body_limit) == ("lab", 4, 1_572_864)
     assert found.digest and found.fields["helpers.rtx.key"] == '"***"'
     assert all(isinstance(one, Missing) for one in found.routes["small"].missing)
+
+
+# --- engines, swaps, fallbacks, size
+
+
+@pytest.mark.parametrize(
+    ("engine", "token"),
+    [
+        ("mlx", "w1"),
+        ("llama-server", "w1"),
+        ("vllm", "w1"),
+        ("mlx-lm-server", None),
+        ("ollama", None),
+        ("command", None),
+    ],
+)
+def test_an_engine_is_asked_under_its_own_name_and_told_the_token_only_where_it_was_started_with_it(
+    engine: str, token: str | None
+) -> None:
+    found = table({**SMALL, "engine": engine, "upstream_model": "default_model"})
+    for name in ("chat", "small", "tiny"):
+        target = found.routes[name].tiers[0][0]
+        assert (target.identity.engine, target.identity.model) == (engine, "tiny")
+        assert (target.upstream_model, target.token) == ("default_model", token)
+        assert found.routes[name].is_strict == (engine == "mlx-lm-server")
+
+
+def test_an_older_file_means_our_own_worker() -> None:
+    target = table(SMALL).routes["chat"].tiers[0][0]
+    assert (target.identity.engine, target.upstream_model) == ("mlx", "tiny")
+
+
+def test_another_engine_at_the_same_address_is_another_endpoint() -> None:
+    before = table(SMALL).routes["chat"].tiers[0][0]
+    after = table({**SMALL, "engine": "llama-server"}).routes["chat"].tiers[0][0]
+    assert before.identity != after.identity
+
+
+def test_an_instance_that_is_replaced_is_missing_until_its_successor_is_there() -> None:
+    gone = instance("small", "tiny", 18100, "replacing")
+    assert missing(table(gone), "chat") == [("main", "replacing")]
+    found = table(gone, instance("small", "tiny", 18102, replica=1))
+    assert [target.identity.port for target in found.routes["chat"].tiers[0]] == [18102]
+
+
+def with_fallback(role: str, fallback: Any) -> dict[str, Any]:
+    return STACK["roles"] | {role: STACK["roles"][role] | {"fallback": fallback}}
+
+
+def ladder(found: RoutingTable, name: str) -> list[str]:
+    return [rung.name for rung in found.routes[name].rungs()]
+
+
+def test_a_role_falls_back_to_a_service_with_that_ones_settings() -> None:
+    found = table(SMALL, LARGE, roles=with_fallback("coding", {"local": "small"}))
+    assert ladder(found, "coding") == ["coding", "small"]
+    below = found.routes["coding"].fallback
+    assert below is not None
+    assert below.tiers[0][0].breaker.failure_threshold == 2, "the settings of the first role that names it"
+    assert shape(found, "coding") == [["main=big"]], "the role itself is as it was"
+    assert ladder(found, "gpt-4o-mini") == ["gpt-4o-mini", "small"]
+    assert ladder(found, "large") == ["large"]
+
+
+def test_roles_fall_back_to_roles_in_a_row() -> None:
+    roles = with_fallback("coding", {"role": "chat"})
+    roles = roles | {"chat": roles["chat"] | {"fallback": {"local": "spare"}}}
+    found = table(SMALL, LARGE, roles=roles)
+    assert ladder(found, "coding") == ["coding", "chat", "spare"]
+    below = found.routes["coding"].fallback
+    assert below is not None and below.attempts == 2
+
+
+def test_a_circle_that_validation_did_not_see_ends() -> None:
+    roles = with_fallback("coding", {"role": "chat"})
+    roles = roles | {"chat": roles["chat"] | {"fallback": {"role": "coding"}}}
+    found = table(SMALL, LARGE, roles=roles)
+    assert ladder(found, "coding") == ["coding", "chat"]
+    assert ladder(found, "chat") == ["chat", "coding"]
+
+
+def test_checks_are_the_roles_over_the_policys() -> None:
+    roles = {"chat": STACK["roles"]["chat"] | {"health_check": {"interval_s": 7.0}}, "coding": {
+        "endpoints": {"main": {"service": "large"}}, "policy": "lan"
+    }}  # fmt: skip
+    found = table(SMALL, LARGE, roles=roles, policies={"lan": {"health_check": {"interval_s": 9.0}}})
+    assert found.routes["chat"].tiers[0][0].check_s == 7.0
+    assert found.routes["coding"].tiers[0][0].check_s == 9.0
+    assert table(SMALL).routes["chat"].tiers[0][0].check_s is None
+
+
+def test_five_thousand_instances_are_a_matter_of_a_moment() -> None:
+    names = [f"s{number}" for number in range(1000)]
+    stack = Stack.model_validate_json(
+        json.dumps(
+            {
+                "stack": "lab",
+                "nodes": {"here": {"reach": "local"}},
+                "models": {f"m-{name}": {"source": f"path:/models/{name}"} for name in names},
+                "services": {name: {"model": f"m-{name}", "nodes": ["here"]} for name in names},
+                "roles": {
+                    f"r{role}": {"endpoints": {name: {"service": name} for name in names[role::20]}}
+                    for role in range(20)
+                },
+                "aliases": {f"a-{name}": [name] for name in names},
+                "gateway": {"node": "here"},
+            }
+        )
+    )
+    instances = [
+        instance(name, f"m-{name}", 10_000 + 5 * number + replica, replica=replica)
+        for number, name in enumerate(names)
+        for replica in range(5)
+    ]
+    routes = Routes.from_json(json.dumps({"stack": "lab", "generation": 1, "instances": instances}))
+
+    def calls_of(count: int) -> int:
+        """Count what building takes, on no clock: calls of Python functions."""
+        published = routes.model_copy(update={"instances": routes.instances[: count * 5]})
+        calls = 0
+
+        def count_call(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count_call)
+        try:
+            found = build_table(stack, published, environ={}, worker_token=None)
+        finally:
+            sys.setprofile(None)
+        assert sum(1 for _ in found.targets()) >= count * 5
+        return calls
+
+    small, large = calls_of(100), calls_of(1000)
+    base = calls_of(0)
+    assert (large - base) < 13 * (small - base), "ten times the instances take about ten times the work"
+    started = time.perf_counter()
+    build_table(stack, routes, environ={}, worker_token=None)
+    assert time.perf_counter() - started < 10.0, "a fraction of a second on an idle machine; tests share theirs"
