@@ -6,17 +6,21 @@ import asyncio
 import copy
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.node.anchors import verb_argv
 from orchestrator.node.reports import DoctorReport, NodeReport, UnitLaunch, doctor_report, node_report
-from orchestrator.transport.base import CommandTimeoutError, Completed, NodeTransport
+from orchestrator.node.site import Site, forget_site, site_of
+from orchestrator.transport.base import CommandTimeoutError, Completed, NodeTransport, NodeUnreachableError, Stream
 
 QUICK_S = 30.0  # a verb that waits for nobody; a loaded node may need seconds to start Python
 GIVE_UP_S = 10.0  # how long the shim waits after KILL
 STDERR_CHARS = 2000
+BREATH_S = 10.0
+SILENCE_S = 60.0  # a lock whose holder has not been heard of for so long is given back by the node
 
 T = TypeVar("T")
 
@@ -41,20 +45,22 @@ class LockedError(ShimError):
         self.holder = holder
 
 
+class LockLostError(NodeUnreachableError):
+    """The connection that held a lock is gone, and with it the lock: somebody else may hold it now."""
+
+
 class ShimClient:
     """The shim of one node: pushed there by content hash before the first verb, then asked.
 
-    `python` is the interpreter on the node, `state` an absolute directory there. Every method raises TransportError
-    when the node could not be asked, and ShimError when the shim said no.
+    Without a `site` the node is asked for it before the first verb. Every method raises TransportError when the node
+    could not be asked, SiteError among them, and ShimError when the shim said no.
     """
 
-    def __init__(self, transport: NodeTransport, python: str, state: str) -> None:
+    def __init__(self, transport: NodeTransport, site: Site | None = None) -> None:
         self._transport = transport
-        self._python = python
-        self._state = state
+        self._site = site
         self._source = Path(__file__).with_name("shim.py").read_bytes()
-        digest = hashlib.sha256(self._source).hexdigest()[:16]
-        self._path = f"{state}/shim/{digest}/shim.py"
+        self._digest = hashlib.sha256(self._source).hexdigest()[:16]
         self._is_there = False
         self._pushing = asyncio.Lock()
         self._by: Mapping[str, str | int] = {}
@@ -64,6 +70,10 @@ class ShimClient:
         signed = copy.copy(self)
         signed._by = {"actor": actor, "generation": generation}
         return signed
+
+    async def site(self) -> Site:
+        """Return what is known of the node itself."""
+        return self._site if self._site is not None else await site_of(self._transport)
 
     async def start(self, launch: UnitLaunch) -> int:
         """Start a unit and return its pid; its program has been exec'd."""
@@ -103,7 +113,8 @@ class ShimClient:
 
         It ends with the connection; what lived meanwhile is then unknown.
         """
-        async with self._transport.stream(await self._argv("watch"), input=self._encode({"stack": stack})) as stream:
+        argv, data = await self._call("watch", {"stack": stack})
+        async with self._transport.stream(argv, input=data) as stream:
 
             async def read() -> AsyncIterator[Mapping[str, str]]:
                 async for line in stream:
@@ -119,7 +130,8 @@ class ShimClient:
     async def logs(self, stack: str, unit: str, *, lines: int, follow: bool) -> AsyncIterator[AsyncIterator[bytes]]:
         """Give an iterator over the last `lines` lines and, with `follow`, over what comes until the unit has ended."""
         request = {"stack": stack, "unit": unit, "lines": lines, "follow": follow}
-        async with self._transport.stream(await self._argv("logs"), input=self._encode(request)) as stream:
+        argv, data = await self._call("logs", request)
+        async with self._transport.stream(argv, input=data) as stream:
 
             async def copy() -> AsyncIterator[bytes]:
                 held: bytes | None = None  # a refusal is the only line there is; a log's first line may look like one
@@ -145,39 +157,50 @@ class ShimClient:
     async def lock(self, name: str, holder: Mapping[str, Any]) -> AsyncIterator[None]:
         """Hold a lock of this node while the context lasts; it vanishes with us, or with the connection.
 
-        Raises LockedError with the other holder's `holder`.
+        When the connection is lost, what runs inside is cancelled and LockLostError raised. Raises LockedError with the
+        other holder's `holder`.
         """
-        request = {"name": name, "holder": dict(holder)}
-        async with self._transport.stream(await self._argv("lock"), input=self._encode(request)) as stream:
+        is_far = not (await self.site()).is_local
+        request = {"name": name, "holder": dict(holder), "silence_s": SILENCE_S if is_far else 0.0}
+        argv, data = await self._call("lock", request)
+        async with self._transport.stream(argv, input=data) as stream:
+            lines = aiter(stream)
             try:
                 async with asyncio.timeout(QUICK_S):
-                    line = await anext(aiter(stream), b"")
+                    line = await anext(lines, b"")
+                    exit_code = 0 if line else await stream.wait()
             except TimeoutError as error:
                 raise CommandTimeoutError(self._transport.node, f"no answer about the lock {name}") from error
-            self._answer(Completed(0, line, b""), dict)
-            yield  # leaving the stream kills the holder, which is how a lock is given back
+            self._answer(Completed(exit_code, line, stream.error_tail().encode()), dict)
+            lost = LockLostError(self._transport.node, f"the connection that held the lock {name} was lost")
+            async with _while_connected(stream, lines, lost):
+                yield  # leaving the stream kills the holder, which is how a lock is given back
 
-    async def _argv(self, verb: str) -> list[str]:
-        """Return the command of a verb, after making sure that the shim is there."""
+    async def _call(self, verb: str, request: Mapping[str, Any]) -> tuple[list[str], bytes]:
+        """Return the command of a verb and its stdin, after making sure that the shim is there."""
+        site = await self.site()
+        path = self._path(site)
         async with self._pushing:
             if not self._is_there:
-                seen = await self._transport.run(["test", "-f", self._path], timeout_s=QUICK_S)
+                seen = await self._transport.run(["test", "-f", path], timeout_s=QUICK_S)
                 if seen.exit_code:
-                    await self._transport.push(self._source, self._path, mode=0o600)
+                    await self._transport.push(self._source, path, mode=0o600)
                 self._is_there = True
-        return [self._python, self._path, verb]
-
-    def _encode(self, request: Mapping[str, Any]) -> bytes:
         signature = {"by": dict(self._by)} if self._by else {}
-        return json.dumps({"state": self._state, **signature, **request}).encode() + b"\n"
+        data = json.dumps({"state": site.state, **signature, **request}).encode() + b"\n"
+        return verb_argv(site, path, verb), data
+
+    def _path(self, site: Site) -> str:
+        return f"{site.state}/shim/{self._digest}/shim.py"
 
     async def _ask(
         self, verb: str, request: Mapping[str, Any], timeout_s: float, read: Callable[[Mapping[str, Any]], T]
     ) -> T:
-        done = await self._transport.run(await self._argv(verb), input=self._encode(request), timeout_s=timeout_s)
-        return self._answer(done, read)
+        argv, data = await self._call(verb, request)
+        done = await self._transport.run(argv, input=data, timeout_s=timeout_s)
+        return self._answer(done, read, argv)
 
-    def _answer(self, done: Completed, read: Callable[[Mapping[str, Any]], T]) -> T:
+    def _answer(self, done: Completed, read: Callable[[Mapping[str, Any]], T], argv: Sequence[str] = ("shim",)) -> T:
         """Read the shim's answer, or raise what it means."""
         try:
             answer = json.loads(done.stdout)
@@ -186,10 +209,46 @@ class ShimClient:
             error = dict(answer["error"])
             code, message, holder = str(error["code"]), str(error["message"]), dict(error.get("holder", {}))
         except (ValueError, KeyError, TypeError) as mismatch:
-            self._is_there = False  # it may have been removed from the node; the next verb looks again
+            self._is_there = False  # it may have been removed from the node, or its Python; the next verb looks again
+            forget_site(self._transport)
             said = done.stderr.decode("utf-8", "replace").strip()[-STDERR_CHARS:] or "it said nothing"
-            reason = f"{self._python} {self._path} exited with {done.exit_code}: {said}"
+            reason = f"{' '.join(argv)} exited with {done.exit_code}: {said}"
             raise ShimError(self._transport.node, "no_answer", reason) from mismatch
         if code == "locked":
             raise LockedError(self._transport.node, message, holder)
         raise ShimError(self._transport.node, code, message)
+
+
+@asynccontextmanager
+async def _while_connected(
+    stream: Stream, lines: AsyncIterator[bytes], lost: NodeUnreachableError
+) -> AsyncIterator[None]:
+    """Keep a connection in use while the context lasts; cancel what runs inside when it ends, and raise `lost`."""
+    body = asyncio.current_task()
+    assert body is not None  # noqa: S101 - a coroutine runs in a task
+    cancelled_before, is_lost = body.cancelling(), False
+
+    async def listen() -> None:
+        nonlocal is_lost
+        async for _ in lines:
+            pass
+        is_lost = True
+        body.cancel()
+
+    async def breathe() -> None:
+        while True:
+            await asyncio.sleep(BREATH_S)
+            await stream.write(b"\n")
+
+    tasks = [asyncio.create_task(listen()), asyncio.create_task(breathe())]
+    try:
+        yield
+        await asyncio.sleep(0)  # it was lost in the last moment: the cancellation comes here
+    except asyncio.CancelledError:
+        if is_lost and body.uncancel() <= cancelled_before:
+            raise lost from None
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -1200,7 +1200,11 @@ def watch(request: Json) -> None:
 
 
 def hold_lock(request: Json) -> None:
-    """Hold `locks/<name>` until stdin ends: it vanishes with its holder, and with the connection to it."""
+    """Hold `locks/<name>` until stdin ends: it vanishes with its holder, and with the connection to it.
+
+    A connection that is lost without a word does not end stdin for hours; with `silence_s` the holder has to write
+    something more often than that.
+    """
     state, path = state_of(request), state_of(request) / "locks" / name(request, "name")
     holder = json.dumps(field(request, "holder", dict, {})).encode()
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -1215,7 +1219,8 @@ def hold_lock(request: Json) -> None:
             other = json.loads(path.read_bytes())
         raise RefusedError("locked", f"{path.name} is locked", holder=other if isinstance(other, dict) else {})
     emit({"version": VERSION, "ok": True, "locked": True})
-    while os.read(0, 64 * 1024):
+    silence_s = field(request, "silence_s", float, 0.0) or None
+    while select.select([0], (), (), silence_s)[0] and os.read(0, 64 * 1024):
         pass
     os.close(lock)
 

@@ -55,6 +55,7 @@ mkdir -p -- "$folder" || exit 1
 new=$(mktemp "$folder.push.XXXXXXXX") || exit 1
 trap 'rm -f -- "$new"' EXIT
 trap 'exit 1' HUP INT TERM
+trap '' PIPE
 cat > "$new" || exit 1
 if [ "$(wc -c < "$new")" -ne "$3" ]; then echo 'push: the transfer was cut short' >&2; exit 1; fi
 chmod "$2" "$new" || exit 1
@@ -72,6 +73,13 @@ class SshStream(ProcessStream):
         self._is_whole = whole
         self._begun: ErrorOutput | None = None
         super().__init__(process)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        first, has_begun = f"{self.token}\n".encode(), False
+        async for line in super().__aiter__():
+            if has_begun:
+                yield line
+            has_begun = has_begun or line.endswith(first)
 
     def keep(self, data: bytes) -> None:
         """Take in what came on stderr: ssh's own words until the remote shell has said that it begins."""
@@ -144,9 +152,10 @@ class SshTransport:
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout_s: float) -> Completed:  # noqa: A002
         """Run a command to its end; see `NodeTransport.run`."""
         try:
-            async with asyncio.timeout(timeout_s), self._slots:
-                await self._open()
-                return await self._run(argv, input)
+            async with asyncio.timeout(timeout_s):
+                await self._open()  # before the slot: who waits for a slot has not failed to connect
+                async with self._slots:
+                    return await self._run(argv, input)
         except TimeoutError as error:
             raise CommandTimeoutError(self.node, f"{argv[0]} was given up after {timeout_s:g} s") from error
 
@@ -203,7 +212,7 @@ class SshTransport:
         try:
             out = await _exchange(stream, data)
             exit_code = await stream.wait()
-            return Completed(exit_code, out, stream.parsed().text)
+            return Completed(exit_code, out.partition(f"{stream.token}\n".encode())[2], stream.parsed().text)
         except NodeUnreachableError:
             self._is_open = False
             raise

@@ -87,10 +87,11 @@ def remote_command(argv: Sequence[str], token: str) -> str:
 
     It makes a POSIX shell run `argv` between two lines on stderr: `<token> <pid of the shell>` before and
     `<token> exit <status>` after. By them ssh's own failures are told from the program's, and what was left behind can
-    be found. The shell of the account may be fish or csh, which read quotes in their own ways: it sees none of our
-    characters but letters, digits and harmless signs.
+    be found. A line with the token comes first on stdout too: what is before it was said by the account's start files.
+    The shell of the account may be fish or csh, which read quotes in their own ways: it sees none of our characters but
+    letters, digits and harmless signs.
     """
-    script = f'echo "{token} $$" >&2\nset -- {shlex.join(argv)}\n"$@"\necho "{token} exit $?" >&2'
+    script = f'echo {token}\necho "{token} $$" >&2\nset -- {shlex.join(argv)}\n"$@"\necho "{token} exit $?" >&2'
     code = "".join(
         chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in script.encode("utf-8", "surrogateescape")
     )
@@ -98,11 +99,17 @@ def remote_command(argv: Sequence[str], token: str) -> str:
 
 
 def kill_script(pid: int, token: str) -> str:
-    """Return the shell text that kills what `remote_command` started, and nothing else that has got its number."""
-    return (
-        f'case "$(ps -ww -o args= -p {pid} 2>/dev/null)" in\n'
-        f"*{token}*) kill -KILL -- -{pid} 2>/dev/null || kill -KILL {pid} ;;\nesac"
-    )
+    """Return the shell text that ends what `remote_command` started, and nothing else that has got its number.
+
+    It gets a second to clean up after itself.
+    """
+    return f"""case "$(ps -ww -o args= -p {pid} 2>/dev/null)" in *{token}*) ;; *) exit 0 ;; esac
+kill -s TERM -- -{pid} 2>/dev/null || kill -s TERM {pid}
+for each in 1 2 3 4 5 6 7 8 9 10; do
+    kill -s 0 -- -{pid} 2>/dev/null || exit 0
+    sleep 0.1
+done
+kill -s KILL -- -{pid} 2>/dev/null || kill -s KILL {pid}"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@
     lab.write_nodes(conf)              a file below conf/nodes for each host: reach ssh, its address, its memory
     lab.environment()                  what `orchestrate` needs in its environment to reach them
 
-Hosts share the file system, the clock, the kernel and root's home; they have their own addresses, ports, processes
-(`ip netns pids`) and `ORCHESTRATE_STATE`, which their sshd sets. They reach the outside through this machine's own
-network (masquerading), so that a package index that pip is configured with works there too; for that `ip_forward` is
-switched on, and left on.
+Hosts share the file system, the clock and the kernel. They have their own addresses, ports, processes (`ip netns pids`),
+home (with root's pip configuration and cache in it) and `ORCHESTRATE_STATE`, which their sshd sets. They reach the
+outside through this machine's own network (masquerading), so that a package index that pip is configured with works
+there too; for that `ip_forward` is switched on, and left on.
 
 Names and addresses are taken by a lock that the kernel frees when we die; whoever takes them next removes what a killed
 run has left. Processes are ended by pid.
@@ -101,8 +101,10 @@ class Host:
         self.namespace = f"ocl{lab.number}h{number}"
         self._link = f"ocl{lab.number}v{number}"
         self._files = lab.root / name / "ssh"
+        self.home = lab.root / name / "home"
         self._files.mkdir(parents=True)
         self.state.mkdir()
+        self._furnish()
         self._sshd: subprocess.Popen[bytes] | None = None
         self._environment: dict[str, str] = {}
         self.new_host_key()
@@ -119,12 +121,30 @@ class Host:
 
     def popen(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a process on it, not over ssh; it dies with the host."""
-        environment = {**os.environ, "ORCHESTRATE_STATE": str(self.state)}
+        environment = {**os.environ, "ORCHESTRATE_STATE": str(self.state), "HOME": str(self.home)}
         return subprocess.Popen(["ip", "netns", "exec", self.namespace, *argv], env=environment, **options)
 
     def run(self, *argv: str) -> str:
         """Run a command on it, not over ssh, and return what it prints."""
         return _call("ip", "netns", "exec", self.namespace, *argv)
+
+    def mount_small_disk(self, place: Path, size: str) -> None:
+        """Mount an empty memory disk of a size such as `256k` where its ssh sessions see it, until it is shut down."""
+        assert self._sshd is not None
+        place.mkdir(parents=True, exist_ok=True)
+        _call(
+            "nsenter",
+            "-t",
+            str(self._sshd.pid),
+            "-m",
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={size}",
+            "tmpfs",
+            str(place),
+        )
 
     def pids(self) -> set[int]:
         """Return everything that runs on it."""
@@ -164,7 +184,7 @@ class Host:
         """Start its ssh server; `environment` is what sessions get (SetEnv), besides ORCHESTRATE_STATE."""
         self._environment = environment
         config = self._files / "sshd_config"
-        pairs = {"ORCHESTRATE_STATE": str(self.state), **environment}
+        pairs = {"ORCHESTRATE_STATE": str(self.state), "HOME": str(self.home), **environment}
         settings = " ".join(f'{name}="{value}"' for name, value in pairs.items())
         config.write_text(
             f"ListenAddress {self.address}\nHostKey {self._files}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
@@ -206,6 +226,15 @@ class Host:
         return (self._files / "log").read_text()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _furnish(self) -> None:
+        """Make a home without the start files of whoever runs the tests, but where pip finds what it is told."""
+        root = Path(os.environ.get("HOME", "/root"))
+        for name in (".config/pip", ".pip", ".cache/pip", ".netrc"):
+            place = self.home / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (root / name).exists():
+                place.symlink_to(root / name)
 
     def _plug(self) -> None:
         outside, inside = self._link, self.namespace

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
+from orchestrator.directories import Directories
 from orchestrator.node.client import LockedError, ShimClient, ShimError
 from orchestrator.node.reports import UnitLaunch
+from orchestrator.node.site import Site, local_site
 from orchestrator.transport.local import LocalTransport
 from tests.orchestrator.node.harness import Shim, is_running
 
 FOREVER = ("sleep", "1000")
 
 
+def here(shim: Shim) -> Site:
+    return local_site(Directories(shim.state, shim.state / "cache"))
+
+
 @pytest.fixture
 async def client(shim: Shim) -> AsyncIterator[ShimClient]:
-    yield ShimClient(LocalTransport("here"), sys.executable, str(shim.state))
+    yield ShimClient(LocalTransport("here"), here(shim))
 
 
 async def test_unit_is_started_reported_and_stopped(client: ShimClient) -> None:
@@ -57,7 +63,7 @@ async def test_shim_is_pushed_by_content_and_again_when_it_is_gone(client: ShimC
     (pushed,) = (shim.state / "shim").glob("*/shim.py")
     written = pushed.stat().st_mtime_ns
 
-    again = ShimClient(LocalTransport("here"), sys.executable, str(shim.state))
+    again = ShimClient(LocalTransport("here"), here(shim))
     await again.report(None)
     assert pushed.stat().st_mtime_ns == written
 
@@ -69,7 +75,7 @@ async def test_shim_is_pushed_by_content_and_again_when_it_is_gone(client: ShimC
 
 
 async def test_python_that_is_missing_on_the_node_is_named(shim: Shim) -> None:
-    client = ShimClient(LocalTransport("here"), "python9", str(shim.state))
+    client = ShimClient(LocalTransport("here"), replace(here(shim), python="python9"))
 
     with pytest.raises(ShimError, match=r"here: python9 .* exited with 127: python9: not found"):
         await client.doctor()
