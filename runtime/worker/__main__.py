@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -18,6 +18,7 @@ from runtime.worker.settings import Group, Settings
 from schemas import exits
 
 if TYPE_CHECKING:
+    from runtime.worker.lead import Lead
     from runtime.worker.membership import End
 
 logger = logging.getLogger("runtime.worker")
@@ -66,29 +67,27 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
 
     is_over = asyncio.Event()
     code = exits.OK
+    lead: Lead | None = None
 
     def fail() -> None:
         nonlocal code
-        code = code or exits.FAILED
+        if lead is not None:
+            lead.fail(exits.RANK_FAILED, "rank 0 stopped generating")
+        else:
+            code = exits.FAILED
         is_over.set()
 
-    lead = None
+    def end_group(end: End) -> None:
+        nonlocal code
+        code = end.code
+        engine.abort(f"The group of this model ended: {end.message}.")
+        is_over.set()
+
     if settings.group is None:
         engine = Engine(settings, fail)
     else:
-        from runtime.worker.control import ControlError
-        from runtime.worker.lead import Lead
-
-        def end_group(end: End) -> None:
-            nonlocal code
-            code = end.code
-            engine.abort(f"The group of this model ended: {end.message}.")
-            is_over.set()
-
-        try:
-            lead = Lead(settings, settings.group, end_group)
-        except ControlError as error:
-            logger.log(logging.ERROR, "%s", error)
+        lead = _open_lead(settings, settings.group, end_group)
+        if lead is None:
             return exits.FAILED, False
         engine = Engine(settings, fail, lead.load, lead.make_steps, lead.report)
     app = build_app(settings, engine)
@@ -110,6 +109,18 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
         await lead.close()
     logger.info("stopped")
     return code, engine.is_alive or lead is not None
+
+
+def _open_lead(settings: Settings, group: Group, on_end: Callable[[End], None]) -> Lead | None:
+    # Only a group needs ZeroMQ and its authenticator.
+    from runtime.worker.control import ControlError
+    from runtime.worker.lead import Lead
+
+    try:
+        return Lead(settings, group, on_end)
+    except ControlError as error:
+        logger.log(logging.ERROR, "%s", error)
+        return None
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -138,9 +138,9 @@ class Engine:
             group=self._report_group(),
         )
 
-    def pulse(self) -> tuple[Phase, float | None]:
-        """Return the phase and, while it loads, the progress."""
-        return self.phase, self._progress
+    def pulse(self) -> tuple[Phase, float | None, WorkerMemory]:
+        """Return the phase, the progress while it loads, and this process's memory."""
+        return self.phase, self._progress, self._memory()
 
     def abort(self, message: str) -> None:
         """End every request at once with `message`, and admit nobody any more; nobody waits for the thread."""

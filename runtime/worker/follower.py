@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import assert_never
 
-from runtime.worker import control, sharded, wire
+from runtime.worker import control, sharded, status, wire
 from runtime.worker.compute import Compute
+from runtime.worker.generation import KV_SAMPLE_ROUNDS
 from runtime.worker.identity import identify
-from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Silence, heartbeat, hello
+from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Silence, hello
 from runtime.worker.settings import Group, Settings
 from schemas import exits
 from schemas.messages import Phase
@@ -41,6 +42,7 @@ class Follower:
         self._phase: Phase = "starting"
         self._progress: float | None = None
         self._round = 0
+        self._model_bytes = self._kv_bytes = 0
         self._lead = Silence(time.monotonic())
         self._is_welcome = False
         self._rounds: queue.SimpleQueue[wire.Round] = queue.SimpleQueue()
@@ -83,7 +85,11 @@ class Follower:
         if phase != self._phase:
             logger.info("%s: rank %d of %s", phase, self._group.rank, self._settings.name)
             self._phase = phase
-            self._send(heartbeat(phase, progress, self._round))
+            self._send(self._heartbeat())
+
+    def _heartbeat(self) -> wire.Heartbeat:
+        memory = status.memory(self._model_bytes, self._kv_bytes)
+        return wire.Heartbeat(phase=self._phase, progress=self._progress, round=self._round, memory=memory)
 
     async def _greet(self) -> None:
         try:
@@ -138,7 +144,7 @@ class Follower:
             last = now
             if now - beaten >= HEARTBEAT_S:
                 beaten = now
-                self._send(heartbeat(self._phase, self._progress, self._round))
+                self._send(self._heartbeat())
             if was_stopped:
                 continue
             if self._is_welcome:
@@ -169,6 +175,7 @@ class Follower:
         joined = sharded.join(self._group)
         self._loop.call_soon_threadsafe(self._enter, "loading", 0.0)
         model = sharded.load_part(self._group, joined, directory, self._settings.max_context, self._note_progress)
+        self._model_bytes = model.size_bytes
         self._loop.call_soon_threadsafe(self._enter, "ready")
         return Compute(model, self._settings.max_batch, agree=sharded.agreement(joined))
 
@@ -180,4 +187,7 @@ class Follower:
             raise RuntimeError(f"round {message.number} came after round {self._round}")
         self._round = message.number
         step = compute.step(wire.commands_of(message))
+        is_changed = message.inserts or message.removes or any(token.finish for token in step.tokens)
+        if is_changed or message.number % KV_SAMPLE_ROUNDS == 0:
+            self._kv_bytes = compute.kv_bytes
         self._loop.call_soon_threadsafe(self._send, wire.Done(number=message.number, digest=wire.digest(step)))

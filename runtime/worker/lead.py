@@ -21,7 +21,7 @@ import mlx.core as mx
 from runtime.worker import control, sharded, wire
 from runtime.worker.compute import CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS, Compute
 from runtime.worker.identity import identify
-from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Pulse, Silence, heartbeat, hello
+from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Pulse, Silence, hello
 from runtime.worker.model import LoadedModel
 from runtime.worker.pace import Pace
 from runtime.worker.settings import Group, Settings
@@ -75,6 +75,7 @@ class Lead:
         self._settings = settings
         self._group = group
         self._on_end = on_end
+        self._pulse: Pulse
         self._loop = asyncio.get_running_loop()
         self._server = control.Server(group)
         now = time.monotonic()
@@ -86,7 +87,6 @@ class Lead:
         self._pending: _Pending | None = None
         self._rounds = 0
         self._is_draining = False
-        self._pulse: Pulse = lambda: ("starting", None)
         self._tasks: list[asyncio.Task[None]] = []
 
     # On the loop.
@@ -113,9 +113,8 @@ class Lead:
     def report(self) -> WorkerGroup:
         """Return what is known of the group."""
         now = time.monotonic()
-        phase, progress = self._pulse()
-        own = heartbeat(phase, progress, self._rounds)
-        ranks = [WorkerRank(rank=0, phase=phase, progress=progress, heartbeat_age_s=None, memory=own.memory)]
+        phase, progress, memory = self._pulse()
+        ranks = [WorkerRank(rank=0, phase=phase, progress=progress, heartbeat_age_s=None, memory=memory)]
         for number, rank in self._ranks.items():
             beat = rank.beat
             ranks.append(
@@ -256,7 +255,8 @@ class Lead:
             self.fail(exits.ROUND_STALLED, message)
 
     def _heartbeat(self) -> bytes:
-        return wire.encode(heartbeat(*self._pulse(), self._rounds))
+        phase, progress, memory = self._pulse()
+        return wire.encode(wire.Heartbeat(phase=phase, progress=progress, round=self._rounds, memory=memory))
 
     def _broadcast(self, message: wire.Message) -> None:
         frame = wire.encode(message)

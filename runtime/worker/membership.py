@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.worker import status, wire
+from runtime.worker import wire
 from runtime.worker.settings import Group, Settings
 from runtime.worker.sharded import JOIN_S
-from schemas.messages import Phase
+from schemas.messages import Phase, WorkerMemory
 
 FORM_S = 120.0
 """What the ranks of a launch get to find each other: their machines start them one after another."""
@@ -15,8 +15,8 @@ HEARTBEAT_S = 5.0
 SILENCE_S = 15.0
 """A rank that says nothing for so long is stopped or cut off."""
 
-Pulse = Callable[[], tuple[Phase, float | None]]
-"""Tells a process's phase and, while it loads, its progress."""
+Pulse = Callable[[], tuple[Phase, float | None, WorkerMemory]]
+"""Tells a process's phase, its progress while it loads, and its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,3 @@ def hello(settings: Settings, group: Group, identity: wire.Identity) -> wire.Hel
         max_context=settings.max_context,
     )
     return wire.Hello(rank=group.rank, launch=group.launch, shape=shape, identity=identity)
-
-
-def heartbeat(phase: Phase, progress: float | None, number: int) -> wire.Heartbeat:
-    """Build a heartbeat; `number` is the round begun last."""
-    return wire.Heartbeat(phase=phase, progress=progress, round=number, memory=status.memory(0, 0))

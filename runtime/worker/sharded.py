@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from runtime.worker import ring
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.settings import Group
 from schemas import exits
@@ -41,6 +43,8 @@ def join(group: Group) -> Any:
             raise RuntimeError(
                 f"{group.backend} made rank {joined.rank()} of {joined.size()}, not {group.rank} of {group.size}"
             )
+        if group.backend == "ring" and mx.default_device().type == mx.DeviceType.cpu:
+            ring.let_sleep(Path(os.environ["MLX_HOSTFILE"]))
         _check_members(group, joined)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

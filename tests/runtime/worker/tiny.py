@@ -1,11 +1,11 @@
-"""I/O: a tiny random llama model and a byte-level tokenizer, written once as an MLX directory."""
+"""I/O: tiny random models and a byte-level tokenizer, written once as an MLX directory."""
 
+import importlib
 import json
 from pathlib import Path
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CONTEXT = 30_000
@@ -24,16 +24,18 @@ TEMPLATE = (
 )
 
 
-def write_model(directory: Path) -> Path:
-    """Write the model; the same every time."""
+def write_model(directory: Path, kind: str = "llama", layers: int = 2, seed: int = 7) -> Path:
+    """Write a model of mlx-lm's type `kind`; the same every time for one seed. Its heads divide by 2 and 3."""
     tokenizer = _tokenizer()
     config = {
-        "model_type": "llama",
+        "model_type": kind,
         "hidden_size": 48,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "intermediate_size": 96,
         "num_attention_heads": 6,
         "num_key_value_heads": 6,
+        "head_dim": 8,
+        "rope_theta": 10000,
         "rms_norm_eps": 1e-5,
         "vocab_size": tokenizer.get_vocab_size(),
         "max_position_embeddings": CONTEXT,
@@ -41,7 +43,7 @@ def write_model(directory: Path) -> Path:
         "eos_token_id": tokenizer.token_to_id(END),
     }
     directory.mkdir(parents=True, exist_ok=True)
-    mx.save_safetensors(str(directory / "model.safetensors"), _weights(config), metadata={"format": "mlx"})
+    mx.save_safetensors(str(directory / "model.safetensors"), _weights(config, seed), metadata={"format": "mlx"})
     (directory / "config.json").write_text(json.dumps(config))
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "chat_template": TEMPLATE}
@@ -49,10 +51,11 @@ def write_model(directory: Path) -> Path:
     return directory
 
 
-def _weights(config: dict[str, object]) -> dict[str, mx.array]:
-    key = mx.random.key(7)
+def _weights(config: dict[str, object], seed: int) -> dict[str, mx.array]:
+    family = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    key = mx.random.key(seed)
     weights = {}
-    for name, value in tree_flatten(Model(ModelArgs.from_dict(config)).parameters()):
+    for name, value in tree_flatten(family.Model(family.ModelArgs.from_dict(config)).parameters()):
         key, draw = mx.random.split(key)
         is_norm = "norm" in name
         weights[name] = mx.ones_like(value) if is_norm else mx.random.normal(value.shape, scale=0.3, key=draw)

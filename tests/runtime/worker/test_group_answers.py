@@ -1,0 +1,153 @@
+"""A group answers what one process answers, to one request and to many, however it is spread."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.worker.group import Group
+from tests.runtime.worker.process import Worker, wait_until
+from tests.runtime.worker.tiny import write_model
+
+PROMPTS = ["the quick brown fox", "user assistant system: the answer", "a", "lazy dog " * 30]
+REQUESTS: list[dict[str, Any]] = [
+    *({"prompt": prompt, "max_tokens": 24, "temperature": 0} for prompt in PROMPTS),
+    {"prompt": PROMPTS[0], "max_tokens": 24, "temperature": 1, "seed": 5},
+    {"prompt": PROMPTS[1], "max_tokens": 24, "temperature": 0.7, "top_p": 0.9, "seed": 6, "frequency_penalty": 1.5},
+]
+SPREADS = [
+    ("llama", "tensor", 2, None),
+    ("qwen3", "tensor", 3, None),
+    ("qwen3", "tensor", 2, None),
+    ("qwen2", "tensor", 3, None),
+    ("qwen2", "pipeline", 2, None),
+    ("qwen2", "pipeline", 2, "5,1"),
+    ("qwen2", "pipeline", 3, None),
+    ("qwen2", "pipeline", 3, "12,10,8"),
+]
+
+
+@pytest.fixture(scope="module")
+def group(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    with Group(tiny_model_dir, tmp_path_factory.mktemp("group"), 3, "--max-batch", "4") as group:
+        yield group.wait_ready()
+
+
+def answers(worker: Worker) -> list[str]:
+    """Ask everything in turn, then everything at once."""
+    in_turn = [worker.text_of(**body) for body in REQUESTS]
+    with ThreadPoolExecutor(len(REQUESTS)) as pool:
+        at_once = list(pool.map(lambda body: worker.text_of(**body), REQUESTS))
+    return in_turn + at_once
+
+
+def test_three_ranks_answer_as_one_process_does(group: Group, worker: Worker) -> None:
+    assert answers(group.lead) == answers(worker)
+
+
+def test_a_stream_gives_the_text_of_the_whole_answer(group: Group) -> None:
+    body = {"prompt": "the quick", "max_tokens": 30, "temperature": 0}
+    datas = [line.removeprefix("data: ") for line in group.lead.complete(**body, stream=True).text.splitlines() if line]
+    assert datas[-1] == "[DONE]"
+    text = "".join(json.loads(data)["choices"][0]["text"] for data in datas[:-1])
+    assert text == group.lead.text_of(**body)
+
+
+def test_a_stop_string_ends_one_request_and_leaves_the_others(group: Group, worker: Worker) -> None:
+    body = {"prompt": "the quick brown fox", "max_tokens": 40, "temperature": 0}
+    whole = worker.text_of(**body)
+    stopped = {**body, "stop": whole[10:13]}
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda body: group.lead.text_of(**body), [stopped, body])
+    assert (first, second) == (worker.text_of(**stopped), whole)
+
+
+def test_unseeded_sampling_is_the_same_on_every_rank(group: Group) -> None:
+    texts = {group.lead.text_of(prompt="a", max_tokens=20, temperature=1.5) for _ in range(3)}
+    assert len(texts) > 1  # and the group lives: ranks that had drawn differently would have ended it
+    assert group.lead.http.get("/ready").status_code == 200
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_client_that_leaves_frees_its_place_and_the_next_is_served(group: Group, seed: int | None) -> None:
+    expected = group.lead.text_of(**REQUESTS[0])
+    body = {"prompt": "the quick", "max_tokens": 20_000, "temperature": 1, "seed": seed, "stream": True}
+    with group.lead.http.stream("POST", "/v1/completions", json=body) as response:
+        next(response.iter_lines())
+        assert group.lead.status()["queue"]["batch"] == 1
+    wait_until(lambda: group.lead.status()["queue"]["batch"] == 0, "the place is free")
+    assert group.lead.text_of(**REQUESTS[0]) == expected
+
+
+def test_status_knows_every_rank(group: Group) -> None:
+    def seen() -> dict[str, Any] | None:
+        report = group.lead.status()["group"]
+        return report if all(rank["memory"] and rank["memory"]["model_bytes"] for rank in report["ranks"]) else None
+
+    report = wait_until(seen, "every rank has told its memory")
+    assert (report["size"], report["backend"], report["strategy"]) == (3, "ring", "tensor")
+    assert [rank["phase"] for rank in report["ranks"]] == ["ready"] * 3
+    assert report["ranks"][0]["heartbeat_age_s"] is None
+    assert all(0 <= rank["heartbeat_age_s"] < 15 for rank in report["ranks"][1:])
+    whole = group.lead.status()["memory"]["model_bytes"]
+    assert all(rank["memory"]["model_bytes"] == whole for rank in report["ranks"])
+
+
+def spent_s(pid: int) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_an_idle_group_uses_no_cpu(group: Group) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("no /proc on this system")
+    wait_until(lambda: group.lead.status()["queue"]["batch"] == 0, "it is idle")
+    pids = [process.pid for process in group.processes.values()]
+    before, begun = sum(map(spent_s, pids)), time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 3, "time passes")
+    assert sum(map(spent_s, pids)) - before < 0.15  # one collective that waits takes a whole core
+
+
+def test_a_pipeline_answers_as_one_process_does(tmp_path: Path) -> None:
+    check_spread(tmp_path, "qwen2", "pipeline", 3, "3,2,1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "strategy", "size", "split"), SPREADS)
+def test_every_spread_answers_as_one_process_does(
+    tmp_path: Path, kind: str, strategy: str, size: int, split: str | None
+) -> None:
+    check_spread(tmp_path, kind, strategy, size, split)
+
+
+def check_spread(place: Path, kind: str, strategy: str, size: int, split: str | None) -> None:
+    model = write_model(place / "model", kind, layers=6)
+    with Worker(model, place / "single.log") as single:
+        expected = answers(single.wait_ready())
+    with Group(model, place / "group", size, strategy=strategy, split=split) as group:
+        assert answers(group.wait_ready().lead) == expected
+
+
+@pytest.mark.slow
+def test_three_ranks_of_a_real_model_answer_as_one_process_does(quickstart_model_dir: Path, tmp_path: Path) -> None:
+    question = {
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
+        "max_tokens": 16,
+    }
+
+    def ask(worker: Worker) -> str:
+        worker.http.timeout = 300
+        return worker.chat(**question).json()["choices"][0]["message"]["content"]
+
+    with Worker(quickstart_model_dir, tmp_path / "single.log") as single:
+        expected = ask(single.wait_ready())
+    assert "Paris" in expected
+    with Group(quickstart_model_dir, tmp_path / "group", 3) as group:
+        assert ask(group.wait_ready().lead) == expected

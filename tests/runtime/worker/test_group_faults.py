@@ -1,0 +1,207 @@
+"""A group that loses a rank tells its clients and ends as a whole, whatever it was doing and however the rank is lost."""
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runtime.worker.control import new_keys
+from schemas import exits
+from tests.runtime.worker.group import Group
+from tests.runtime.worker.process import wait_until
+from tests.runtime.worker.tiny import write_model
+
+LONG = [5] * 25_000
+"""A prompt that takes many rounds to read."""
+IDLE, PREFILL, STREAM = "idle", "prefill", "stream"
+
+
+class Client:
+    """Asks one question in a thread and keeps what it is told, and when."""
+
+    def __init__(self, group: Group, body: dict[str, Any]) -> None:
+        self.lines: list[str] = []
+        self.status: int | None = None
+        self.error: Exception | None = None
+        self.told_at: float | None = None
+        self._url, self._body = f"{group.lead.http.base_url}/v1/completions", body
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            with httpx.stream("POST", self._url, json=self._body, timeout=120) as response:
+                self.status = response.status_code
+                for line in response.iter_lines():
+                    if line:
+                        self.lines.append(line)
+        except httpx.HTTPError as error:
+            self.error = error
+        self.told_at = time.monotonic()
+
+    def wait_told(self) -> None:
+        self._thread.join(60)
+        assert self.told_at is not None, "the client was left waiting"
+
+
+def ask(group: Group, phase: str) -> Client | None:
+    """Bring the group into a phase; return the client whose request is under way there."""
+    if phase == IDLE:
+        return None
+    if phase == PREFILL:
+        client = Client(group, {"prompt": LONG, "max_tokens": 2, "temperature": 0})
+        rounds = group.lead.status()["group"]["rounds"]
+        wait_until(lambda: group.lead.status()["group"]["rounds"] > rounds + 2, "it reads the prompt")
+        return client
+    client = Client(group, {"prompt": "the quick", "max_tokens": 20_000, "seed": 1, "stream": True})
+    wait_until(lambda: len(client.lines) > 3, "it streams")
+    return client
+
+
+def check_told(client: Client, phase: str, words: str) -> None:
+    """Check that a client of a living rank 0 was told what happened."""
+    client.wait_told()
+    if phase == PREFILL:
+        assert client.status == 500
+        error = json.loads("".join(client.lines))["error"]
+    else:
+        assert client.status == 200
+        assert client.lines[-1] != "data: [DONE]"
+        error = json.loads(client.lines[-1].removeprefix("data: "))["error"]
+    assert words in error["message"]
+
+
+def lose(model_dir: Path, place: Path, rank: int, number: signal.Signals, phase: str) -> None:
+    """Lose a rank in a phase; check what everybody says."""
+    with Group(model_dir, place, 3, "--max-batch", "2") as group:
+        group.wait_ready()
+        client = ask(group, phase)
+        begun = time.monotonic()
+        group.signal(rank, number)
+        others = {other: process for other, process in group.processes.items() if other != rank}
+        is_stop = number == signal.SIGSTOP
+        expected = exits.RANK_SILENT if is_stop else exits.RANK_LOST
+        if client is not None and rank != 0:
+            check_told(client, phase, f"rank {rank} was")
+            print(f"rank {rank} {number.name} {phase}: client told after {client.told_at - begun:.2f} s")
+        assert {other: process.wait(60) for other, process in others.items()} == dict.fromkeys(others, expected)
+        print(f"rank {rank} {number.name} {phase}: all ended after {time.monotonic() - begun:.2f} s")
+        if is_stop:
+            group.signal(rank, signal.SIGCONT)
+            assert group.processes[rank].wait(60) in {exits.RANK_LOST, exits.RANK_SILENT}
+        if client is not None:
+            client.wait_told()
+
+
+def test_a_killed_rank_ends_the_stream_with_an_error_and_the_group(tiny_model_dir: Path, tmp_path: Path) -> None:
+    lose(tiny_model_dir, tmp_path, 2, signal.SIGKILL, STREAM)
+
+
+def test_ranks_do_not_outlive_rank_0(tiny_model_dir: Path, tmp_path: Path) -> None:
+    lose(tiny_model_dir, tmp_path, 0, signal.SIGKILL, IDLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", [IDLE, PREFILL, STREAM])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["kill", "stop"])
+def test_a_lost_rank_is_told_and_ends_the_group(
+    tiny_model_dir: Path, tmp_path: Path, number: signal.Signals, rank: int, phase: str
+) -> None:
+    lose(tiny_model_dir, tmp_path, rank, number, phase)
+
+
+def test_term_to_one_rank_alone_is_a_lost_rank(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Group(tiny_model_dir, tmp_path, 2) as group:
+        group.wait_ready()
+        client = ask(group, STREAM)
+        assert client is not None
+        group.signal(1, signal.SIGTERM)
+        check_told(client, STREAM, "rank 1 was stopped")
+        assert group.wait_exits() == dict.fromkeys(range(2), exits.RANK_LOST)
+
+
+def test_term_to_all_ranks_lets_a_request_finish(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Group(tiny_model_dir, tmp_path, 3, "--drain-s", "60") as group:
+        group.wait_ready()
+        client = Client(group, {"prompt": "the quick", "max_tokens": 400, "temperature": 0, "stream": True})
+        wait_until(lambda: len(client.lines) > 3, "it streams")
+        for rank in (2, 1, 0):
+            group.signal(rank, signal.SIGTERM)
+        client.wait_told()
+        assert client.lines[-1] == "data: [DONE]"
+        assert group.wait_exits() == dict.fromkeys(range(3), exits.OK)
+
+
+def refused(group: Group, words: str) -> None:
+    """Check that a group does not form, and that every log says why."""
+    assert group.wait_exits() == dict.fromkeys(group.processes, exits.GROUP_REFUSED)
+    for text in [group.lead.text(), *(rank.text() for rank in group.ranks.values())]:
+        assert words in text
+
+
+def test_other_weights_are_refused_and_named(tiny_model_dir: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", seed=8)
+    with Group(tiny_model_dir, tmp_path / "group", 3, model_dirs={2: other}) as group:
+        refused(group, "rank 2 differs from rank 0: its model.safetensors has other contents")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: (path / "tokenizer.json").write_text("{}"), "its tokenizer.json has other contents"),
+        (
+            lambda path: (path / "chat_template.jinja").write_text(""),
+            "it has a chat_template.jinja that rank 0 has not",
+        ),
+        (lambda path: (path / "tokenizer_config.json").unlink(), "it has no tokenizer_config.json"),
+    ],
+)
+def test_other_files_are_refused_and_named(
+    tiny_model_dir: Path, tmp_path: Path, change: Callable[[Path], Any], words: str
+) -> None:
+    other = Path(shutil.copytree(tiny_model_dir, tmp_path / "other"))
+    change(other)
+    with Group(tiny_model_dir, tmp_path / "group", 2, model_dirs={1: other}) as group:
+        refused(group, words)
+
+
+@pytest.mark.slow
+def test_a_rank_of_another_launch_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Group(tiny_model_dir, tmp_path, 2, launches={1: "launch-0"}) as group:
+        refused(group, "it belongs to another launch")
+
+
+def test_a_stranger_with_a_key_of_its_own_is_turned_away(tiny_model_dir: Path, tmp_path: Path) -> None:
+    (stranger,) = new_keys(1)
+    with Group(tiny_model_dir, tmp_path, 2, keys={1: stranger}) as group:
+        assert group.ranks[1].wait_exit() == exits.GROUP_REFUSED
+        assert "rank 0 does not accept the key of this rank" in group.ranks[1].text()
+        assert group.lead.process.poll() is None
+        assert group.lead.http.get("/ready").json()["phase"] != "ready"
+        group.lead.terminate()
+        assert group.lead.wait_exit() == exits.OK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "size", "strategy", "words"),
+    [
+        ("llama", 4, "tensor", "num_attention_heads 6 does not divide by 4 ranks"),
+        ("llama", 2, "pipeline", "mlx-lm has no pipeline sharding for model_type llama; strategy: tensor can be used"),
+    ],
+)
+def test_a_model_that_cannot_be_spread_is_refused_with_its_numbers(
+    tiny_model_dir: Path, tmp_path: Path, kind: str, size: int, strategy: str, words: str
+) -> None:
+    with Group(tiny_model_dir, tmp_path, size, strategy=strategy) as group:
+        assert group.wait_exits() == dict.fromkeys(range(size), exits.CANNOT_SHARD)
+        assert words in group.lead.text()
