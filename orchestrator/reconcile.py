@@ -29,7 +29,7 @@ from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_of, slots_of
 from orchestrator.helpers.compare import mismatches, to_pull
 from orchestrator.memory import memory_conflicts, memory_notes, with_estimates
-from orchestrator.observed import HelperSilent, Observed, ObservedUnit, Reachable
+from orchestrator.observed import HelperSilent, Observed, ObservedUnit, Reachable, Unreachable
 from orchestrator.placement import owner_conflicts
 from orchestrator.plan import ActionId, Defer, Plan, Publish, Pull, Rewire, Withdraw
 from orchestrator.policy import PlanPolicy
@@ -42,6 +42,7 @@ __all__ = ["GATEWAY_SLOT", "STOP_GRACE_S", "reconcile"]
 GATEWAY_SLOT = SlotId(f"{GATEWAY_GROUP}.0")
 EVERYTHING = PlanPolicy()
 _SHOWN_ROUTING_CHANGES = 8
+_NOT_ASKED = Unreachable("it was not asked")
 
 
 def reconcile(desired: Desired, observed: Observed, policy: PlanPolicy = EVERYTHING) -> Plan:
@@ -296,7 +297,8 @@ class _Reconciliation:
 
     def _defer_unreachable(self) -> None:
         touched = {node for group in self.scope.groups for node in self.slots[group].nodes()}
-        for name, node in sorted(self.observed.nodes.items()):
+        for name in sorted({*self.desired.nodes, *self.observed.nodes}):
+            node = self.observed.nodes.get(name, _NOT_ASKED)
             if isinstance(node, Reachable) or (self.policy.targets and name not in touched):
                 continue
             if name in self.policy.assume_lost:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from schemas.problems import nearest
-from schemas.unit import GATEWAY_SERVICE
+from schemas.unit import GATEWAY_SERVICE, WATCHER_SERVICE
 
 LONGEST_CHAIN = 4
 """Roles that fall back to each other in a row: each may have attempts of its own, and one request walks through all."""
@@ -37,6 +37,7 @@ def check_tree(tree: Tree, name: str) -> list[Finding]:
         _check_aliases,
         _check_gateway,
         _check_nodes,
+        _check_heal,
         _check_models,
     )
     findings = [finding for check in checks for finding in check(tree)]
@@ -65,8 +66,8 @@ def _unknown(path: Path, kind: str, name: object, valid: Mapping[str, object] | 
 def _check_services(tree: Tree) -> Iterator[Finding]:
     for name, service in _section(tree, "services").items():
         here = ("services", name)
-        if name == GATEWAY_SERVICE:
-            yield Finding(here, "the name is taken by the gateway's own unit; choose another")
+        if name in (GATEWAY_SERVICE, WATCHER_SERVICE):
+            yield Finding(here, f"the name is taken by the {name}'s own unit; choose another")
         yield from _unknown((*here, "model"), "model", service.get("model"), _section(tree, "models"))
         nodes = _names(service.get("nodes"))
         for index, node in enumerate(nodes):
@@ -79,10 +80,47 @@ def _check_services(tree: Tree) -> Iterator[Finding]:
             yield from _check_sharding((*here, "sharding"), service["sharding"], nodes)
         elif len(set(nodes)) < len(nodes):
             yield Finding((*here, "nodes"), "a node stands twice; only the ranks of a sharded group may share one")
-        if len(nodes) > 1 and service.get("sharding") is None:
+        if len(nodes) > 1 and service.get("sharding") is None and service.get("replicas", 1) == 1:
             yield Finding(
-                (*here, "nodes"), "several nodes are one sharded group: say how with `sharding:`, or use `replicas:`"
+                (*here, "nodes"),
+                "several nodes are one sharded group, then say how with `sharding:`, "
+                f"or they take copies in turn, then say how many with `replicas: {len(nodes)}`",
             )
+        yield from _check_engine(here, service)
+
+
+def _check_engine(here: Path, service: Tree) -> Iterator[Finding]:
+    engine, args = service.get("engine", "mlx"), service.get("args")
+    if engine != "mlx" and service.get("sharding") is not None:
+        yield Finding((*here, "sharding"), f"only engine mlx runs sharded groups, found engine {engine}")
+    if engine == "mlx" and isinstance(args, Mapping) and args:
+        yield Finding((*here, "args"), "engine mlx takes none; they are for engines other than it")
+    if engine == "command" and not (isinstance(args, Mapping) and isinstance(args.get("command"), str)):
+        yield Finding(
+            (*here, "args", "command"), "is missing: the command line that serves the model, with {port} in it"
+        )
+    if service.get("port") is not None:
+        places = _first_nodes(service)
+        for node in sorted(set(places)):
+            if places.count(node) > 1:
+                yield Finding(
+                    (*here, "port"), f"{places.count(node)} copies on node {node!r} cannot share a port; leave it out"
+                )
+
+
+def _copies(service: Tree) -> list[list[str]]:
+    """Return the nodes of every copy of a service: of each rank, where it is a group."""
+    nodes, replicas = _names(service.get("nodes")), service.get("replicas", 1)
+    if not nodes or not isinstance(replicas, int) or not 1 <= replicas <= 64:
+        return []
+    if service.get("sharding") is not None:
+        return [nodes] * replicas
+    return [[nodes[replica % len(nodes)]] for replica in range(replicas)]
+
+
+def _first_nodes(service: Tree) -> list[str]:
+    """Return the nodes on which the copies of a service listen: of a group, that of rank 0."""
+    return [nodes[0] for nodes in _copies(service)]
 
 
 def _check_sharding(here: Path, sharding: Tree, nodes: list[str]) -> Iterator[Finding]:
@@ -95,6 +133,8 @@ def _check_sharding(here: Path, sharding: Tree, nodes: list[str]) -> Iterator[Fi
         yield Finding((*here, "split"), "only a pipeline is split by layers: remove it, or set `strategy: pipeline`")
     elif isinstance(split, list) and len(split) != len(nodes):
         yield Finding((*here, "split"), f"expected a share for each of the {len(nodes)} ranks, found {len(split)}")
+    if sharding.get("backend") == "nccl" and sharding.get("strategy") == "pipeline":
+        yield Finding((*here, "backend"), "nccl carries no pipeline: use ring or jaccl, or `strategy: tensor`")
 
 
 def _check_helpers(tree: Tree) -> Iterator[Finding]:
@@ -210,7 +250,7 @@ def _is_loopback(bind: str) -> bool:
 def _check_nodes(tree: Tree) -> Iterator[Finding]:
     local = [name for name, node in _section(tree, "nodes").items() if node.get("reach") == "local"]
     for name in local[1:]:
-        message = f"node {local[0]!r} is this machine already; several local nodes arrive with sharded groups"
+        message = f"node {local[0]!r} is this machine already; a sharded group may name it several times"
         yield Finding(("nodes", name, "reach"), message)
     for name, node in _section(tree, "nodes").items():
         if node.get("reach") == "ssh" and node.get("host") is None:
@@ -221,6 +261,12 @@ def _check_nodes(tree: Tree) -> Iterator[Finding]:
             first, last = int(parts[0]), int(parts[1])
             if not 1024 <= first <= last <= 65_535:
                 yield Finding(("nodes", name, "ports"), f"expected first <= last within 1024-65535, found {ports}")
+
+
+def _check_heal(tree: Tree) -> Iterator[Finding]:
+    nodes = _section(tree, "nodes").values()
+    if tree.get("heal") is True and not any(node.get("reach") == "local" for node in nodes):
+        yield Finding(("heal",), "needs a node with `reach: local`: the watcher runs on the machine that applies")
 
 
 def _check_models(tree: Tree) -> Iterator[Finding]:
@@ -253,11 +299,20 @@ def _check_ports(tree: Tree) -> Iterator[Finding]:
         port = service.get("port")
         if not isinstance(port, int) or isinstance(port, bool):
             continue
-        for node in _names(service.get("nodes")):
+        for node in dict.fromkeys(_first_nodes(service)):
             key = f"services.{name}.port"
             other = taken.setdefault((node, port), key)
             if other != key:
                 yield Finding(("services", name, "port"), f"port {port} on node {node!r} is already that of {other}")
+
+
+def _share(service: Tree, nodes: list[str], rank: int) -> float:
+    """Return which part of its model a rank holds."""
+    sharding = service.get("sharding")
+    split = sharding.get("split") if isinstance(sharding, Mapping) else None
+    if isinstance(split, list) and len(split) == len(nodes) and all(isinstance(s, int) and s > 0 for s in split):
+        return float(split[rank] / sum(split))
+    return 1.0 / len(nodes)
 
 
 def _check_memory(tree: Tree) -> Iterator[Finding]:
@@ -265,10 +320,9 @@ def _check_memory(tree: Tree) -> Iterator[Finding]:
     needed: dict[str, float] = {}
     for service in _section(tree, "services").values():
         need = models.get(str(service.get("model")), {}).get("memory_gib")
-        nodes = _names(service.get("nodes"))
-        if isinstance(need, int | float) and nodes:
-            for node in nodes:
-                needed[node] = needed.get(node, 0.0) + need / len(nodes)
+        for nodes in _copies(service) if isinstance(need, int | float) else ():
+            for rank, node in enumerate(nodes):
+                needed[node] = needed.get(node, 0.0) + need * _share(service, nodes, rank)
     for name, offer in _section(tree, "nodes").items():
         memory, reserve = offer.get("memory_gib"), offer.get("reserve_gib", 0.0)
         if (

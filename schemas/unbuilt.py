@@ -25,15 +25,15 @@ class Unbuilt:
 
 
 UNBUILT = (
-    Unbuilt("services.*.sharding", "sharding arrives with sharded groups over mx.distributed"),
-    Unbuilt("services.*.replicas", "replicas arrive with sharded groups and replicas", (1,)),
-    Unbuilt("services.*.engine", "other engines arrive with managed engines; `mlx` works now", ("mlx",)),
+    Unbuilt(
+        "services.*.engine",
+        "an Ollama box is a helper (`helpers:`, `api: ollama`); the other engines work",
+        refuses=("ollama",),
+    ),
     Unbuilt(
         "services.*.start", "on-demand services arrive with the worker's cold loads; `always` works now", ("always",)
     ),
     Unbuilt("services.*.idle_stop_s", "idle stops arrive with on-demand services"),
-    Unbuilt("services.*.args", "engine arguments arrive with managed engines", (None, {})),
-    Unbuilt("nodes.*.reach", "other machines arrive with SSH nodes; `local` works now", ("local", "none")),
     Unbuilt("models.*.kind", "embedding and reranking models arrive with the worker's encoders", ("chat",)),
     Unbuilt(
         "helpers.*.api",
@@ -53,7 +53,6 @@ UNBUILT = (
         "API keys arrive with the gateway's key store; without `auth` it serves loopback only",
         (None, "none"),
     ),
-    Unbuilt("heal", "healing by itself arrives with `orchestrate watch`", (False,)),
     Unbuilt("history.bodies", "stored bodies arrive with the request history", (False,)),
 )
 LEGACY_KEYS = ("helper_nodes", "backends")

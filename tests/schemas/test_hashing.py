@@ -46,7 +46,7 @@ EDITS: dict[str, tuple[str, Any]] = {
     "Service.max_waiting": ("services.coder.max_waiting", 4),
     "Service.ready_timeout_s": ("services.coder.ready_timeout_s", 4),
     "Service.drain_s": ("services.coder.drain_s", 4),
-    "Service.args": ("services.coder.args", {"ctx": 1}),
+    "Service.args": ("services.boxed.args", {"ctx-size": 8192}),
     "Sharding.backend": ("services.titan.sharding.backend", "ring"),
     "Sharding.strategy": ("services.titan.sharding.strategy", "pipeline"),
     "Sharding.split": ("services.piped.sharding.split", [50, 50]),
