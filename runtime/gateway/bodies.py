@@ -28,6 +28,9 @@ class Body:
     document: Mapping[str, Any]
     model: str
     is_stream: bool
+    """Whether the client wants a stream."""
+    is_collected: bool = False
+    """Whether the endpoint is asked for a stream although the client wants one document."""
 
 
 def parse_chat(raw: bytes) -> Body:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.gateway import sse
+from runtime.gateway.adapters.collect import Collector
 from runtime.gateway.bodies import Body, with_model
 from runtime.gateway.connections import Connections, origin_of
 from runtime.gateway.errors import clean, cleaned_error, error_body, error_event
 from runtime.gateway.observe.metrics import Metrics
-from runtime.gateway.routing.outcome import SUCCESS, Verdict, judge_error_event, judge_fault, judge_status
+from runtime.gateway.routing.outcome import SUCCESS, Fault, Verdict, judge_error_event, judge_fault, judge_status
 from runtime.gateway.routing.pool import Lease
 from runtime.gateway.routing.table import Route, Target
 from runtime.gateway.upstream import Connection, UpstreamError
@@ -123,7 +124,7 @@ class Exchanges:
         """Send a request to a leased endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
         target = lease.target
         first_due = course.deadline
-        if ask.body.is_stream:
+        if ask.body.is_stream or ask.body.is_collected:
             # Without a stream the first content is the whole answer, however long that takes to generate.
             first_due = min(first_due, self._now() + target.timeouts.first_token_s)
         connection: Connection | None = None
@@ -132,6 +133,8 @@ class Exchanges:
             if connection.status != _OK:
                 return await self._refusal(connection)
             if not ask.body.is_stream:
+                if ask.body.is_collected:
+                    return await self._collected(connection, ask, target, first_due)
                 return await self._whole(connection, target)
             committed = await self._first_content(connection, target, course, client, first_due)
             if isinstance(committed, Result):
@@ -196,6 +199,35 @@ class Exchanges:
         body = await connection.read_all(LARGEST_ANSWER, target.timeouts.idle_s)
         if not body.lstrip()[:1] == b"{":
             raise UpstreamError("bad answer", "no JSON object")
+        self._metrics.tokens(sse.completion_tokens(body) or 0)
+        return Result(SUCCESS, body=body)
+
+    async def _collected(self, connection: Connection, ask: Ask, target: Target, first_due: float) -> Result:
+        """Read a stream to its end for a client that wants one document: until then another endpoint can take over."""
+        _expect_type(connection, b"text/event-stream")
+        framer, collector = sse.Framer(), Collector(is_chat=ask.path.endswith("/chat/completions"))
+        fault: Fault = "no first content"
+        due, size = first_due, 0
+        while data := await connection.read(due, fault):
+            size += len(data)
+            if size > LARGEST_ANSWER:
+                raise UpstreamError("bad answer", f"more than {LARGEST_ANSWER} bytes")
+            try:
+                events = sse.split_events(framer.feed(data))
+            except sse.EventTooLargeError as error:
+                raise UpstreamError("bad answer", "an event is too large") from error
+            for event in events:
+                sign = sse.read_event(event)
+                if isinstance(sign, sse.StreamError):
+                    return _refused_in_stream(sign)
+                if sign == "content":
+                    fault = "stalled"
+                collector.feed(event)
+            if fault == "stalled":
+                due = self._now() + target.timeouts.idle_s
+        body = collector.answer()
+        if body is None:
+            raise UpstreamError("ended early", "no finish reason")
         self._metrics.tokens(sse.completion_tokens(body) or 0)
         return Result(SUCCESS, body=body)
 
@@ -317,7 +349,7 @@ def _head(ask: Ask, target: Target, size: int) -> bytes:
         f"POST {identity.base_path}{ask.path} HTTP/1.1",
         f"host: {host}:{identity.port}",
         "content-type: application/json",
-        f"accept: {'text/event-stream' if ask.body.is_stream else 'application/json'}",
+        f"accept: {'text/event-stream' if ask.body.is_stream or ask.body.is_collected else 'application/json'}",
         "accept-encoding: identity",
         f"content-length: {size}",
         f"x-request-id: {ask.request_id}",

@@ -80,13 +80,18 @@ class StreamError:
 Sign = Literal["content", "nothing", "malformed"]
 
 
+def event_data(event: bytes) -> bytes:
+    """Return the data of one whole event; empty where it has none."""
+    lines = (line for line in _LINE_END.split(event) if line.startswith(b"data:"))
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
 def read_event(event: bytes) -> Sign | StreamError:
     """Tell what one whole event means for the commit point.
 
     Content is text, reasoning, a tool call or the end of the answer; a role alone, usage alone and comments are not.
     """
-    lines = (line for line in _LINE_END.split(event) if line.startswith(b"data:"))
-    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+    data = event_data(event)
     if not data:
         return "nothing"
     if data.strip() == b"[DONE]":

@@ -4,6 +4,9 @@ Its handler thread checks little and its generation thread checks nothing: a lis
 that is no text ends generation for good, while `/health` goes on saying ok. Other parameters name files, models to
 download or URLs to fetch; `n`, `tool_choice` and `response_format` are accepted and ignored (read in mlx-lm 0.32). So a
 request is made anew from what is known to work, and what it cannot do is refused by name.
+
+It is always asked for a stream: without one it generates to the end for a client that has left, and an answer that
+broke off looks like one that is complete. Its streams carry no log probabilities, so these are refused too.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError
 
 ENGINE = "mlx-lm-server"
-MOST_TOP_LOGPROBS = 11
 LARGEST_SEED = 2**63 - 1
 
 _NEVER: Mapping[str, object] = {"n": 1, "best_of": 1, "tool_choice": "auto", "parallel_tool_calls": True}
@@ -80,8 +82,6 @@ _SHARED: Mapping[str, _Rule] = {
 }
 _CHAT: Mapping[str, _Rule] = {
     **_SHARED,
-    "logprobs": _Rule(lambda value: isinstance(value, bool), "true or false"),
-    "top_logprobs": _Rule(_whole(0, MOST_TOP_LOGPROBS), f"a whole number from 0 to {MOST_TOP_LOGPROBS}"),
     "tools": _Rule(
         lambda value: isinstance(value, list) and all(isinstance(tool, dict) for tool in value), "a list of objects"
     ),
@@ -103,8 +103,9 @@ def adapt(path: str, body: Body) -> Body:
             made[key] = value
         elif not _changes_nothing(key, value):
             raise _refused(key, "is not supported", "unsupported_parameter")
-    _refuse_lost_logprobs(made)
-    if not (made.get("stream_options") or {}).get("include_usage"):
+    if not body.is_stream:
+        made |= {"stream": True, "stream_options": {"include_usage": True}}
+    elif not (made.get("stream_options") or {}).get("include_usage"):
         # It looks the key up without asking whether it is there.
         made.pop("stream_options", None)
     if is_chat:
@@ -118,20 +119,15 @@ def adapt(path: str, body: Body) -> Body:
     except UnicodeEncodeError:
         # Half a surrogate pair: JSON can say it, the engine's tokenizer cannot take it.
         raise _refused(subject, "holds characters that are no Unicode text") from None
-    return Body(raw, made, body.model, body.is_stream)
+    return Body(raw, made, body.model, body.is_stream, is_collected=not body.is_stream)
 
 
 def _changes_nothing(key: str, value: object) -> bool:
     if key == "response_format":
         return value == {"type": "text"}
-    if key == "logprobs":
+    if key in ("logprobs", "echo"):
         return value is False
     return key in _NEVER and value == _NEVER[key] and type(value) is type(_NEVER[key])
-
-
-def _refuse_lost_logprobs(made: Mapping[str, Any]) -> None:
-    if made.get("stream") and (made.get("logprobs") or made.get("top_logprobs")):
-        raise _refused("logprobs", "is not supported in streams", "unsupported_parameter")
 
 
 def _prompt(prompt: object) -> str:

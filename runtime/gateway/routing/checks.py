@@ -6,8 +6,8 @@ from runtime.gateway.routing.breaker import Closed, HalfOpen
 from runtime.gateway.routing.pool import Standing
 
 SUSPECT_S = 5.0
-"""After the last failure of an endpoint whose breaker is still closed. Others are preferred to it, so that no client may
-find out for long whether it is dead or well."""
+"""After the last failure of an endpoint whose breaker is still closed. Others are preferred to it, so that for long no
+client may find out whether it is dead or well."""
 UNDECIDED_S = 30.0
 """Between checks that said nothing, such as a refused key: the default interval."""
 
@@ -15,8 +15,8 @@ UNDECIDED_S = 30.0
 def check_due(standing: Standing, check_s: float | None, now: float) -> float | None:
     """Return when an endpoint is to be asked for a token, on the clock of `now`; None while there is no need.
 
-    An open breaker is tried as soon as its time is over. A closed one is looked at after a failure, and where `check_s`,
-    in seconds, is set, after that long without a proper answer.
+    An open breaker is tried as soon as its time is over. A closed one is looked at after a failure and, where `check_s`
+    is set, after that many seconds without a proper answer.
     """
     probe = standing.probe
     undecided_until = 0.0 if probe is None or probe.effect != "neutral" else probe.at + (check_s or UNDECIDED_S)

@@ -15,6 +15,7 @@ from runtime.gateway.errors import ApiError
 
 CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
 USER = {"role": "user", "content": "hi"}
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def chat(**more: Any) -> Body:
@@ -50,8 +51,8 @@ def sent(path: str, body: Body) -> dict[str, Any]:
         {"top_p": 1.5},
         {"logit_bias": {"a": 1}},
         {"logit_bias": {"1": "a"}},
-        {"top_logprobs": 12, "logprobs": True},
-        {"logprobs": True, "stream": True},
+        {"logprobs": True},
+        {"top_logprobs": 2},
         {"adapters": "/etc"},
         {"draft_model": "org/other"},
         {"num_draft_tokens": 3},
@@ -119,7 +120,7 @@ def test_what_works_is_passed_on() -> None:
         "stream_options": {"include_usage": True},
     }
     assert sent(CHAT_PATH, chat(**more)) == {"model": "m", "messages": [USER], **more}
-    assert sent(TEXT_PATH, text(max_tokens=5)) == {"model": "m", "prompt": "once", "max_tokens": 5}
+    assert sent(TEXT_PATH, text(max_tokens=5)) == {"model": "m", "prompt": "once", "max_tokens": 5, **STREAMED}
 
 
 def test_what_changes_nothing_is_left_out() -> None:
@@ -134,8 +135,15 @@ def test_what_changes_nothing_is_left_out() -> None:
         "stream_options": {"include_usage": False},
         "metadata": {},
     }
-    assert sent(CHAT_PATH, chat(**harmless)) == {"model": "m", "messages": [USER], "stream": False}
-    assert sent(TEXT_PATH, text(best_of=1, logprobs=None)) == {"model": "m", "prompt": "once"}
+    assert sent(CHAT_PATH, chat(**harmless)) == {"model": "m", "messages": [USER], **STREAMED}
+    assert sent(TEXT_PATH, text(best_of=1, logprobs=None)) == {"model": "m", "prompt": "once", **STREAMED}
+
+
+def test_it_is_always_asked_for_a_stream_and_the_client_gets_what_it_wants() -> None:
+    whole, streamed = adapt(CHAT_PATH, chat()), adapt(CHAT_PATH, chat(stream=True))
+    assert (whole.is_stream, whole.is_collected) == (False, True)
+    assert (streamed.is_stream, streamed.is_collected) == (True, False)
+    assert streamed.document == {"model": "m", "messages": [USER], "stream": True}
 
 
 def test_messages_are_put_into_its_shape() -> None:
