@@ -22,6 +22,7 @@ IMPURE = {
 ONLY_IN = {
     "mlx": ("runtime/worker/",),
     "mlx_lm": ("runtime/worker/",),
+    "zmq": ("runtime/worker/control.py", "orchestrator/launch.py"),
     "sanic": ("runtime/gateway/", "runtime/worker/http.py"),
     "hydra": ("schemas/compose.py",),
     "omegaconf": ("schemas/compose.py",),
@@ -31,6 +32,7 @@ ONLY_IN = {
 }
 MUST_BE_PURE = (
     "schemas/base.py", "schemas/stack.py", "schemas/node.py", "schemas/model.py", "schemas/policy.py",
+    "schemas/exits.py", "schemas/sharding.py",
     "schemas/unit.py", "schemas/routes.py", "schemas/hashing.py", "schemas/checks.py", "schemas/explain.py",
     "orchestrator/expand.py", "orchestrator/observed.py", "orchestrator/placement.py", "orchestrator/reconcile.py",
     "orchestrator/causes.py", "orchestrator/addresses.py",
@@ -38,6 +40,7 @@ MUST_BE_PURE = (
     "orchestrator/helpers/answers.py", "orchestrator/helpers/identify.py", "orchestrator/helpers/compare.py",
     "orchestrator/helpers/silence.py",
     "orchestrator/models/facts.py", "orchestrator/models/sources.py",
+    "runtime/worker/wire.py", "runtime/worker/steps.py", "runtime/worker/pace.py",
     "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
     "runtime/gateway/routing/outcome.py",
 )  # fmt: skip

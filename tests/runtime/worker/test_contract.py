@@ -1,14 +1,21 @@
 """What the worker relies on in mlx-lm and Sanic; a new release that breaks it fails here first."""
 
+import importlib
 import inspect
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx_lm
+import mlx_lm.models
 import pytest
 from mlx_lm import sample_utils
 from mlx_lm.generate import BatchGenerator, GenerationBatch, StopSequences
+from mlx_lm.models.pipeline import PipelineMixin
+from mlx_lm.utils import MODEL_REMAPPING
+
+from schemas.sharding import PIPELINE_MODELS, TENSOR_MODELS
 
 
 def test_mlx_lm_is_the_pinned_minor() -> None:
@@ -108,3 +115,39 @@ def test_processors_see_prompt_and_answer(generator: BatchGenerator) -> None:
     answer = [token for token, _ in finish(generator)[uid]]
     assert contexts[0] == [5, 6, 7]
     assert contexts[2] == [5, 6, 7, *answer[:2]]
+
+
+def family(kind: str) -> Any:
+    """Return the module in which mlx-lm keeps a type of model."""
+    return importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")
+
+
+def families_with(words: str) -> set[str]:
+    """Return the types of model whose module says `words` itself."""
+    return {
+        path.stem for path in Path(mlx_lm.models.__path__[0]).glob("*.py") if words in path.read_text(encoding="utf-8")
+    }
+
+
+def test_the_models_with_tensor_sharding_are_those_we_name() -> None:
+    assert families_with("def shard(") <= TENSOR_MODELS
+    assert [kind for kind in sorted(TENSOR_MODELS) if not hasattr(family(kind).Model, "shard")] == []
+
+
+def test_the_models_with_a_pipeline_are_those_we_name() -> None:
+    assert families_with("(PipelineMixin") <= PIPELINE_MODELS
+    for kind in sorted(PIPELINE_MODELS):
+        module = family(kind)
+        parents = {inspect.getmodule(parent) for parent in module.Model.__mro__}
+        classes = [value for parent in {module, *parents} for value in vars(parent).values() if inspect.isclass(value)]
+        assert any(hasattr(each, "pipeline") for each in classes), kind
+
+
+def test_a_pipeline_takes_the_layers_of_each_rank() -> None:
+    assert "split" in inspect.signature(PipelineMixin.pipeline).parameters
+
+
+def test_a_shared_sampler_is_the_generators_own(generator: BatchGenerator) -> None:
+    own = BatchGenerator(generator.model, sampler=lambda logprobs: mx.zeros(logprobs.shape[0], dtype=mx.uint32))
+    (uid,) = own.insert([[1, 2]], max_tokens=[3], samplers=[None])
+    assert [token for token, _ in finish(own)[uid]] == [0, 0, 0]

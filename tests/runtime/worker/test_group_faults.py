@@ -1,4 +1,4 @@
-"""A group that loses a rank tells its clients and ends as a whole, whatever it was doing and however the rank is lost."""
+"""A group that loses a rank tells its clients and ends as a whole, whatever it was doing when it lost it."""
 
 import json
 import shutil
