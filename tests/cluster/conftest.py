@@ -1,17 +1,23 @@
 """I/O: labs of several hosts for every test of this folder; see tests/cluster/lab.py for what they can do.
 
-Fixtures: `lab` is a fresh network for one test, `one_host` the module's own host for tests that only talk to it.
+Fixtures: `lab` is a fresh network for one test, `one_host` the module's own host for tests that only talk to it;
+`provisioned(host)` gives a host the environment of units, which is built once a session (400 MB, a minute or two).
 Without root, sshd or ip the tests are skipped; with ORCHESTRATE_REQUIRE_CLUSTER=1 that is a failure.
 """
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.node.provision import provision
+from orchestrator.node.site import site_of
 from tests.cluster.lab import Host, Lab, masters, missing
 
 HERE = Path(__file__).parent
@@ -60,3 +66,46 @@ def _forget_connections(lab: Lab) -> None:
     ours = {host.transport().socket for host in lab.hosts.values()}
     for socket in masters() & ours:
         socket.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def built_packages(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Provision a node once, really; return its `env` directory, whose packages other nodes may link to."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    with (shared / "provision.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        root = shared / "provisioned"
+        done = root / "done"
+        if not done.exists():
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir()
+            made = Lab(root / "lab", root / "orchestrator")
+            try:
+                host = made.add("provisioned")
+                asyncio.run(_provision(host))
+                done.write_text(str(host.state / "env"))
+            finally:
+                made.close()
+        return Path(done.read_text())
+
+
+async def _provision(host: Host) -> None:
+    transport = host.transport()
+    await provision(transport, await site_of(transport), lambda _: None)
+
+
+@pytest.fixture
+def provisioned(built_packages: Path, lab: Lab) -> Callable[[Host], None]:
+    """Return a function that gives a host the packages and environments that are built already."""
+
+    def give(host: Host) -> None:
+        target = host.state / "env"
+        (target / "packages").mkdir(parents=True)
+        for packages in (built_packages / "packages").iterdir():
+            (target / "packages" / packages.name).symlink_to(packages)
+        for each in built_packages.iterdir():
+            if (each / "bin").is_dir():
+                shutil.copytree(each, target / each.name, symlinks=True)
+
+    return give

@@ -9,10 +9,10 @@
     lab.write_nodes(conf)              a file below conf/nodes for each host: reach ssh, its address, its memory
     lab.environment()                  what `orchestrate` needs in its environment to reach them
 
-Hosts share the file system, the clock and the kernel. They have their own addresses, ports, processes (`ip netns pids`),
-home (with root's pip configuration and cache in it) and `ORCHESTRATE_STATE`, which their sshd sets. They reach the
-outside through this machine's own network (masquerading), so that a package index that pip is configured with works
-there too; for that `ip_forward` is switched on, and left on.
+Hosts share the file system, the clock and the kernel. Each has its own addresses, ports, processes (`ip netns pids`),
+home (with root's pip configuration and cache in it) and `ORCHESTRATE_STATE`, which its sshd sets. They reach the outside
+through this machine's own network (masquerading), so that a package index that pip is configured with works there too;
+for that `ip_forward` is switched on, and left on.
 
 Names and addresses are taken by a lock that the kernel frees when we die; whoever takes them next removes what a killed
 run has left. Processes are ended by pid.
@@ -279,6 +279,7 @@ class Lab:
     """A bridge with hosts on it, and one user who may log in to all of them."""
 
     def __init__(self, root: Path, state: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.state = state
         """The state directory of the orchestrator, on this machine."""
