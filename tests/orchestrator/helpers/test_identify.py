@@ -77,6 +77,12 @@ def test_a_loading_worker_is_a_worker_with_nothing_loaded():
     assert (seen.engine, seen.present, seen.loaded) == ("orchestrate worker", {"m"}, frozenset())
 
 
+def test_stock_mlx_lm_is_known_by_its_health_where_it_has_no_hub_cache():
+    answers = {"/v1/models": Answer(200, None, PYTHON), "/health": Answer(200, {"status": "ok"}, PYTHON)}
+    assert recognised(answers, was_all_asked=True).read(answers).present == {"default_model"}
+    assert recognised({"/v1/models": answers["/v1/models"]}, was_all_asked=True) is None
+
+
 def test_a_mere_list_of_models_is_no_proof_before_everything_was_asked():
     answers = answers_of({"/v1/models": engines.openai_list("m", owner="library")})
     assert recognised(answers, was_all_asked=False) is None
