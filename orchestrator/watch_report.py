@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from schemas.base import Frozen
 
+WatcherState = Literal["well", "mending", "waiting", "blocked"]
+
 
 class WatcherReport(Frozen):
     """A watcher as it was at its last look. The file outlives it: whether it lives is for its pid to say."""
@@ -20,7 +22,7 @@ class WatcherReport(Frozen):
     """Seconds since the epoch, as all times here."""
     looked_at: float
     """When its last look ended."""
-    state: Literal["well", "mending", "waiting", "blocked"]
+    state: WatcherState
     """`waiting`: for a backoff, a node or another command; `blocked`: a person has to do something."""
     notes: tuple[str, ...] = ()
     """Why it is waiting or blocked."""

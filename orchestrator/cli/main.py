@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "Print the completion script of a shell."),
     "history": ("history", "Show what was applied, by whom and from which revision."),
     "rollback": ("history", "Apply the files of an earlier generation again."),
+    "watch": ("watch", "Keep a stack as its files say: edits, ended units, returned nodes."),
 }
 
 
@@ -126,3 +127,7 @@ def program_name() -> str:
     """Return how this program was called, so that the commands it suggests can be pasted."""
     local = Path(".venv") / "bin" / "orchestrate"
     return str(local) if Path(sys.argv[0]).absolute() == local.absolute() else "orchestrate"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

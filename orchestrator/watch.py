@@ -1,0 +1,289 @@
+"""I/O: keeps a stack as its files say: looks, plans and mends, again and again, until it is told to end.
+
+Level-triggered: every look is at everything, so an event that was missed costs time only (see `pace`, `watch_events`).
+It holds the stack's lock only while it changes something, and gives way to a command that wants it, and to what has
+become more urgent, as soon as nothing but waiting and loading is under way (see `watch_pass`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+
+from orchestrator.controller import Controller, Planned, Wanted
+from orchestrator.execute import ActionFailed, Event, Outcome
+from orchestrator.node.client import LockedError, ShimError
+from orchestrator.pace import Pace
+from orchestrator.plan import Defer, Plan
+from orchestrator.policy import PlanPolicy
+from orchestrator.rollback import RollbackError
+from orchestrator.transport.base import TransportError
+from orchestrator.watch_events import NodeEvents, Signature, follow_files, signature
+from orchestrator.watch_pass import WatchPass
+from orchestrator.watch_report import WatcherReport, WatcherState, write_watcher
+from schemas.problems import ConfigurationError
+
+BUSY_S = 2.0
+"""How soon to look again while another command changes the stack."""
+HEALS = PlanPolicy(heals=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One thing that a watcher tells."""
+
+    kind: str
+    """`watching`, `change`, `failure`, `mended`, `not mended`, `problem` or `note`."""
+    text: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """The same for programs."""
+
+
+Tell = Callable[[Told], None]
+
+
+class StackDownError(Exception):
+    """A command has taken the stack down: there is nothing to watch any more."""
+
+
+class Watcher:
+    """The watcher of one stack; `watch` runs until it is cancelled."""
+
+    def __init__(self, control: Controller, tell: Tell) -> None:
+        self._control = control
+        self._tell = tell
+        self._source = _Source(control)
+        self._pace = Pace(look_at=time.monotonic())
+        self._heard = asyncio.Event()
+        self._nodes = NodeEvents(control.stack, self)
+        self._pass: WatchPass | None = None
+        self._notes: tuple[str, ...] = ()
+        self._report = WatcherReport(pid=os.getpid(), started_at=time.time(), looked_at=0.0, state="mending")
+
+    async def watch(self) -> None:
+        """Keep the stack as its files say. Raises `StackDownError` once a command has taken it down."""
+        control = self._control
+        state = control.directories.stack(control.stack)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tell(Told("watching", f"watching {control.stack} ({control.conf})", {"pid": os.getpid()}))
+        async with asyncio.TaskGroup() as group:
+            files = group.create_task(
+                follow_files(control.conf, state, control.directories.wanted(control.stack), self)
+            )
+            try:
+                while True:
+                    await self._until_due()
+                    await self._look(group)
+            finally:
+                files.cancel()
+                self._nodes.close()
+
+    # -- what is heard ---------------------------------------------------------------------------------------------
+
+    def files_changed(self) -> None:
+        """Look soon: the files, or what was applied of them, have changed."""
+        self._hear()
+        if self._pass is not None and self._source.has_changed():
+            self._pass.give_way()
+
+    def lock_wanted(self) -> None:
+        """Let a command have the lock."""
+        if self._pass is not None:
+            self._pass.give_way()
+
+    def units_changed(self, gone: Set[str]) -> None:
+        """Look soon: units began or ended on a node."""
+        self._hear()
+        if self._pass is not None:
+            self._pass.units_ended(gone)
+
+    def _hear(self) -> None:
+        self._pace = self._pace.changed(time.monotonic())
+        self._heard.set()
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    async def _until_due(self) -> None:
+        while (wait_s := self._pace.next_look - time.monotonic()) > 0:
+            self._heard.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._heard.wait()
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        """Look once, and mend what is not as it should be."""
+        self._pace = self._pace.begun()
+        within_s: float | None = None
+        state: WatcherState = "blocked"
+        try:
+            planned = await self._plan()
+            if planned is not None:
+                self._nodes.follow(group, planned.cluster.nodes)
+                within_s = planned.plan.next_look_s
+                state = await self._mend(planned) if _can_mend(planned.plan) else _resting(planned.plan)
+        except LockedError as error:
+            state, within_s = "waiting", BUSY_S
+            self._say((f"waiting for {error.holder.get('command')} (pid {error.holder.get('pid')})",))
+        except (TransportError, ShimError, OSError) as error:
+            self._say((str(error),))
+        self._pace = self._pace.looked(time.monotonic(), within_s)
+        self._write(state)
+
+    async def _plan(self) -> Planned | None:
+        """Plan what is wanted now; while that is bad or cannot be applied, what was good before is mended."""
+        wanted, problems = await self._source.wanted()
+        planned = await self._control.plan_of(wanted, HEALS) if wanted is not None else None
+        if planned is not None and planned.plan.conflicts:
+            problems += planned.plan.conflicts
+            before = self._source.good
+            planned = await self._control.plan_of(before, HEALS) if before not in (None, wanted) else None
+            planned = None if planned is not None and planned.plan.conflicts else planned
+        elif wanted is not None:
+            self._source.good = wanted
+        self._say((*problems, *(_waits_for(planned.plan) if planned is not None else ())))
+        return planned
+
+    # -- mending ---------------------------------------------------------------------------------------------------
+
+    async def _mend(self, planned: Planned) -> WatcherState:
+        """Carry out a plan under the stack's lock, if it is still the plan then; returns how things are afterwards."""
+        control, now = self._control, time.monotonic()
+        if not self._pace.may_act(planned.plan.fingerprint(), now) or _is_lock_wanted(control):
+            return "waiting"
+        async with control.lock(f"watch {control.stack}: {_cause(planned.plan)}", yields=True):
+            self._source.forget()
+            again = await self._plan()  # what was seen may have been mended while the lock was awaited
+            if again is None or not _can_mend(again.plan):
+                return "blocked" if again is None else _resting(again.plan)
+            self._write("mending")
+            for change in again.plan.changes:
+                fields = {"target": change.target, "verb": change.verb, "cause": change.cause}
+                self._tell(Told("change", f"{change.target}  {change.verb}  {change.cause}", fields))
+            self._pass = WatchPass(control, again, self._show)
+            try:
+                outcome = await self._pass.run(f"watch: {_cause(again.plan)}")
+            finally:
+                self._pass = None
+        return self._ended(again, outcome)
+
+    def _ended(self, planned: Planned, outcome: Outcome | None) -> WatcherState:
+        number, now = planned.generation, time.monotonic()
+        changed = {
+            "mended": self._report.mended + 1,
+            "last_change": _cause(planned.plan),
+            "last_change_at": time.time(),
+        }
+        self._report = self._report.model_copy(update=changed)
+        if outcome is None:
+            self._tell(Told("note", f"generation {number} gave way to something else", {"generation": number}))
+            return "waiting"
+        deferred = {action.id for action in planned.plan.actions if isinstance(action, Defer)}
+        left = [action for action in (*outcome.failed, *outcome.skipped) if action not in deferred]
+        self._pace = self._pace.acted(now, planned.plan.fingerprint(), is_complete=not left)
+        kind = "not mended" if left else "mended"
+        fields = {"generation": number, "done": len(outcome.done), "left": left}
+        self._tell(Told(kind, f"{kind} (generation {number})", fields))
+        return "waiting" if left else _resting(planned.plan)
+
+    def _show(self, event: Event) -> None:
+        if isinstance(event, ActionFailed) and not isinstance(event.action, Defer):
+            fields = {"action": event.action.id, "error": str(event.error), "log_tail": list(event.error.log_tail)}
+            self._tell(Told("failure", f"{event.action.id} failed: {event.error}", fields))
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def _say(self, notes: tuple[str, ...]) -> None:
+        """Tell what keeps it from mending: each thing once for as long as it holds."""
+        for text in notes:
+            if text not in self._notes:
+                self._tell(Told("problem", text))
+        if self._notes and not notes:
+            self._tell(Told("note", "nothing is in the way any more"))
+        self._notes = notes
+
+    def _write(self, state: WatcherState) -> None:
+        changes = {"looked_at": time.time(), "state": state, "notes": self._notes}
+        self._report = self._report.model_copy(update=changes)
+        write_watcher(self._control.directories.watcher(self._control.stack), self._report)
+
+
+class _Source:
+    """What is wanted, composed again only when something it is made from has changed."""
+
+    def __init__(self, control: Controller) -> None:
+        self._control = control
+        self._first_generation = control.journal.last_generation()
+        self._made_from: tuple[Signature, Signature] | None = None
+        self._newest: Wanted | None = None
+        self._problems: tuple[str, ...] = ()
+        self.good: Wanted | None = None
+        """What was wanted when it could last be planned."""
+
+    def has_changed(self) -> bool:
+        """Tell whether something was written since it was composed."""
+        return self._signature() != self._made_from
+
+    def forget(self) -> None:
+        """Compose again at the next question, whatever the files look like."""
+        self._made_from = None
+
+    async def wanted(self) -> tuple[Wanted | None, tuple[str, ...]]:
+        """Return what is wanted, and what is wrong with the files; while they are bad, what was good before.
+
+        Raises `StackDownError`.
+        """
+        made_from = await asyncio.to_thread(self._signature)
+        if made_from == self._made_from:
+            return self._newest, self._problems
+        self._end_where_it_is_down()
+        try:
+            self._newest, self._problems = await self._control.wanted_as_applied(), ()
+        except (ConfigurationError, RollbackError) as error:
+            found = error.problems if isinstance(error, ConfigurationError) else (error,)
+            self._problems = tuple(str(problem) for problem in found)
+            self._newest = self.good or await self._control.wanted_last()
+        self._made_from = made_from
+        return self._newest, self._problems
+
+    def _signature(self) -> tuple[Signature, Signature]:
+        return signature(self._control.conf), signature(self._control.journal.directory, "journal.jsonl")
+
+    def _end_where_it_is_down(self) -> None:
+        last = next(self._control.journal.latest(), None)
+        if last is not None and last.generation > self._first_generation and last.command == "down":
+            raise StackDownError(f"{self._control.stack} was taken down by {last.actor}; nothing is left to watch.")
+
+
+def _can_mend(plan: Plan) -> bool:
+    return not plan.conflicts and any(not isinstance(action, Defer) for action in plan.actions)
+
+
+def _resting(plan: Plan) -> WatcherState:
+    """Return how things are when nothing can be done now."""
+    kinds = {change.kind for change in plan.changes}
+    return "blocked" if "failed" in kinds else "waiting" if kinds else "well"
+
+
+def _waits_for(plan: Plan) -> tuple[str, ...]:
+    """Return what a plan leaves as it is, and why; a backoff ends by itself."""
+    kept = [change for change in plan.changes if change.kind in ("failed", "defer")]
+    return tuple(f"{change.target}: {change.cause}" for change in kept)
+
+
+def _cause(plan: Plan) -> str:
+    """Return in a few words why a plan is carried out."""
+    done = [change for change in plan.changes if change.kind not in ("failed", "defer", "hold")] or list(plan.changes)
+    first = f"{done[0].target} {done[0].cause}" if done else "routes"
+    return first if len(done) < 2 else f"{first}, and {len(done) - 1} more"
+
+
+def _is_lock_wanted(control: Controller) -> bool:
+    """Tell whether a command is waiting for the lock now."""
+    try:
+        return time.time() - control.directories.wanted(control.stack).stat().st_mtime < BUSY_S
+    except OSError:
+        return False

@@ -1,0 +1,114 @@
+"""I/O: hears what may change what a stack needs: files, units on its nodes, nodes that come back, waiting commands.
+
+Nothing depends on hearing everything: what is missed is seen at the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.cluster import ReachedNode
+from orchestrator.node.client import ShimError
+from orchestrator.transport.base import TransportError
+from schemas.base import NodeName, StackName
+
+FIRST_RECONNECT_S = 1.0
+LONGEST_RECONNECT_S = 15.0
+"""A node that comes back is heard of within this; a look may see it sooner."""
+
+Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class Listener(Protocol):
+    """Who is told."""
+
+    def files_changed(self) -> None:
+        """Hear that configuration files, or what was applied of them, have changed."""
+        ...
+
+    def lock_wanted(self) -> None:
+        """Hear that a command waits for the stack's lock."""
+        ...
+
+    def units_changed(self, gone: Set[str]) -> None:
+        """Hear that units began or ended on a node; `gone` are those that ended, as far as they were known."""
+        ...
+
+
+async def follow_files(conf: Path, state: Path, wanted: Path, listener: Listener) -> None:
+    """Tell of changes in a configuration directory and of a stack's journal, until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_follow(conf, listener.files_changed, suffix=".yaml", is_recursive=True))
+        group.create_task(_follow(state, listener.files_changed, suffix=".jsonl", is_recursive=False))
+        group.create_task(_follow(wanted.parent, listener.lock_wanted, suffix=wanted.name, is_recursive=False))
+
+
+async def _follow(directory: Path, tell: Callable[[], None], *, suffix: str, is_recursive: bool) -> None:
+    from watchfiles import Change, awatch
+
+    def concerns(_: Change, path: str) -> bool:
+        return path.endswith(suffix)
+
+    while True:
+        with contextlib.suppress(
+            OSError, RuntimeError
+        ):  # a directory that is missing, or a system without room for more
+            async for _ in awatch(directory, watch_filter=concerns, debounce=200, step=50, recursive=is_recursive):
+                tell()
+        await asyncio.sleep(LONGEST_RECONNECT_S)
+
+
+def signature(directory: Path, pattern: str = "*.yaml") -> Signature:
+    """Return what differs when one of a directory's files does; symbolic links are followed."""
+    found = []
+    for path in sorted(directory.rglob(pattern)):
+        try:
+            state = path.stat()
+        except OSError:
+            found.append((str(path), 0, 0, 0))
+        else:
+            found.append((str(path), state.st_mtime_ns, state.st_size, state.st_ino))
+    return tuple(found)
+
+
+class NodeEvents:
+    """Follows the units of a stack on its nodes; one connection to each, opened again when it breaks."""
+
+    def __init__(self, stack: StackName, listener: Listener) -> None:
+        self._stack = stack
+        self._listener = listener
+        self._tasks: dict[NodeName, asyncio.Task[None]] = {}
+
+    def follow(self, group: asyncio.TaskGroup, nodes: Mapping[NodeName, ReachedNode]) -> None:
+        """Follow these nodes and no others. Those that are followed already keep their connection."""
+        for name in [name for name in self._tasks if name not in nodes]:
+            self._tasks.pop(name).cancel()
+        for name, node in nodes.items():
+            if name not in self._tasks:
+                self._tasks[name] = group.create_task(self._follow(node))
+
+    def close(self) -> None:
+        """End all connections."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
+
+    async def _follow(self, node: ReachedNode) -> None:
+        known: Mapping[str, str] | None = None
+        retry_s = FIRST_RECONNECT_S
+        while True:
+            is_new = True
+            with contextlib.suppress(TransportError, ShimError):  # the look, which asks the node too, tells why
+                async with node.shim.watch(self._stack) as changes:
+                    async for alive in changes:
+                        if known is not None and (is_new or alive != known):
+                            self._listener.units_changed({u for u, launch in known.items() if alive.get(u) != launch})
+                        known, is_new, retry_s = alive, False, FIRST_RECONNECT_S
+            if not is_new:
+                self._listener.units_changed(set())  # the connection ended: what lives there now is unknown
+            await asyncio.sleep(retry_s)
+            retry_s = min(LONGEST_RECONNECT_S, 2 * retry_s)
