@@ -21,6 +21,8 @@ from runtime.gateway.errors import ApiError
 
 ENGINE = "mlx-lm-server"
 LARGEST_SEED = 2**63 - 1
+LARGEST_TOP_K = 1000
+"""Less than any vocabulary has: as many as that end generation for good."""
 
 _NEVER: Mapping[str, object] = {"n": 1, "best_of": 1, "tool_choice": "auto", "parallel_tool_calls": True}
 """Parameters that it ignores, with the only value for which that makes no difference."""
@@ -51,14 +53,6 @@ def _is_stop(value: object) -> bool:
     return all(isinstance(text, str) and text for text in texts)
 
 
-def _is_bias(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(key.isascii() and key.isdigit() for key in value)
-        and all(_is_number(bias) for bias in value.values())
-    )
-
-
 def _asks_for_usage(value: object) -> bool:
     return isinstance(value, dict) and all(type(value.get(key, False)) is bool for key in ("include_usage",))
 
@@ -71,14 +65,15 @@ _SHARED: Mapping[str, _Rule] = {
     "max_completion_tokens": _COUNT,
     "temperature": _Rule(_between(0, 100), "a number of at least 0"),
     "top_p": _Rule(_between(0, 1), "a number from 0 to 1"),
-    "top_k": _Rule(_whole(0, 2**31), "a whole number of at least 0"),
+    "top_k": _Rule(_whole(0, LARGEST_TOP_K), f"a whole number from 0 to {LARGEST_TOP_K}"),
     "min_p": _Rule(_between(0, 1), "a number from 0 to 1"),
     "repetition_penalty": _Rule(_between(0, 100), "a number of at least 0"),
     "presence_penalty": _Rule(_between(-2, 2), "a number from -2 to 2"),
     "frequency_penalty": _Rule(_between(-2, 2), "a number from -2 to 2"),
     "seed": _Rule(_whole(0, LARGEST_SEED), "a whole number of at least 0"),
     "stop": _Rule(_is_stop, "a text or a list of texts, none of them empty"),
-    "logit_bias": _Rule(_is_bias, "an object of token numbers to numbers"),
+    # An empty one only: a token number outside of the vocabulary, which is not known here, ends the whole process.
+    "logit_bias": _Rule(lambda value: value == {}, "empty"),
 }
 _CHAT: Mapping[str, _Rule] = {
     **_SHARED,
