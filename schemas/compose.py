@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import yaml
+from pydantic import BaseModel, ValidationError
 
+from schemas.base import Frozen, NodeName
 from schemas.checks import check_tree
 from schemas.explain import explain
+from schemas.node import Node
 from schemas.problems import ConfigurationError, Problem, nearest
 from schemas.stack import Stack
 from schemas.unbuilt import LEGACY_KEYS, unbuilt_features
@@ -58,6 +61,37 @@ def compose(conf: Path, stack: str, overrides: Sequence[str] = ()) -> Compositio
         raise ConfigurationError(sorted(problems, key=lambda p: (p.file, p.line or 0, p.key)))
     files = tuple(Path(source.file) for source in sources)
     return Composition(Stack.model_validate_json(json.dumps(tree)), files)
+
+
+class _NodeFiles(Frozen):
+    nodes: Mapping[NodeName, Node]
+
+
+def read_nodes(conf: Path) -> Mapping[NodeName, Node]:
+    """Return the nodes of every file in `conf/nodes`, whether or not a stack names them.
+
+    Raises `ConfigurationError` with every problem.
+    """
+    directory = conf / "nodes"
+    if not directory.is_dir():
+        message = "no such directory of node files; name a configuration with --conf DIR or ORCHESTRATE_CONF"
+        raise ConfigurationError([Problem(file=str(directory), message=message)])
+    sources, tree, problems = [], {}, []
+    for path in sorted(directory.glob("*.yaml")):
+        source = _read_group(conf, path, "nodes")
+        sources.append(source)
+        problems += source.problems
+        content = {} if source.problems else yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name in [name for name in content if name in tree]:
+            where = source.lines.get(("nodes", name))
+            problems.append(Problem(file=source.file, line=where, key=name, message="another file has this node too"))
+        tree |= content
+    if not problems:
+        locate = _Locator(sources, ())
+        problems = [locate.problem(*found) for found in _type_errors({"nodes": tree}, _NodeFiles)]
+    if problems:
+        raise ConfigurationError(sorted(problems, key=lambda p: (p.file, p.line or 0, p.key)))
+    return _NodeFiles.model_validate_json(json.dumps({"nodes": tree})).nodes
 
 
 def shown_path(conf: Path) -> Path:
@@ -220,7 +254,7 @@ def _find_problems(tree: Mapping[str, Any], stack: str, locate: _Locator) -> lis
     problems = [locate.problem(*finding) for finding in check_tree(tree, stack)]
     for key in LEGACY_KEYS:
         if key in tree:
-            message = "this older shape arrives with helper adapters; use `helpers:` and `roles:`"
+            message = "this older shape arrives with embeddings and reranking; use `helpers:` and `roles:`"
             problems.append(locate.problem((key,), message))
     wrong = _type_errors({key: value for key, value in tree.items() if key not in LEGACY_KEYS})
     problems += [locate.problem(*found) for found in wrong]
@@ -229,11 +263,13 @@ def _find_problems(tree: Mapping[str, Any], stack: str, locate: _Locator) -> lis
     return problems
 
 
-def _type_errors(tree: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, str | None]]:
+def _type_errors(
+    tree: Mapping[str, Any], model: type[BaseModel] = Stack
+) -> list[tuple[tuple[str, ...], str, str | None]]:
     try:
-        Stack.model_validate_json(json.dumps(tree))
+        model.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        return explain(error.errors(include_url=False), Stack)
+        return explain(error.errors(include_url=False), model)
     except (ValueError, TypeError) as error:  # a value that JSON cannot say
         return [((), f"holds a value that is not plain data: {error}", None)]
     return []

@@ -100,6 +100,10 @@ def _silent(
             yield Finding(seen.reason, f"set helpers.{name}.key, best as ${{env:NAME}}")
         case "loading":
             yield Finding(seen.reason, "wait, then probe again")
+        case "stranger":
+            yield Finding(
+                f"another program has port {port} of {host}", f"correct helpers.{name}.url, or move that program"
+            )
         case _:
             yield Finding(seen.reason, f"see the log of the program on {host}")
     if seen.kind in ("stranger", "no answer", "no route", "broken"):

@@ -246,7 +246,7 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
         ("models.other={source: 'ollama:phi'}", "models.other.source", "managed engines"),
         ("models.other={source: 'hub:a/b', kind: embedding}", "models.other.kind", "encoders"),
         ("helpers.box={url: 'http://h:1', api: tei, models: {m: {}}}", "helpers.box.api", "embeddings"),
-        ("helper_nodes={}", "helper_nodes", "helper adapters"),
+        ("helper_nodes={}", "helper_nodes", "embeddings and reranking"),
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):

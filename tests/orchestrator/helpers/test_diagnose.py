@@ -51,7 +51,7 @@ def test_lan_privacy_is_named_on_macos_only_while_the_host_is_silent():
 
 def test_a_stranger_at_the_port_is_told_with_the_engine_next_to_it():
     stranger, other = findings("stranger", evidence=Evidence(elsewhere={8000: HelperSeen("vllm")}))
-    assert stranger.cause == "why"
+    assert stranger.cause == "another program has port 11434 of 10.0.0.9"
     assert other.cause == "vllm answers at 10.0.0.9:8000 (another kind than declared)"
 
 
