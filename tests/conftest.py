@@ -12,6 +12,10 @@ from hypothesis import HealthCheck, settings
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
 from schemas.compose import compose
+from tests.engines import llama_server, quickstart_gguf
+
+__all__ = ["llama_server", "quickstart_gguf"]
+"""Fixtures that are written elsewhere."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
