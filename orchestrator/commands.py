@@ -56,6 +56,11 @@ def gateway_argv(python: str, spec: GatewaySpec, conf: str, stack: str, routes: 
     return [*argv, "--bind", spec.bind, "--port", str(spec.port), "--drain-s", f"{drain_s:g}"]
 
 
+def watcher_argv(python: str, conf: str, stack: str) -> list[str]:
+    """Return the command of the supervised watcher; it waits while a person watches the stack."""
+    return [python, "-m", "orchestrator.cli.main", "--conf", conf, "watch", stack, "--json", "--wait"]
+
+
 def unit_environment(token: str) -> Mapping[str, str]:
     """Return what a unit's environment has on top of the login's."""
     return {WORKER_TOKEN: token, "PYTHONUNBUFFERED": "1"}
