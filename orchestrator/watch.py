@@ -30,6 +30,8 @@ from schemas.problems import ConfigurationError
 BUSY_S = 2.0
 """How soon to look again while another command changes the stack."""
 HEALS = PlanPolicy(heals=True)
+ACTOR = "watch"
+"""Who did it, in the journal and in the audit of the nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,10 @@ class Watcher:
             for change in again.plan.changes:
                 fields = {"target": change.target, "verb": change.verb, "cause": change.cause}
                 self._tell(Told("change", f"{change.target}  {change.verb}  {change.cause}", fields))
-            self._pass = WatchPass(control, again, self._show)
+            command = f"watch: {_cause(again.plan)}"
+            self._pass = WatchPass(again.plan, lambda emit: control.apply(again, emit, command, ACTOR), self._show)
             try:
-                outcome = await self._pass.run(f"watch: {_cause(again.plan)}")
+                outcome = await self._pass.run()
             finally:
                 self._pass = None
         return self._ended(again, outcome)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Callable, Coroutine, Set
+from typing import Any
 
-from orchestrator.controller import Controller, Planned
 from orchestrator.execute import ActionDone, ActionFailed, ActionStarted, Emit, Event, Outcome
-from orchestrator.plan import Action, ActionId, AwaitReady, Provision, Pull, Stop, Sync
+from orchestrator.plan import Action, ActionId, AwaitReady, Plan, Provision, Pull, Stop, Sync
 
-ACTOR = "watch"
-"""Who did it, in the journal and in the audit of the nodes."""
+Apply = Callable[[Emit], Coroutine[Any, Any, Outcome]]
+"""Carries the plan out and tells what happens."""
 
 
 class WatchPass:
     """One plan under way. Loading, fetching and provisioning may be cut short: the next plan goes on with them."""
 
-    def __init__(self, control: Controller, planned: Planned, emit: Emit) -> None:
-        self._control = control
-        self._planned = planned
+    def __init__(self, plan: Plan, apply: Apply, emit: Emit) -> None:
+        self._apply = apply
         self._emit = emit
         self._active: dict[ActionId, Action] = {}
         self._gives_way = False
         self._applying: asyncio.Task[Outcome] | None = None
-        self._own_ends = _own_ends(planned)
+        self._own_ends = _own_ends(plan)
 
-    async def run(self, command: str) -> Outcome | None:
+    async def run(self) -> Outcome | None:
         """Carry it out; None where it gave way before it was done."""
-        self._applying = asyncio.create_task(self._control.apply(self._planned, self._note, command, ACTOR))
+        self._applying = asyncio.create_task(self._apply(self._note))
         try:
             return await self._applying
         except asyncio.CancelledError:
@@ -55,8 +54,8 @@ class WatchPass:
             case _:
                 pass
         self._emit(event)
-        if self._gives_way:
-            self._end_where_nothing_is_lost()
+        if self._gives_way:  # not from within the execution, which is about to begin what waited for this event
+            asyncio.get_running_loop().call_soon(self._end_where_nothing_is_lost)
 
     def _end_where_nothing_is_lost(self) -> None:
         can_be_cut = all(isinstance(action, AwaitReady | Sync | Provision | Pull) for action in self._active.values())
@@ -64,10 +63,10 @@ class WatchPass:
             self._applying.cancel()
 
 
-def _own_ends(planned: Planned) -> set[str]:
+def _own_ends(plan: Plan) -> set[str]:
     """Return the units whose end this plan brings about, or notices by itself."""
     ends: set[str] = set()
-    for action in planned.plan.actions:
+    for action in plan.actions:
         if isinstance(action, Stop):
             ends.add(action.unit)
         elif isinstance(action, AwaitReady):
