@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +124,25 @@ async def _apply(
 
 
 async def confirm_and_execute(
-    control: Controller, planned: Planned, as_json: bool, yes: bool, timeout: float | None, command: str = "apply"
+    control: Controller,
+    planned: Planned,
+    as_json: bool,
+    yes: bool,
+    timeout: float | None,
+    command: str = "apply",
+    before: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
-    """Show a plan, ask, do it, and say how it ended. `command` is what the journal calls it."""
+    """Show a plan, ask, do it, and say how it ended.
+
+    `command` is what the journal calls it; `before` is done once it was agreed to.
+    """
     print_plan(planned, as_json)
     if planned.plan.conflicts:
         return ExitCode.ERROR
     if not yes:
         await _confirm(as_json)
+    if before is not None:
+        await before()
     try:
         async with asyncio.timeout(timeout):
             with printer(as_json) as shown:
