@@ -66,7 +66,7 @@ def config_report(live: Live, pool: Pool, held: Mapping[str, int], now: float) -
 
 
 def readiness(live: Live, pool: Pool) -> tuple[bool, dict[str, object]]:
-    """Tell whether any role can be served now, with the counts by role."""
+    """Tell whether any role can be served now, with the counts by role, fallbacks included."""
     roles = {
         route.name: {"available": _available(route, pool), "endpoints": _declared(route)}
         for route in live.role_routes()
@@ -95,11 +95,12 @@ def gauges(live: Live, pool: Pool, held: Mapping[str, int], now: float) -> Gauge
 
 
 def _available(route: Route, pool: Pool) -> int:
-    return sum(isinstance(pool.standings[target.identity].breaker, Closed) for target in route.targets())
+    targets = (target for rung in route.rungs() for target in rung.targets())
+    return sum(isinstance(pool.standings[target.identity].breaker, Closed) for target in targets)
 
 
 def _declared(route: Route) -> int:
-    return sum(1 for _ in route.targets()) + len(route.missing)
+    return sum(sum(1 for _ in rung.targets()) + len(rung.missing) for rung in route.rungs())
 
 
 def _ladder(route: Route, pool: Pool, now: float) -> Iterator[EndpointReport]:

@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable, Mapping
 
 from runtime.gateway.adapters.strict import adapt, is_strict
+from runtime.gateway.attempt import Ask, AttemptError, Course
 from runtime.gateway.bodies import Body
-from runtime.gateway.exchange import Ask, AttemptError, Course, Exchanges
+from runtime.gateway.exchange import Exchanges
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.checks import check_due
 from runtime.gateway.routing.outcome import CLIENT_LEFT

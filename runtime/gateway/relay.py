@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from runtime.gateway.adapters.strict import adapt, is_strict
+from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Result, keep_alive
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError
-from runtime.gateway.exchange import Ask, AttemptError, Client, Course, Exchanges, Result, keep_alive
+from runtime.gateway.exchange import Exchanges
 from runtime.gateway.holds import MOST_HELD, Holds
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.outcome import CLIENT_LEFT
@@ -120,7 +121,7 @@ class Relay:
     async def relay(self, ask: Ask, client: Client) -> Answer | None:
         """Answer a request: return the answer, or None once it was streamed to its end.
 
-        Raises `exchange.ClientLeftError`; an endpoint's troubles end in an answer or in the stream's last event.
+        Raises `attempt.ClientLeftError`; an endpoint's troubles end in an answer or in the stream's last event.
         """
         course = Course(self._now(), ask.route.total_s)
         endpoint, outcome = "", CLIENT_LEFT.label

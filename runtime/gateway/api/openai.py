@@ -13,9 +13,9 @@ from sanic.exceptions import RequestCancelled
 from sanic.response import HTTPResponse
 
 from runtime.gateway.api.answers import JSON, Answer, headers, json_answer, read_body, request_id
+from runtime.gateway.attempt import Ask, ClientLeftError
 from runtime.gateway.bodies import Body, parse_chat, parse_completion
 from runtime.gateway.errors import ApiError, clean
-from runtime.gateway.exchange import Ask, ClientLeftError
 from runtime.gateway.live import Live
 from runtime.gateway.routing.table import MIB, Card, RoutingTable
 from runtime.gateway.services import Services

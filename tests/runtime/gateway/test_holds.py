@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.gateway import exchange, holds
+from runtime.gateway import attempt, holds
 from tests.fakes.upstream import Exchange, FakeUpstream, answers, refuses
 from tests.runtime.gateway.harness import (
     CHAT,
@@ -123,8 +123,8 @@ async def test_all_who_waited_are_answered_although_the_successor_takes_few_at_o
 
 
 async def test_a_stream_that_waits_gets_comments(swapped: Swapped, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "HOLD_S", 0.1)
-    monkeypatch.setattr(exchange, "COMMENT_S", 0.1)
+    monkeypatch.setattr(attempt, "HOLD_S", 0.1)
+    monkeypatch.setattr(attempt, "COMMENT_S", 0.1)
     gateway, successor = swapped
     async with gateway.client() as client, client.stream("POST", CHAT_PATH, json=STREAM) as answer:
         assert answer.status_code == 200

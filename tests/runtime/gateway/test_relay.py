@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.gateway import exchange
+from runtime.gateway import attempt, exchange
 from runtime.gateway.routing.breaker import Closed, Open
 from tests.fakes.upstream import (
     DONE,
@@ -154,7 +154,7 @@ async def test_a_closed_port_costs_little_and_opens_the_breaker_after_exactly_th
 
 
 async def test_an_open_breaker_closes_after_a_real_answer(lab: Any) -> None:
-    breaker = {"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.2}}
+    breaker = {"breaker": {"failure_threshold": 1, "reset_timeout_s": 3.0}}
     gateway, (fake,) = await lab(refuses(500), chat=breaker)
     assert (await post(gateway, CHAT)).status_code == 503
     fake.behave = answers()
@@ -364,8 +364,8 @@ async def test_bytes_reach_the_client_as_they_come(lab: Any) -> None:
 
 
 async def test_a_long_wait_begins_the_stream_with_comments(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "HOLD_S", 0.15)
-    monkeypatch.setattr(exchange, "COMMENT_S", 0.1)
+    monkeypatch.setattr(attempt, "HOLD_S", 0.15)
+    monkeypatch.setattr(attempt, "COMMENT_S", 0.1)
     gate = asyncio.Event()
 
     async def slow(exchange: Exchange) -> None:

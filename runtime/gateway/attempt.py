@@ -1,0 +1,103 @@
+"""Pure: what an attempt is given, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.gateway.bodies import Body
+from runtime.gateway.routing.outcome import Verdict
+from runtime.gateway.routing.table import Route
+
+HOLD_S = 10.0
+"""How long a stream's headers are held back for the sake of failover."""
+COMMENT_S = 15.0
+"""Time between the comments that keep a waiting stream alive."""
+
+_COMMENT = b": waiting\n\n"
+_OK = 200
+
+
+class ClientLeftError(Exception):
+    """The client closed its connection, or does not read any more."""
+
+
+class Client(Protocol):
+    """The client's side of a stream."""
+
+    @property
+    def is_started(self) -> bool:
+        """Whether status and headers were sent."""
+        ...
+
+    async def start(self, endpoint: str, attempts: int, fallback: str, /) -> None:
+        """Send status 200 and the headers of an event stream; raises `ClientLeftError`."""
+        ...
+
+    async def send(self, data: bytes, /) -> None:
+        """Send bytes of the stream, waiting while the client reads slowly; raises `ClientLeftError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of a client."""
+
+    route: Route
+    path: str
+    """Path at the endpoint, behind its base path."""
+    body: Body
+    request_id: str
+    is_probe: bool = False
+    """Whether the gateway itself asks, to see whether the endpoint answers."""
+
+
+class Course:
+    """What has happened to a request so far, over all its attempts."""
+
+    __slots__ = ("attempts", "deadline", "fallback", "started_at", "wake_at")
+
+    def __init__(self, now: float, total_s: float) -> None:
+        self.attempts = 0
+        self.fallback = ""
+        """The service or role that is asked in place of the one that was wanted."""
+        self.started_at = now
+        self.deadline = now + total_s
+        """When the first content must have come, on the loop's clock."""
+        self.wake_at = now + HOLD_S
+        """When a waiting client gets its next comment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An attempt that ends its request."""
+
+    verdict: Verdict
+    status: int = _OK
+    body: bytes | None = None
+    """The answer; None where it was streamed to the client."""
+    error: str | None = None
+
+
+class AttemptError(Exception):
+    """An attempt that another endpoint may make good."""
+
+    def __init__(self, verdict: Verdict, error: str, status: int = 0, body: bytes = b"") -> None:
+        super().__init__(error)
+        self.verdict = verdict
+        self.error = error
+        self.status = status
+        self.body = body
+        """What the endpoint answered, as clients may see it."""
+
+
+async def keep_alive(endpoint: str, course: Course, client: Client) -> float:
+    """Let a client that waits for its stream know that somebody is there; return when to do so again.
+
+    `endpoint` is empty while none is asked. Raises `ClientLeftError`.
+    """
+    if not client.is_started:
+        await client.start(endpoint, course.attempts, course.fallback)
+    await client.send(_COMMENT)
+    course.wake_at += COMMENT_S
+    return course.wake_at
