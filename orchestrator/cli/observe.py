@@ -13,6 +13,7 @@ from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import program_name
 from orchestrator.cli.options import conf_option, controller, directories, print_json, run, suggest
 from orchestrator.controller import Controller, Seen
+from orchestrator.helpers.compare import describe, helper_data
 from orchestrator.observed import ObservedUnit, Unreachable
 from schemas.problems import Problem, nearest
 
@@ -76,6 +77,8 @@ def _status_lines(control: Controller, seen: Seen) -> Iterator[str]:
     for name, node in observed.nodes.items():
         if isinstance(node, Unreachable):
             yield f"  {name} cannot be reached: {node.reason}"
+    for helper, what in observed.helpers.items():
+        yield f"  helper {describe(helper, what)}"
     if not units:
         yield "  nothing runs"
     if gateway is not None:
@@ -107,7 +110,8 @@ def _unit_line(unit: ObservedUnit) -> str:
         return f"{name:<24} ended    {unit.exit or unit.phase}"
     state = "ready" if unit.ready else "not ready"
     up_s = max(0, time.time() - unit.started_at) if unit.started_at else 0
-    return f"{name:<24} {state:<8} pid {unit.pid}, port {unit.port}, up {_duration(up_s)}"
+    port = f", port {unit.port}" if unit.port else ""
+    return f"{name:<24} {state:<8} pid {unit.pid}{port}, up {_duration(up_s)}"
 
 
 def _duration(seconds: float) -> str:
@@ -138,6 +142,8 @@ def _print_status(name: str, seen: Seen) -> None:
     for node, what in observed.nodes.items():
         if isinstance(what, Unreachable):
             print_json({"type": "node", "stack": name, "node": node, "reachable": False, "reason": what.reason})
+    for helper, seen_helper in observed.helpers.items():
+        print_json({"type": "helper", "stack": name, "helper": helper, **helper_data(seen_helper)})
     gateway = observed.gateway
     print_json(
         {

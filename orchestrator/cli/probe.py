@@ -11,7 +11,7 @@ import click
 
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.options import controller, invalid, print_json, run, stack_options
-from orchestrator.helpers.compare import describe
+from orchestrator.helpers.compare import describe, helper_data
 from orchestrator.helpers.probe import Probed
 from orchestrator.helpers.probe import probe as probe_helpers
 from orchestrator.readiness import client
@@ -61,9 +61,12 @@ async def _probe(
 
 
 def _line(stack: str, name: HelperName, found: Probed) -> dict[str, object]:
-    seen = {
-        key: sorted(value) if isinstance(value, frozenset) else value
-        for key, value in dataclasses.asdict(found.seen).items()
-    }
     findings = [dataclasses.asdict(finding) for finding in found.findings]
-    return {"type": "helper", "stack": stack, "helper": name, "well": found.is_well, "seen": seen, "findings": findings}
+    return {
+        "type": "helper",
+        "stack": stack,
+        "helper": name,
+        "well": found.is_well,
+        "seen": helper_data(found.seen),
+        "findings": findings,
+    }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from orchestrator.helpers.dialects.ollama import full_name, short_name
 from orchestrator.observed import HelperSeen, HelperSilent
 from schemas.base import HelperName
@@ -64,6 +67,13 @@ def describe(name: HelperName, seen: HelperSeen | HelperSilent) -> str:
     if seen.loaded:
         parts.append(f"{_listed(seen.loaded)} loaded")
     return f"{name}: {', '.join(parts)}"
+
+
+def helper_data(seen: HelperSeen | HelperSilent) -> dict[str, Any]:
+    """Return what was seen of a helper as JSON data, with `reachable`."""
+    data = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
+    plain = {key: sorted(value) if isinstance(value, frozenset) else value for key, value in data.items()}
+    return {"reachable": isinstance(seen, HelperSeen), **plain}
 
 
 def _api_of(seen: HelperSeen) -> str:
