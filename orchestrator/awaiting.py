@@ -15,7 +15,7 @@ from orchestrator.launch import ABANDON_GRACE_S
 from orchestrator.node.client import ShimError
 from orchestrator.node.reports import UnitReport
 from orchestrator.plan import AwaitReady
-from orchestrator.readiness import client, gateway_reports, worker_readiness
+from orchestrator.readiness import gateway_reports, worker_readiness
 from orchestrator.records import PORT_LABEL, exit_words
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, UnitId
@@ -56,7 +56,7 @@ class Awaiter:
 
     async def _until_ready(self, action: AwaitReady, watched: tuple[Watched, ...], report: Report) -> None:
         wanted = next(unit for unit in self._desired.units.values() if unit.id == action.unit)
-        async with client() as http:
+        async with self._cluster.nodes[action.node].http() as http:
             while True:
                 units = await self._look(watched)
                 ended = [each for each in watched if not _is_alive(units.get(each))]
@@ -80,12 +80,14 @@ class Awaiter:
 
     async def _is_ready(self, http: httpx.AsyncClient, wanted: DesiredUnit, unit: UnitReport, report: Report) -> bool:
         spec = wanted.spec
+        token = self._cluster.directories.worker_token(self._cluster.stack)
         if isinstance(spec, GatewaySpec):
-            return unit.pid in await gateway_reports(spec.bind, spec.port, {unit.pid or 0})
+            make = self._cluster.nodes[spec.node].http
+            return unit.pid in await gateway_reports(make, spec.bind, spec.port, {unit.pid or 0}, token)
         if isinstance(spec, WatcherSpec):
             return True
         url = f"http://{url_host(spec.host)}:{unit.labels.get(PORT_LABEL)}"
-        readiness = await worker_readiness(http, url, self._cluster.directories.worker_token(self._cluster.stack))
+        readiness = await worker_readiness(http, url, token)
         if readiness is None or readiness.is_ready:
             return readiness is not None
         share = readiness.progress

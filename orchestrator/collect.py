@@ -1,91 +1,237 @@
-"""I/O: asks every node and the gateway at once, and returns what was seen. One slow node delays only itself."""
+"""I/O: asks every node, helper and the gateway at once, and returns what was seen. One slow node delays only itself."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
-from pydantic import ValidationError
 
 from orchestrator.addresses import url_host
 from orchestrator.cluster import Cluster, ReachedNode
+from orchestrator.draft import model_form
 from orchestrator.expand import Desired
-from orchestrator.groups import asked_port
-from orchestrator.models.sources import parse_source
+from orchestrator.helpers.observe import observe
+from orchestrator.models.errors import StoreError
+from orchestrator.models.node_store import NodeStore
+from orchestrator.models.read_facts import known_facts
+from orchestrator.models.sync import Wish, models_here, remote_models
 from orchestrator.node.client import ShimError
+from orchestrator.node.provision import is_provisioned
 from orchestrator.node.reports import NodeReport
 from orchestrator.observed import ModelForm, Observed, ObservedUnit, PortHolder, Reachable, Unreachable
+from orchestrator.policy import SILENT_LIMIT_S
+from orchestrator.published import read_routes
 from orchestrator.readiness import client, gateway_reports, worker_readiness
 from orchestrator.records import observed_unit
 from orchestrator.transport.base import TransportError
 from schemas.admin import ConfigReport
 from schemas.base import ModelName, NodeName, StackName, UnitId
 from schemas.routes import Routes
-from schemas.unit import GatewaySpec, WorkerSpec
+from schemas.unit import EngineSpec, GatewaySpec, WatcherSpec, WorkerSpec, slot_of
 
 GIB = 1 << 30
+AT_ONCE = 32
+"""Nodes that are asked at the same time: each takes a process of ours and a few file descriptors."""
+NODE_S = 60.0
+"""What a node may take for all its answers. One that hangs is as unknown as one that does not answer at all."""
+GATEWAY_START_S = 60.0
+"""A gateway that is older has answered before: it serves before it is counted as started."""
+POLL_S = 0.5
+
+Note = Callable[[str], None]
 
 
-async def collect(cluster: Cluster, desired: Desired) -> Observed:
-    """Return what is true now of one stack. Never raises for a node: it becomes `Unreachable`."""
+async def collect(
+    cluster: Cluster, desired: Desired, *, patience_s: float = 0.0, note: Note = lambda _: None
+) -> Observed:
+    """Return what is true now of one stack. Never raises for a node: it becomes `Unreachable`.
+
+    A unit that is routed and gives no answer is asked again for `patience_s`, after `note` was told of it.
+    """
+    routes = await _routes(cluster)
+    look = _Look(cluster, desired, routes, patience_s, note)
+    specs = {unit.spec.model for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec | EngineSpec)}
     async with client() as http, asyncio.TaskGroup() as group:
-        asked = {
-            name: group.create_task(_node(cluster, http, name, node, desired)) for name, node in cluster.nodes.items()
-        }
+        helpers = group.create_task(observe(http, desired.helpers, os.environ))
+        facts = group.create_task(known_facts(cluster.store, specs))
+        asked = {name: group.create_task(look.node(name, node)) for name, node in cluster.nodes.items()}
     nodes = {name: task.result() for name, task in asked.items()}
-    observed = Observed(nodes, read_routes(cluster.directories.routes(cluster.stack)))
-    return await _with_gateway(observed)
+    observed = Observed(nodes, routes, helpers=helpers.result(), facts=facts.result())
+    return await look.with_gateway(observed)
 
 
-def read_routes(path: Path) -> Routes | None:
-    """Return the published routes; None where there are none or they cannot be read."""
+async def _routes(cluster: Cluster) -> Routes | None:
+    """Return the published routes; a gateway's node that cannot be asked has none that anybody could change."""
+    if not cluster.nodes:
+        return None
     try:
-        return Routes.from_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return await read_routes(cluster.gateway_node.transport, await cluster.routes_path())
+    except TransportError:
         return None
 
 
-async def _node(
-    cluster: Cluster, http: httpx.AsyncClient, name: NodeName, node: ReachedNode, desired: Desired
-) -> Reachable | Unreachable:
-    try:
-        report = await node.shim.report(None, _ports_of_interest(name, desired))
-    except (TransportError, ShimError) as error:
-        return Unreachable(str(error))
-    seen = [observed_unit(name, unit, report.node.time) for unit in report.units if unit.stack == cluster.stack]
-    units = {unit.id: replace(unit, owner=_owner(unit.owner, desired.owner)) for unit in seen}
-    token = cluster.directories.known_worker_token(cluster.stack)
-    async with asyncio.TaskGroup() as group:
-        probes = {
-            unit_id: group.create_task(worker_readiness(http, _url(unit), token))
-            for unit_id, unit in units.items()
-            if unit.alive and unit.port is not None and isinstance(unit.spec, WorkerSpec)
+class _Look:
+    """One look at a cluster."""
+
+    def __init__(
+        self, cluster: Cluster, desired: Desired, routes: Routes | None, patience_s: float, note: Note
+    ) -> None:
+        self._cluster = cluster
+        self._desired = desired
+        self._patience_s = patience_s
+        self._note = note
+        self._token = cluster.directories.known_worker_token(cluster.stack)
+        self._routed = {entry.unit for entry in routes.instances if entry.state == "ready"} if routes else set()
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._ahead_s: dict[NodeName, float] = {}
+        """How far each node's clock is ahead of ours: ages are told by the node's own."""
+
+    async def node(self, name: NodeName, node: ReachedNode) -> Reachable | Unreachable:
+        """Return what one node says."""
+        async with self._places:
+            try:
+                async with asyncio.timeout(NODE_S + self._patience_s):
+                    return await self._ask(name, node)
+            except (TransportError, ShimError, StoreError) as error:
+                return Unreachable(str(error).removeprefix(f"{name}: "))
+            except TimeoutError:
+                return Unreachable(f"gave no answer within {NODE_S + self._patience_s:.0f} s")
+
+    async def _ask(self, name: NodeName, node: ReachedNode) -> Reachable:
+        report = await node.shim.report(None, _ports_of_interest(name, self._desired))
+        now = report.node.time
+        self._ahead_s[name] = now - time.time()
+        seen = [observed_unit(name, unit, now) for unit in report.units if unit.stack == self._cluster.stack]
+        units = {unit.id: replace(unit, owner=_owner(unit.owner, self._desired.owner)) for unit in seen}
+        async with node.http() as http, asyncio.TaskGroup() as group:
+            probes = [group.create_task(self._probed(http, unit)) for unit in units.values()]
+        units |= {probe.result().id: probe.result() for probe in probes}
+        return Reachable(
+            units=units,
+            ports=_ports(report),
+            models=await self._models(name, node),
+            memory_gib=(report.node.memory_total_bytes or 0) / GIB or None,
+            memory_available_gib=(report.node.memory_available_bytes or 0) / GIB or None,
+            is_provisioned=await _is_provisioned(node),
+        )
+
+    async def _probed(self, http: httpx.AsyncClient, unit: ObservedUnit) -> ObservedUnit:
+        """Return a unit with what its own server says; ranks behind the first have none."""
+        if isinstance(unit.spec, WatcherSpec):
+            return replace(unit, ready=unit.alive)
+        if not unit.alive or unit.port is None or not isinstance(unit.spec, WorkerSpec):
+            return unit
+        url, began = f"http://{url_host(unit.spec.host)}:{unit.port}", time.monotonic()
+        while True:
+            readiness = await worker_readiness(http, url, self._token)
+            if readiness is not None:
+                return replace(unit, ready=readiness.is_ready, load_s=readiness.load_s)
+            silent_s = time.monotonic() - began
+            if unit.id not in self._routed:
+                return unit
+            if silent_s >= self._patience_s:
+                return replace(unit, silent_s=max(silent_s, self._patience_s))
+            self._wait_for(unit)
+            await asyncio.sleep(POLL_S)
+
+    def _wait_for(self, unit: ObservedUnit) -> None:
+        self._note(
+            f"Waiting for an answer of {unit.node}/{slot_of(unit.id)}, which runs and says nothing, "
+            f"for up to {self._patience_s:.0f} s ..."
+        )
+
+    async def _models(self, name: NodeName, node: ReachedNode) -> frozenset[tuple[ModelName, ModelForm]]:
+        wishes = [wish for wish in wishes_of(self._desired) if wish[0] == name]
+        wanted = sorted({wish for _, wish in wishes}, key=lambda wish: (wish.model.name, wish.form))
+        if not wanted:
+            return frozenset()
+        if node.is_local:
+            here = await asyncio.to_thread(models_here, self._cluster.store, wanted)
+            return frozenset((wish.model.name, wish.form) for wish in here)
+        site = await node.site()
+        store = NodeStore(node.transport, site.python, site.cache)
+        return await remote_models(store, wanted, self._cluster.store)
+
+    # -- the gateway -------------------------------------------------------------------------------------------------
+
+    async def with_gateway(self, observed: Observed) -> Observed:
+        """Ask the living gateways for what they serve, and mark those that answered as ready; ranks follow theirs."""
+        observed = _with_ranks(observed)
+        gateways = [unit for unit in observed.units() if unit.alive and isinstance(unit.spec, GatewaySpec)]
+        if not gateways:
+            return observed
+        began, limit_s = time.monotonic(), min(self._patience_s, SILENT_LIMIT_S)
+        while True:
+            reports = await self._reports(gateways)
+            silent = [unit for unit in gateways if unit.pid not in reports and self._is_old(unit)]
+            silent_s = time.monotonic() - began
+            if not silent or silent_s >= limit_s:
+                break
+            self._wait_for(silent[0])
+            await asyncio.sleep(POLL_S)
+        nodes = dict(observed.nodes)
+        for unit in gateways:
+            node = nodes[unit.node]
+            if isinstance(node, Reachable):
+                how_long = max(silent_s, self._patience_s) if unit in silent else 0.0
+                heard = replace(unit, ready=unit.pid in reports, silent_s=how_long)
+                nodes[unit.node] = replace(node, units={**node.units, unit.id: heard})
+        return replace(observed, nodes=nodes, gateway=_latest(reports, gateways))
+
+    def _is_old(self, unit: ObservedUnit) -> bool:
+        now = time.time() + self._ahead_s.get(unit.node, 0.0)
+        return unit.started_at is not None and now - unit.started_at > GATEWAY_START_S
+
+    async def _reports(self, gateways: list[ObservedUnit]) -> dict[int, ConfigReport]:
+        places = {
+            (unit.node, unit.spec.bind, unit.spec.port) for unit in gateways if isinstance(unit.spec, GatewaySpec)
         }
-    for unit_id, probe in probes.items():
-        readiness = probe.result()
-        if readiness is not None:
-            units[unit_id] = replace(units[unit_id], ready=readiness.is_ready, load_s=readiness.load_s)
-    return Reachable(
-        units=units,
-        ports=_ports(report),
-        models=await asyncio.to_thread(_installed, cluster, desired),
-        memory_gib=(report.node.memory_total_bytes or 0) / GIB or None,
-        memory_available_gib=(report.node.memory_available_bytes or 0) / GIB or None,
-    )
+        reports: dict[int, ConfigReport] = {}
+        for node, bind, port in sorted(places):
+            pids = {unit.pid for unit in gateways if unit.node == node and unit.pid is not None}
+            reports |= await gateway_reports(self._cluster.nodes[node].http, bind, port, pids, self._token)
+        return reports
 
 
-def _url(unit: ObservedUnit) -> str:
-    host = unit.spec.host if isinstance(unit.spec, WorkerSpec) else None
-    return f"http://{url_host(host)}:{unit.port}"
+def wishes_of(desired: Desired) -> list[tuple[NodeName, Wish]]:
+    """Return the models that the units of each node load, and in which form."""
+    return [
+        (unit.node, Wish(unit.spec.model, model_form(unit.spec)))
+        for unit in desired.units.values()
+        if isinstance(unit.spec, WorkerSpec | EngineSpec)
+    ]
+
+
+async def _is_provisioned(node: ReachedNode) -> bool:
+    return node.is_local or await is_provisioned(node.transport, await node.site())
+
+
+def _with_ranks(observed: Observed) -> Observed:
+    """Mark the ranks behind the first as ready with it, where they are of one launch."""
+    first = {
+        (unit.spec.service, unit.spec.replica, unit.launch): unit
+        for unit in observed.units()
+        if isinstance(unit.spec, WorkerSpec) and unit.spec.rank == 0 and unit.alive
+    }
+    nodes = dict(observed.nodes)
+    for unit in observed.units():
+        node, spec = nodes[unit.node], unit.spec
+        if isinstance(node, Reachable) and isinstance(spec, WorkerSpec) and spec.rank > 0 and unit.alive:
+            leader = first.get((spec.service, spec.replica, unit.launch))
+            follower = replace(unit, ready=leader is not None and leader.ready)
+            nodes[unit.node] = replace(node, units={**node.units, unit.id: follower})
+    return replace(observed, nodes=nodes)
 
 
 def _ports_of_interest(name: NodeName, desired: Desired) -> set[int]:
     own = desired.nodes[name].port_range() if name in desired.nodes else ()
-    asked = {asked_port(unit.spec) for unit in desired.units.values() if unit.node == name}
-    return {*own, *(port for port in asked if port is not None)}
+    specs = [unit.spec for unit in desired.units.values() if unit.node == name]
+    return {*own, *(spec.port for spec in specs if not isinstance(spec, WatcherSpec) and spec.port)}
 
 
 def _ports(report: NodeReport) -> Mapping[int, PortHolder]:
@@ -99,15 +245,6 @@ def _ports(report: NodeReport) -> Mapping[int, PortHolder]:
     }
 
 
-def _installed(cluster: Cluster, desired: Desired) -> frozenset[tuple[ModelName, ModelForm]]:
-    specs = [unit.spec.model for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec)]
-    return frozenset(
-        (spec.name, "mlx")
-        for spec in specs
-        if cluster.store.lookup(parse_source(spec.source), spec.revision, spec.digest) is not None
-    )
-
-
 def _owner(recorded: str | None, wanted: str) -> str | None:
     """Return the wanted configuration directory where the recorded one is the same by another path, as by a link."""
     try:
@@ -115,23 +252,6 @@ def _owner(recorded: str | None, wanted: str) -> str | None:
     except OSError:
         return recorded
     return wanted if is_same else recorded
-
-
-async def _with_gateway(observed: Observed) -> Observed:
-    """Ask the living gateways for what they serve, and mark those that answered as ready."""
-    gateways = [unit for unit in observed.units() if unit.alive and isinstance(unit.spec, GatewaySpec)]
-    reports: dict[int, ConfigReport] = {}
-    for bind, port in sorted(
-        {(unit.spec.bind, unit.spec.port) for unit in gateways if isinstance(unit.spec, GatewaySpec)}
-    ):
-        reports |= await gateway_reports(bind, port, {unit.pid for unit in gateways if unit.pid is not None})
-    nodes = dict(observed.nodes)
-    for unit in gateways:
-        node = nodes[unit.node]
-        if unit.pid in reports and isinstance(node, Reachable):
-            nodes[unit.node] = replace(node, units={**node.units, unit.id: replace(unit, ready=True)})
-    heard = _latest(reports, gateways)
-    return replace(observed, nodes=nodes, gateway=heard)
 
 
 def _latest(reports: Mapping[int, ConfigReport], gateways: Iterable[ObservedUnit]) -> ConfigReport | None:

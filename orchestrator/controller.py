@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from orchestrator.cluster import Cluster, reach
-from orchestrator.collect import collect
+from orchestrator.cluster import Cluster, ReachedNode, reach
+from orchestrator.collect import Note, collect
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
-from orchestrator.execute import ActionFailed, Emit, Event, Outcome, execute
+from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
 from orchestrator.journal import Generation, Journal, actor
 from orchestrator.node.client import LockedError, ShimError
-from orchestrator.observed import Observed
+from orchestrator.node.provision import prune
+from orchestrator.observed import Observed, Reachable
 from orchestrator.plan import Plan
-from orchestrator.reconcile import reconcile
+from orchestrator.policy import SILENT_LIMIT_S, PlanPolicy
+from orchestrator.reconcile import EVERYTHING, reconcile
 from orchestrator.revisions import GitStamp, git_stamp
 from orchestrator.rollback import RollbackError, compose_recovered, forget_old, recover
 from orchestrator.snapshots import Files, Snapshots, files_digest, read_files
@@ -29,8 +33,12 @@ from schemas.base import NodeName, StackName
 from schemas.compose import Composition, compose, shown_path
 from schemas.node import Node
 from schemas.problems import ConfigurationError, Problem
+from schemas.stack import Stack
+from schemas.unit import GatewaySpec
 
 _THIS_MACHINE = {NodeName("local"): Node(reach="local")}
+SETTLE_S = 30.0
+"""What putting the routes in order may take after the last action."""
 LOCK_POLL_S = 0.5
 """Between two tries to take the lock from a watcher, which gives it up between two passes."""
 
@@ -84,11 +92,22 @@ class Seen:
 class Controller:
     """One stack of one configuration directory."""
 
-    def __init__(self, conf: Path, stack: str, overrides: tuple[str, ...], directories: Directories) -> None:
+    def __init__(
+        self,
+        conf: Path,
+        stack: str,
+        overrides: tuple[str, ...],
+        directories: Directories,
+        policy: PlanPolicy = EVERYTHING,
+        note: Note = lambda _: None,
+    ) -> None:
         self.conf = conf.resolve() if ".." in conf.parts else conf.absolute()
         self.stack = StackName(stack)
         self.overrides = overrides
         self.directories = directories
+        self.policy = policy
+        self.note = note
+        """Is told what a person has to wait for."""
         self.journal = Journal(directories.stack(self.stack))
         self.snapshots = Snapshots(directories.stack(self.stack))
 
@@ -125,7 +144,7 @@ class Controller:
             return await self.wanted()
         if last.is_rollback:
             return await self._wanted_again(last.generation)
-        return await Controller(self.conf, self.stack, last.overrides, self.directories).wanted()
+        return await self._with_overrides(last.overrides).wanted()
 
     async def wanted_last(self) -> Wanted | None:
         """Compose the files kept of the last apply; None where nothing was applied, or they cannot be used."""
@@ -143,6 +162,7 @@ class Controller:
             if not self.directories.stack(self.stack).is_dir():
                 raise
             nodes = self._last_nodes()
+        nodes = {**self.journal.remembered_nodes(), **nodes}
         git = await asyncio.to_thread(git_stamp, self.conf)
         return await self.plan_of(Wanted(nothing(self.stack, str(self.conf), nodes), git))
 
@@ -155,15 +175,19 @@ class Controller:
         overrides = last.overrides if last is not None else ()
         rolled_back = last if last is not None and last.is_rollback else None
         try:
-            planned = await Controller(self.conf, self.stack, overrides, self.directories).plan()
+            control = self._with_overrides(overrides)
+            planned = await control.plan_of(await control.wanted(), patience_s=0.0)
         except ConfigurationError as error:
             if not self.directories.stack(self.stack).is_dir():
                 raise
             nodes = self._last_nodes()
-            cluster = reach(self.stack, nodes, self.directories)
+            cluster = self._reach(nodes)
             observed = await collect(cluster, nothing(self.stack, str(self.conf), nodes))
             return Seen(observed, None, error.problems, rolled_back)
         return Seen(planned.observed, planned.plan, (), rolled_back)
+
+    def _with_overrides(self, overrides: tuple[str, ...]) -> Controller:
+        return Controller(self.conf, self.stack, overrides, self.directories, self.policy, self.note)
 
     def cluster(self) -> Cluster:
         """Return the way to the nodes, also while the files are bad."""
@@ -171,7 +195,7 @@ class Controller:
             nodes = dict(self.compose().stack.nodes)
         except ConfigurationError:
             nodes = self._last_nodes()
-        return reach(self.stack, nodes, self.directories)
+        return self._reach(nodes)
 
     @asynccontextmanager
     async def lock(
@@ -182,8 +206,8 @@ class Controller:
         `yields`: the holder is a watcher, whose passes are short and can be done again. A command waits for it, after
         `waits` was called with its words; a watcher waits for nobody.
         """
-        holder = {"actor": actor(), "pid": os.getpid(), "command": command, "since": time.time(), "yields": yields}
-        node = next(iter(reach(self.stack, _THIS_MACHINE, self.directories).nodes.values()))
+        holder = {**self._holder(command), "yields": yields}
+        node = self._this_machine()
         is_told = False
         async with AsyncExitStack() as held:
             while True:
@@ -198,17 +222,34 @@ class Controller:
                         is_told = True
                     self.directories.wanted(self.stack).touch()
                     await asyncio.sleep(LOCK_POLL_S)
+            gateway = await self._gateway_elsewhere()
+            if gateway is not None:  # so that commands on two machines exclude each other
+                await held.enter_async_context(gateway.shim.lock(f"apply-{self.stack}", holder))
             yield
 
-    async def apply(self, planned: Planned, emit: Emit, command: str = "apply", by: str | None = None) -> Outcome:
+    @asynccontextmanager
+    async def only_watcher(self) -> AsyncIterator[None]:
+        """Be the stack's only watcher while the context lasts; raises `LockedError` with the other's words."""
+        async with self._this_machine().shim.lock(f"watch-{self.stack}", self._holder(f"watch {self.stack}")):
+            yield
+
+    async def apply(
+        self,
+        planned: Planned,
+        emit: Emit,
+        command: str = "apply",
+        by: str | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> Outcome:
         """Execute a plan and record its generation, however it ends.
 
-        `command` is what the journal calls it, `by` who does it: the user where it is None.
+        `command` is what the journal calls it, `by` who does it: the user where it is None. Once `stop` is set nothing
+        more is begun.
         """
         who, began = by or actor(), time.time()
         failures: list[str] = []
         if planned.desired.units:
-            self.journal.remember_nodes(planned.desired.nodes)
+            self.journal.remember_nodes(planned.desired.nodes, planned.cluster.gateway)
             self.snapshots.keep(planned.files)
         stamp = Stamp(planned.generation, planned.git.short)
         cluster = planned.cluster.signed(who, planned.generation)
@@ -219,13 +260,24 @@ class Controller:
             emit(event)
 
         outcome: Outcome | None = None
+        effects = RealEffects(cluster, planned.desired, stamp, planned.files)
         try:
-            outcome = await execute(planned.plan, RealEffects(cluster, planned.desired, stamp), note)
+            outcome = await execute(planned.plan, effects, note, stop)
         finally:
-            self._record(planned, outcome, command, who, began, tuple(failures))
+            try:
+                await _settled(effects)
+            finally:
+                self._record(planned, outcome, command, who, began, tuple(failures))
         if outcome.is_complete and planned.desired.units:
+            self.journal.remember_nodes(_still_looked_at(planned), planned.cluster.gateway)
             await self._collect_garbage(planned, cluster)
         return outcome
+
+    def _holder(self, command: str) -> dict[str, Any]:
+        return {"actor": actor(), "pid": os.getpid(), "command": command, "since": time.time()}
+
+    def _this_machine(self) -> ReachedNode:
+        return next(iter(reach(self.stack, _THIS_MACHINE, self.directories).nodes.values()))
 
     def _last_nodes(self) -> dict[NodeName, Node]:
         """Return where to look while the files are bad: the nodes last applied, else this machine."""
@@ -235,27 +287,49 @@ class Controller:
         composition = self.compose()
         names = [file.relative_to(shown_path(self.conf)).as_posix() for file in composition.files]
         files = read_files(self.conf, names)
-        return Wanted(expand(composition.stack, str(self.conf), self.overrides), git_stamp(self.conf), files)
+        return Wanted(self._expand(composition.stack, self.overrides), git_stamp(self.conf), files)
+
+    def _expand(self, stack: Stack, overrides: tuple[str, ...]) -> Desired:
+        remembered, lost = self.journal.remembered_nodes(), self.policy.assume_lost
+        return expand(stack, str(self.conf), overrides, remembered=remembered, lost=lost)
 
     async def _wanted_again(self, number: int) -> Wanted:
         def find() -> Wanted:
             recovered = recover(self.journal, self.snapshots, self.conf, number)
             stack = compose_recovered(recovered, self.conf, self.stack)
-            desired = expand(stack, str(self.conf), recovered.generation.overrides)
+            desired = self._expand(stack, recovered.generation.overrides)
             if not recovered.is_current:
                 desired = replace(desired, files=str(recovered.place))
             return Wanted(desired, recovered.generation.git, recovered.files, number)
 
         return await asyncio.to_thread(find)
 
-    async def plan_of(self, wanted: Wanted) -> Planned:
-        """Look, and plan what makes it so."""
+    async def plan_of(
+        self, wanted: Wanted, policy: PlanPolicy | None = None, *, patience_s: float = SILENT_LIMIT_S
+    ) -> Planned:
+        """Look, and plan what makes it so; what is routed and silent is asked again for `patience_s`."""
         desired = wanted.desired
-        cluster = reach(self.stack, desired.nodes, self.directories)
-        observed = await collect(cluster, desired)
-        plan = reconcile(desired, observed)
+        gateway = next((unit.node for unit in desired.units.values() if isinstance(unit.spec, GatewaySpec)), None)
+        cluster = self._reach(desired.nodes, gateway)
+        observed = await collect(cluster, desired, patience_s=patience_s, note=self.note)
+        plan = reconcile(desired, observed, policy or self.policy)
         number = self.journal.last_generation() + 1
         return Planned(plan, desired, observed, cluster, wanted.git, number, wanted.files, wanted.back_to)
+
+    def _reach(self, nodes: Mapping[NodeName, Node], gateway: NodeName | None = None) -> Cluster:
+        return reach(self.stack, nodes, self.directories, gateway or self.journal.remembered_gateway())
+
+    async def _gateway_elsewhere(self) -> ReachedNode | None:
+        """Return the node with the gateway that runs or is to run, where that is another machine.
+
+        One that is assumed to be lost has no lock that anybody could hold.
+        """
+        nodes, gateway = self._last_nodes(), self.journal.remembered_gateway()
+        with contextlib.suppress(ConfigurationError):
+            stack = (await asyncio.to_thread(self.compose)).stack
+            nodes, gateway = {**nodes, **stack.nodes}, gateway or stack.gateway.node
+        node = self._reach(nodes, gateway).nodes.get(gateway) if gateway is not None else None
+        return None if node is None or node.is_local or node.name in self.policy.assume_lost else node
 
     def _record(
         self,
@@ -266,7 +340,7 @@ class Controller:
         began: float,
         failures: tuple[str, ...],
     ) -> None:
-        words = "interrupted" if outcome is None else "applied" if outcome.is_complete else "partly applied"
+        words = "interrupted" if outcome is None else outcome.words
         digest = files_digest(planned.files) if planned.files else None
         self.journal.record(
             Generation(
@@ -293,8 +367,29 @@ class Controller:
     async def _collect_garbage(self, planned: Planned, cluster: Cluster) -> None:
         """Remove what ended units left behind; the wanted ones keep their logs across restarts."""
         keep = {unit.id for unit in planned.desired.units.values()}
-        for node in cluster.nodes.values():
-            try:
+
+        async def collect_on(node: ReachedNode) -> None:
+            with contextlib.suppress(ShimError, TransportError):  # the next apply removes it
                 await node.shim.gc(self.stack, keep)
-            except (ShimError, TransportError):
-                continue  # the next apply removes it
+                if not node.is_local:
+                    await prune(node.transport, await node.site())
+
+        seen = [node for name, node in cluster.nodes.items() if isinstance(planned.observed.nodes.get(name), Reachable)]
+        await asyncio.gather(*(collect_on(node) for node in seen))
+
+
+async def _settled(effects: RealEffects) -> None:
+    """Leave the routes in order; what cannot be done now is done by the next apply."""
+    with contextlib.suppress(EffectError, TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            await effects.settle()
+
+
+def _still_looked_at(planned: Planned) -> dict[NodeName, Node]:
+    """Return the nodes to remember after everything was done: those that left the files and were cleaned are not."""
+    desired, seen = planned.desired, planned.observed.nodes
+    return {
+        name: node
+        for name, node in desired.nodes.items()
+        if name not in desired.left or not isinstance(seen.get(name), Reachable)
+    }

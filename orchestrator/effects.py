@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import os
 
 from orchestrator.awaiting import Awaiter
 from orchestrator.cluster import Cluster, ReachedNode
-from orchestrator.execute import EffectError, Progress, Report
+from orchestrator.execute import EffectError, Report
 from orchestrator.expand import Desired
+from orchestrator.helpers.pull import pull
 from orchestrator.launch import Launcher
 from orchestrator.models.errors import StoreError
-from orchestrator.models.sources import parse_source
-from orchestrator.models.work import ProgressEvent
+from orchestrator.models.node_store import NodeStore
+from orchestrator.models.sync import ModelSync, Wish
 from orchestrator.node.client import ShimError
+from orchestrator.node.provision import provision
 from orchestrator.plan import AwaitReady, Drain, Provision, Publish, Pull, Rewire, Start, Stop, Sync, Withdraw
 from orchestrator.published import PublishedRoutes, Stamp
-from orchestrator.readiness import gateway_reports, reload_gateway
+from orchestrator.readiness import client, gateway_reports, reload_gateway
 from orchestrator.reconcile import GATEWAY_SLOT
+from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, UnitId
 from schemas.routes import Instance
@@ -33,46 +36,40 @@ POLL_S = 0.2
 class RealEffects:
     """Does the actions of one plan. Owns `routes.json` while it does."""
 
-    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp) -> None:
+    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files) -> None:
         self._cluster = cluster
         self._desired = desired
-        self._launcher = Launcher(cluster, desired, stamp)
+        self._launcher = Launcher(cluster, desired, stamp, files)
         self._awaiter = Awaiter(cluster, desired)
-        path = str(cluster.directories.routes(cluster.stack))
-        self._routes = PublishedRoutes(self._local().transport, path, desired, stamp)
+        self._models = ModelSync(cluster.store)
+        self._routes = PublishedRoutes(cluster, desired, stamp, files)
         self._making_way: dict[UnitId, Instance] = {}
         """What was taken out of service for a successor, and still runs."""
 
     async def provision(self, action: Provision, report: Report) -> None:
         """Build the runtime environment of a node."""
-        report(Progress("environment", 0, None, "steps"))
-        raise EffectError(f"{action.node} is not this machine")
+        node = self._node(action.node)
+        try:
+            await provision(node.transport, await node.site(), report)
+        except TransportError as error:
+            raise EffectError(str(error)) from error
 
     async def pull(self, action: Pull, report: Report) -> None:
         """Ask a helper for a model."""
-        report(Progress("pull", 0, None, "bytes"))
-        raise EffectError(f"{action.helper} cannot pull {action.model}")
+        helper = self._desired.helpers[action.helper]
+        async with client() as http:
+            await pull(http, action.helper, helper, action.model, report, os.environ)
 
     async def sync(self, action: Sync, report: Report) -> None:
-        """Fetch and convert a model; a cancelled fetch leaves nothing half-installed and is resumed later."""
-        model, cancel, loop = action.model, threading.Event(), asyncio.get_running_loop()
-
-        def forward(event: ProgressEvent) -> None:
-            progress = Progress(event.phase, event.done, event.total, event.unit)
-            loop.call_soon_threadsafe(report, progress)
-
-        def install() -> None:
-            source = parse_source(model.source)
-            self._cluster.store.install(source, model.revision, model.digest, progress=forward, cancel=cancel)
-
-        installing = loop.run_in_executor(None, install)
+        """Bring a model to its node; what is cut short leaves nothing half-installed and is resumed later."""
+        node, wish = self._node(action.node), Wish(action.model, action.form)
         try:
-            await asyncio.shield(installing)
-        except asyncio.CancelledError:
-            cancel.set()
-            await asyncio.wait([installing])  # its tools are killed before anybody is told that it ended
-            raise
-        except StoreError as error:
+            if node.is_local:
+                await self._models.install(wish, report)
+            else:
+                site = await node.site()
+                await self._models.bring(NodeStore(node.transport, site.python, site.cache), wish, report)
+        except (StoreError, TransportError) as error:
             raise EffectError(str(error)) from error
 
     async def start(self, action: Start) -> None:
@@ -131,7 +128,8 @@ class RealEffects:
         gateway = self._gateway()
         if gateway is None:
             return
-        served = await reload_gateway(gateway.bind, gateway.port)
+        make = self._cluster.gateway_node.http
+        served = await reload_gateway(make, gateway.bind, gateway.port, self._token())
         if served is not None and not served.is_current:
             problems = tuple(str(problem) for problem in served.problems)
             raise EffectError("the gateway cannot use the files and keeps its last good routes", log_tail=problems)
@@ -153,7 +151,8 @@ class RealEffects:
             await self._routes.forget_replaced(slot_of(unit))
 
     async def _in_flight(self, gateway: GatewaySpec, url: str) -> int:
-        reports = await gateway_reports(gateway.bind, gateway.port, set())
+        make = self._cluster.gateway_node.http
+        reports = await gateway_reports(make, gateway.bind, gateway.port, set(), self._token())
         endpoints = [endpoint for report in reports.values() for endpoint in report.endpoints]
         return sum(endpoint.in_flight for endpoint in endpoints if endpoint.url.rstrip("/") == url)
 
@@ -164,7 +163,5 @@ class RealEffects:
     def _node(self, name: NodeName) -> ReachedNode:
         return self._cluster.nodes[name]
 
-    def _local(self) -> ReachedNode:
-        gateway = self._desired.units.get(GATEWAY_SLOT)
-        name = gateway.node if gateway is not None else next(iter(self._cluster.nodes))
-        return self._cluster.nodes[name]
+    def _token(self) -> str | None:
+        return self._cluster.directories.known_worker_token(self._cluster.stack)

@@ -122,6 +122,11 @@ class Outcome:
         """Tell whether everything was done."""
         return not self.failed and not self.skipped
 
+    @property
+    def words(self) -> str:
+        """Return how it ended, as the journal says it."""
+        return "interrupted" if self.was_interrupted else "applied" if self.is_complete else "partly applied"
+
 
 async def execute(plan: Plan, effects: Effects, emit: Emit, stop: asyncio.Event | None = None) -> Outcome:
     """Do every action whose dependencies succeeded, side by side where they allow it.

@@ -117,9 +117,13 @@ class Journal:
             os.fsync(file.fileno())
         temporary.replace(self._lines)
 
-    def remember_nodes(self, nodes: Mapping[NodeName, Node]) -> None:
-        """Note the nodes of an apply, so that they are still looked at when they have left the files."""
-        body = {"version": 1, "nodes": {name: node.model_dump(mode="json") for name, node in nodes.items()}}
+    def remember_nodes(self, nodes: Mapping[NodeName, Node], gateway: NodeName | None = None) -> None:
+        """Note the nodes of an apply, so that they are still looked at when they have left the files.
+
+        `gateway` is the one with the gateway, and with `routes.json`.
+        """
+        kept = {name: node.model_dump(mode="json") for name, node in nodes.items()}
+        body = {"version": 1, "nodes": kept, "gateway": gateway}
         self._last_applied.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._last_applied.with_suffix(".tmp")
         temporary.write_text(json.dumps(body, indent=2) + "\n")
@@ -128,10 +132,22 @@ class Journal:
     def remembered_nodes(self) -> dict[NodeName, Node]:
         """Return the nodes of the last apply; empty where nothing can be read."""
         try:
-            body: dict[str, Any] = json.loads(self._last_applied.read_text())
-            return {NodeName(name): Node.model_validate(node) for name, node in body["nodes"].items()}
+            nodes = self._remembered()["nodes"]
+            return {NodeName(name): Node.model_validate(node) for name, node in nodes.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
+
+    def remembered_gateway(self) -> NodeName | None:
+        """Return the node of the gateway of the last apply; None where nothing can be read."""
+        try:
+            name = self._remembered()["gateway"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return NodeName(name) if isinstance(name, str) else None
+
+    def _remembered(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self._last_applied.read_text())
+        return body
 
 
 def known_numbers(generations: Iterable[Generation]) -> str:

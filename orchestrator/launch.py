@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,15 +21,20 @@ from orchestrator.commands import (
     unit_environment,
     worker_argv,
 )
+from orchestrator.delivery import deliver, referred_variables
+from orchestrator.directories import Directories
 from orchestrator.execute import EffectError
 from orchestrator.expand import Desired
-from orchestrator.models.sources import parse_source
+from orchestrator.models.errors import StoreError
+from orchestrator.models.node_store import NodeStore
+from orchestrator.models.sync import Wish, loadable_on, models_here
 from orchestrator.node.client import ShimError
 from orchestrator.node.reports import UnitLaunch
 from orchestrator.plan import Placed, Start
 from orchestrator.published import Stamp
 from orchestrator.reconcile import STOP_GRACE_S
 from orchestrator.records import unit_labels
+from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
 from schemas.unit import EngineSpec, GatewaySpec, GroupSpec, WatcherSpec, WorkerSpec
 
@@ -49,10 +55,11 @@ class _Group:
 class Launcher:
     """Starts units of one stack for one apply."""
 
-    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp) -> None:
+    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files) -> None:
         self._cluster = cluster
         self._desired = desired
         self._stamp = stamp
+        self._files = files
 
     async def start(self, action: Start) -> None:
         """Start all units of the action; those that are alive already are left alone. Raises `EffectError`.
@@ -60,7 +67,10 @@ class Launcher:
         When a rank of a group cannot be started, the others are ended again before the error is raised.
         """
         group = self._group(action.units)
-        launches = [(placed, await self._launch(placed, group)) for placed in action.units]
+        try:
+            launches = [(placed, await self._launch(placed, group)) for placed in action.units]
+        except (TransportError, StoreError) as error:
+            raise EffectError(f"{action.first.unit.id} could not be prepared: {error}") from error
         if group is None:
             for placed, launch in launches:
                 await self._start_one(placed, launch)
@@ -92,7 +102,8 @@ class Launcher:
         node = self._cluster.nodes[placed.unit.node]
         if text is not None:
             try:
-                await node.transport.push(text.encode(), self._link_path(placed), mode=0o600)
+                path = self._link_path(await node.directories(), placed)
+                await node.transport.push(text.encode(), path, mode=0o600)
             except TransportError as error:
                 raise EffectError(f"the link file of {placed.unit.id} could not be written: {error}") from error
         return await self._start_one(placed, launch)
@@ -137,46 +148,59 @@ class Launcher:
 
     async def _launch(self, placed: Placed, group: _Group | None) -> UnitLaunch:
         node = self._cluster.nodes[placed.unit.node]
+        directories = await node.directories()
+        launch = group.meeting.launch if group else None
         return UnitLaunch(
             stack=self._cluster.stack,
             unit=placed.unit.id,
-            argv=self._argv(placed, node, group),
-            env=self._environment(placed, group),
-            cwd=str(self._cluster.directories.state),
-            labels=unit_labels(
-                placed, self._desired.owner, self._stamp.generation, group.meeting.launch if group else None
-            ),
+            argv=await self._argv(placed, node, group),
+            env=self._environment(placed, directories, group),
+            cwd=str(directories.state),
+            labels=unit_labels(placed, self._desired.owner, self._stamp.generation, launch),
             grace_s=STOP_GRACE_S,
         )
 
-    def _argv(self, placed: Placed, _node: ReachedNode, group: _Group | None) -> list[str]:
-        cluster = self._cluster
+    async def _argv(self, placed: Placed, node: ReachedNode, group: _Group | None) -> list[str]:
+        python = await node.python()
         match placed.unit.spec:
             case GatewaySpec() as spec:
-                routes = str(cluster.directories.routes(cluster.stack))
-                drain_s = placed.unit.drain_s
-                return gateway_argv(cluster.python, spec, self._desired.owner, cluster.stack, routes, drain_s)
+                stack, conf = self._cluster.stack, self._desired.owner
+                if not node.is_local:
+                    conf = await deliver(node, stack, self._files)
+                return gateway_argv(python, spec, conf, stack, await self._cluster.routes_path(), placed.unit.drain_s)
             case WorkerSpec() as spec:
-                model = cluster.store.lookup(parse_source(spec.model.source), spec.model.revision, spec.model.digest)
-                if model is None:
-                    raise EffectError(f"model {spec.model.name} is not in the store; run apply again")
-                meeting = group.meeting if group else None
-                return worker_argv(cluster.python, spec, str(model.path), placed.port, meeting)
+                path = await self._model_path(node, Wish(spec.model, "mlx"))
+                return worker_argv(python, spec, path, placed.port, group.meeting if group else None)
             case EngineSpec() | WatcherSpec() as spec:
                 raise EffectError(f"{spec.kind} units cannot be started by this version")
 
-    def _environment(self, placed: Placed, group: _Group | None) -> Mapping[str, str]:
+    async def _model_path(self, node: ReachedNode, wish: Wish) -> str:
+        store = self._cluster.store
+        if node.is_local:
+            here = models_here(store, [wish]).get(wish)
+            path = None if here is None else str(here.loadable)
+        else:
+            site = await node.site()
+            path = await loadable_on(NodeStore(node.transport, site.python, site.cache), wish, store)
+        if path is None:
+            raise EffectError(f"model {wish.model.name} is not on {node.name}; run apply again")
+        return path
+
+    def _environment(self, placed: Placed, directories: Directories, group: _Group | None) -> Mapping[str, str]:
         try:
             token = self._cluster.directories.worker_token(self._cluster.stack)
         except OSError as error:
             raise EffectError(f"the worker token cannot be kept: {error}") from error
         environment = dict(unit_environment(token))
-        if group is not None and isinstance(placed.unit.spec, WorkerSpec):
-            rank = placed.unit.spec.rank
-            environment |= rank_environment(group.spec, rank, group.meeting, self._link_path(placed))
-            environment |= control_environment(group.secrets[rank], group.publics)
+        spec = placed.unit.spec
+        if isinstance(spec, GatewaySpec):
+            environment |= referred_variables(self._files, os.environ)
+        if group is not None and isinstance(spec, WorkerSpec):
+            path = self._link_path(directories, placed)
+            environment |= rank_environment(group.spec, spec.rank, group.meeting, path)
+            environment |= control_environment(group.secrets[spec.rank], group.publics)
         return environment
 
-    def _link_path(self, placed: Placed) -> str:
+    def _link_path(self, directories: Directories, placed: Placed) -> str:
         """Return where the link file of a rank lies: with its record, so that both are removed together."""
-        return f"{self._cluster.directories.state}/units/{self._cluster.stack}/{placed.unit.id}/links.json"
+        return str(directories.state / "units" / self._cluster.stack / placed.unit.id / "links.json")

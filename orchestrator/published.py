@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from orchestrator.cluster import Cluster
+from orchestrator.delivery import deliver
 from orchestrator.execute import EffectError
 from orchestrator.expand import Desired
+from orchestrator.snapshots import Files
 from orchestrator.transport.base import NodeTransport, TransportError
 from schemas.base import SlotId, UnitId
 from schemas.routes import Instance, Routes
@@ -40,11 +43,14 @@ async def read_routes(transport: NodeTransport, path: str) -> Routes | None:
 class PublishedRoutes:
     """The routes of one stack. The lock of the stack keeps other writers away, so they are read once."""
 
-    def __init__(self, transport: NodeTransport, path: str, desired: Desired, stamp: Stamp) -> None:
-        self._transport = transport
-        self._path = path
+    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files) -> None:
+        self._cluster = cluster
+        self._node = cluster.gateway_node
         self._desired = desired
         self._stamp = stamp
+        self._files = files
+        self._conf: str | None = None
+        self._is_delivered = False
         self._entries: dict[UnitId, Instance] | None = None
         self._lock = asyncio.Lock()
 
@@ -82,31 +88,45 @@ class PublishedRoutes:
             await self.change(lambda entries: _without_replaced(entries, slot))
 
     async def change(self, change: Callable[[Entries], Entries]) -> None:
-        """Write what `change` makes of the entries; raises `EffectError`."""
+        """Write what `change` makes of the entries, and bring the gateway the files; raises `EffectError`."""
         async with self._lock:
             entries = dict(change(await self._read()))
+            conf = await self._conf_there()
             routes = Routes(
                 stack=self._desired.stack,
                 generation=self._stamp.generation,
                 revision=self._stamp.revision,
                 overrides=self._desired.overrides,
-                conf=self._desired.files,
+                conf=conf,
                 instances=tuple(entries[unit] for unit in sorted(entries)),
             )
             try:
                 data = routes.model_dump_json(indent=2).encode() + b"\n"
-                await self._transport.push(data, self._path, mode=0o600)
+                await self._node.transport.push(data, await self._cluster.routes_path(), mode=0o600)
             except TransportError as error:
-                raise EffectError(f"{self._path} could not be written: {error}") from error
+                raise EffectError(f"routes.json could not be written: {error}") from error
             self._entries = entries
+
+    async def _conf_there(self) -> str | None:
+        """Return the directory that the gateway is to compose instead of its own."""
+        if self._node.is_local:
+            return self._desired.files
+        if self._files and not self._is_delivered:
+            try:
+                self._conf = await deliver(self._node, self._cluster.stack, self._files)
+            except* TransportError as group:
+                raise EffectError(f"the files could not be brought to the gateway: {group.exceptions[0]}") from group
+            self._is_delivered = True
+        return self._conf
 
     async def _read(self) -> dict[UnitId, Instance]:
         if self._entries is None:
             try:
-                routes = await read_routes(self._transport, self._path)
+                routes = await read_routes(self._node.transport, await self._cluster.routes_path())
             except TransportError as error:
-                raise EffectError(f"{self._path} could not be read: {error}") from error
+                raise EffectError(f"routes.json could not be read: {error}") from error
             self._entries = {entry.unit: entry for entry in routes.instances} if routes is not None else {}
+            self._conf = routes.conf if routes is not None else None
         return self._entries
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -16,9 +19,18 @@ GATEWAY_TRIES = 8
 """Connections made to find both of two gateways that share a port: the system picks one of them each time."""
 
 
+ClientMaker = Callable[[], httpx.AsyncClient]
+
+
 def client() -> httpx.AsyncClient:
     """Return an HTTP client for control traffic: no proxies from the environment, no redirects."""
-    return httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False, follow_redirects=False)
+    return httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False, follow_redirects=False, verify=_trusted())
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Return whom to trust: read once, as reading takes 40 ms and a watcher asks all the time."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 async def worker_readiness(http: httpx.AsyncClient, url: str, token: str | None) -> WorkerReadiness | None:
@@ -30,12 +42,17 @@ async def worker_readiness(http: httpx.AsyncClient, url: str, token: str | None)
         return None
 
 
-async def gateway_reports(bind: str, port: int, pids: set[int]) -> dict[int, ConfigReport]:
-    """Return what the gateways on a port say: pid -> report. Stops once all of `pids` were heard."""
+async def gateway_reports(
+    make: ClientMaker, bind: str, port: int, pids: set[int], token: str | None
+) -> dict[int, ConfigReport]:
+    """Return what the gateways on a port say: pid -> report. Stops once all of `pids` were heard.
+
+    `make` gives a client of the gateway's node, `token` is the stack's worker token.
+    """
     found: dict[int, ConfigReport] = {}
     for _ in range(GATEWAY_TRIES):
-        async with client() as http:  # a new connection each time: an open one leads to the same process for ever
-            body = await _get(http, f"{gateway_url(bind, port)}/admin/config", None)
+        async with make() as http:  # a new connection each time: an open one leads to the same process for ever
+            body = await _get(http, f"{gateway_url(bind, port)}/admin/config", token)
         try:
             report = None if body is None else ConfigReport.from_json(body)
         except ValidationError:
@@ -48,18 +65,19 @@ async def gateway_reports(bind: str, port: int, pids: set[int]) -> dict[int, Con
     return found
 
 
-async def reload_gateway(bind: str, port: int) -> ConfigReport | None:
+async def reload_gateway(make: ClientMaker, bind: str, port: int, token: str | None) -> ConfigReport | None:
     """Make a gateway read its files now; returns what it serves afterwards, None where it does not answer."""
-    async with client() as http:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with make() as http:
         try:
-            answer = await http.post(f"{gateway_url(bind, port)}/admin/config/reload", timeout=30.0)
+            answer = await http.post(f"{gateway_url(bind, port)}/admin/config/reload", headers=headers, timeout=30.0)
             return ConfigReport.from_json(answer.content)
         except (httpx.HTTPError, ValidationError):
             return None
 
 
 def gateway_url(bind: str, port: int) -> str:
-    """Return where a gateway can be asked from this machine."""
+    """Return where a gateway can be asked from its own machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104
     return f"http://{host}:{port}"
 

@@ -1,0 +1,33 @@
+"""I/O: brings the files that a stack is composed from to the node of its gateway, where that is another machine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from orchestrator.cluster import ReachedNode
+from orchestrator.snapshots import Files, files_digest
+from schemas.base import StackName
+
+_REFERENCE = re.compile(rb"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+async def deliver(node: ReachedNode, stack: StackName, files: Files) -> str:
+    """Put the composed files into a place of their own, named by their content, and return it.
+
+    What they refer to, such as a file of keys, stays where it is. Raises `TransportError`.
+    """
+    directories = await node.directories()
+    place = PurePosixPath(directories.stack(stack)) / "files" / files_digest(files)
+    async with asyncio.TaskGroup() as group:
+        for name, content in files.items():
+            group.create_task(node.transport.push(content, str(place / name), mode=0o600))
+    return str(place)
+
+
+def referred_variables(files: Files, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables that the files name as `${env:NAME}` and that are set here."""
+    names = {name.decode() for content in files.values() for name in _REFERENCE.findall(content)}
+    return {name: environ[name] for name in sorted(names & environ.keys())}
