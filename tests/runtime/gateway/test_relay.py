@@ -160,7 +160,7 @@ async def test_an_open_breaker_closes_after_a_real_answer(lab: Any) -> None:
     fake.behave = answers()
     refused = await post(gateway, CHAT)
     assert (refused.status_code, len(fake.seen)) == (503, 1)
-    assert refused.headers["retry-after"] == "1"
+    assert 1 <= int(refused.headers["retry-after"]) <= 4
 
     async def is_served() -> bool:
         return (await post(gateway, CHAT)).status_code == 200
