@@ -90,3 +90,16 @@ async def test_stock_mlx_lm_server_is_known_and_answers(quickstart_model_dir, tm
         assert mismatches("box", helper, seen) == ()
         assert describe("box", seen) == "box: mlx_lm.server, 2 models"
         assert "Paris" in await asked(tmp_path, helper.url, "default_model")
+
+
+async def test_a_real_llama_server_is_known_and_answers(llama_server, quickstart_gguf, tmp_path):
+    port = free_port()
+    argv = [str(llama_server), "--model", str(quickstart_gguf), "--alias", "smol", "--ctx-size", "2048"]
+    helper = Helper.model_validate({"url": f"http://127.0.0.1:{port}", "models": {"smol": {}}})
+    async with running([*argv, "--host", "127.0.0.1", "--port", str(port)]):
+        seen = await seen_when_up(helper)
+        assert seen.engine == "llama.cpp"
+        assert "smol" in seen.present & seen.loaded
+        assert 0 < seen.context["smol"] <= 2048
+        assert mismatches("box", helper, seen) == ()
+        assert await asked(tmp_path, helper.url, "smol")
