@@ -76,7 +76,9 @@ def read_nodes(conf: Path) -> Mapping[NodeName, Node]:
     if not directory.is_dir():
         message = "no such directory of node files; name a configuration with --conf DIR or ORCHESTRATE_CONF"
         raise ConfigurationError([Problem(file=str(directory), message=message)])
-    sources, tree, problems = [], {}, []
+    sources: list[Source] = []
+    tree: dict[str, Any] = {}
+    problems: list[Problem] = []
     for path in sorted(directory.glob("*.yaml")):
         source = _read_group(conf, path, "nodes")
         sources.append(source)

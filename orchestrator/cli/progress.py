@@ -193,6 +193,8 @@ def amount(progress: Progress) -> str:
     if progress.unit == "bytes":
         done, total = progress.done / 1e6, (progress.total or 0) / 1e6
         return f"{done:.0f} of {total:.0f} MB" if progress.total else f"{done:.0f} MB"
+    if progress.unit == "packages" and progress.total:
+        return f"{progress.done} of {progress.total} packages"
     if progress.total:
         return f"{round(100 * progress.done / progress.total)} %"
     return str(progress.done or "")
