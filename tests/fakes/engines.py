@@ -265,12 +265,13 @@ def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("engine", choices=sorted(ENGINES))
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", default="")
     arguments = parser.parse_args()
 
     async def run() -> None:
-        await ENGINES[arguments.engine](arguments.model).start(arguments.port)
+        await ENGINES[arguments.engine](arguments.model).start(arguments.port, arguments.host)
         await asyncio.Event().wait()
 
     asyncio.run(run())
