@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.groups import group_nodes
-from orchestrator.observed import ObservedUnit
+from orchestrator.observed import Observed, ObservedUnit
 from schemas.base import NodeName
 from schemas.unit import WatcherSpec
 
@@ -51,6 +51,12 @@ def routing_differences(before: Mapping[str, str], after: Mapping[str, str]) -> 
     for key in sorted({*before, *after}):
         if before.get(key) != after.get(key):
             yield f"{key} {before.get(key, 'none')} -> {after.get(key, 'none')}"
+
+
+def files_difference(desired: Desired, observed: Observed) -> Iterator[str]:
+    """Yield which files the gateway composes instead of which, after a rollback or back from one."""
+    if observed.routes is not None and observed.routes.conf != desired.files:
+        yield f"files {observed.routes.conf or desired.owner} -> {desired.files or desired.owner}"
 
 
 def removal(desired: Desired, node: NodeName) -> str:

@@ -201,9 +201,9 @@ class _Look:
 def wishes_of(desired: Desired) -> list[tuple[NodeName, Wish]]:
     """Return the models that the units of each node load, and in which form."""
     return [
-        (unit.node, Wish(unit.spec.model, model_form(unit.spec)))
+        (unit.node, Wish(unit.spec.model, form))
         for unit in desired.units.values()
-        if isinstance(unit.spec, WorkerSpec | EngineSpec)
+        if isinstance(unit.spec, WorkerSpec | EngineSpec) and (form := model_form(unit.spec)) is not None
     ]
 
 

@@ -9,6 +9,7 @@ from orchestrator.expand import Desired
 from orchestrator.ladders import RoleShape, Rung, ladder, served_roles
 from orchestrator.observed import HelperSilent, Observed
 from schemas.base import RoleName, ServiceName
+from schemas.unit import GATEWAY_SERVICE
 
 
 @dataclass(slots=True)
@@ -61,6 +62,10 @@ def outages(desired: Desired, observed: Observed, services: Services) -> Iterato
     A role with another rung that answers now does not notice: the gateway walks down its ladder.
     """
     if observed.gateway is None or not desired.units:
+        return
+    gateway = services.get(ServiceName(GATEWAY_SERVICE))
+    if gateway is not None and not gateway.serving and gateway.coming:
+        yield f"everything {gateway.coming[0]}"
         return
     for name in sorted(desired.roles):
         rungs = ladder(name, desired.roles)

@@ -16,6 +16,7 @@ from orchestrator.memory import KnownMemory, free_memory, gib
 from orchestrator.observed import Observed, ObservedUnit, Reachable
 from orchestrator.placement import AskedPort, asked_ports
 from orchestrator.policy import PlanPolicy
+from orchestrator.scope import Scope
 from schemas.base import NodeName, UnitId
 
 Mode = Literal["leave", "keep", "start", "relaunch", "surge", "swap", "remove", "defer", "hold", "failed"]
@@ -68,9 +69,9 @@ class Decisions:
 
 
 def decide(
-    desired: Desired, observed: Observed, policy: PlanPolicy, slots: Mapping[GroupId, Slot], scope: frozenset[GroupId]
+    desired: Desired, observed: Observed, policy: PlanPolicy, slots: Mapping[GroupId, Slot], scope: Scope
 ) -> Decisions:
-    """Return the decisions for all slots; those outside of `scope` are left alone unless one in it needs their port."""
+    """Return the decisions for all slots; those out of scope are left alone, unless one in it needs their port."""
     return _Deciding(desired, observed, policy, slots, scope).decisions()
 
 
@@ -81,7 +82,7 @@ class _Deciding:
         observed: Observed,
         policy: PlanPolicy,
         slots: Mapping[GroupId, Slot],
-        scope: frozenset[GroupId],
+        scope: Scope,
     ) -> None:
         self.observed = observed
         self.policy = policy
@@ -89,7 +90,8 @@ class _Deciding:
         self.known = KnownMemory(desired, observed)
         self.free = free_memory(desired, observed, self.known)
         self.asked = asked_ports(desired, observed, slots.values())
-        self.scope = self._with_holders(scope)
+        self.restarts = scope.restarts
+        self.scope = self._with_holders(scope.groups)
         gateway = slots.get(GATEWAY_GROUP)
         self.gateway_node = gateway.first.node if gateway is not None and gateway.wanted else None
         self.is_gateway_seen = self.gateway_node is not None and self._is_seen(self.gateway_node)
@@ -123,16 +125,18 @@ class _Deciding:
         lost = [unit.node for unit in slot.wanted if self._is_lost(unit.node)]
         if lost:
             return self._without_its_node(slot, lost)
-        breakage = slot.breakage()
-        if slot.current and breakage is None:
+        breakage, is_asked = slot.breakage(), slot.id in self.restarts
+        if slot.current and breakage is None and not is_asked:
             return Decision(slot, "keep")
         if slot.alive and not self._may_reroute:
             return Decision(slot, "leave", self._gateway_unseen())
         judged = slot.restart()
-        if judged.is_loop:
+        if judged.is_loop and not is_asked:
             return Decision(slot, "failed", crashes=judged.crashes)
-        if self.policy.heals and judged.delay_s > 0:
+        if self.policy.heals and judged.delay_s > 0 and not is_asked:
             return Decision(slot, "hold", wait_s=judged.delay_s, crashes=judged.crashes)
+        if slot.current and breakage is None:
+            return Decision(slot, "relaunch", "restart asked for")
         if slot.others:
             return Decision(slot, "swap" if slot.first.update == "swap" and not slot.is_gateway else "surge")
         return Decision(slot, "start" if breakage is None else "relaunch")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.addresses import url_host
+from orchestrator import engines
+from orchestrator.addresses import bind_address, url_host
+from orchestrator.engines import EngineError
 from orchestrator.expand import Desired
 from orchestrator.groups import Slot, group_of, is_gateway, listens
 from orchestrator.observed import ModelForm, Observed, ObservedUnit, Reachable
@@ -117,7 +119,7 @@ class Draft:
     def _prepare(self, spec: AnyUnitSpec) -> tuple[ActionId, ...]:
         """Add what a node needs before a unit can start there, where it is missing."""
         if isinstance(spec, EngineSpec) and spec.engine == "command":
-            return ()
+            return self._sync(spec, ())  # it brings its own programs
         provision = self._provision(spec.node)
         if not isinstance(spec, WorkerSpec | EngineSpec):
             return provision
@@ -136,7 +138,7 @@ class Draft:
 
     def _sync(self, spec: WorkerSpec | EngineSpec, after: tuple[ActionId, ...]) -> tuple[ActionId, ...]:
         node, model, form = self.observed.nodes.get(spec.node), ModelName(spec.model.name), model_form(spec)
-        if isinstance(node, Reachable) and (model, form) in node.models:
+        if form is None or (isinstance(node, Reachable) and (model, form) in node.models):
             return ()
         target = f"{spec.node}/{model}"
         sync = ActionId(f"sync:{target}" if form == "mlx" else f"sync:{target}:{form}")
@@ -206,9 +208,20 @@ def action_id(verb: str, unit: UnitId) -> ActionId:
     return ActionId(f"{verb}:{unit}")
 
 
-def model_form(spec: WorkerSpec | EngineSpec) -> ModelForm:
-    """Return in which form a unit needs its model; an engine on MLX takes what our worker takes."""
-    return "mlx" if isinstance(spec, WorkerSpec) or spec.engine == "mlx-lm-server" else "original"
+def model_form(spec: WorkerSpec | EngineSpec) -> ModelForm | None:
+    """Return in which form a unit needs its model on its node; None for a command that does not take it from there."""
+    if isinstance(spec, WorkerSpec):
+        return "mlx"
+    try:
+        return engines.model_form(spec)
+    except EngineError:
+        return None  # the plan names it as a conflict
+
+
+def engine_conflicts(desired: Desired) -> list[str]:
+    """Return a sentence for everything that keeps an engine from being started."""
+    specs = [unit.spec for unit in desired.units.values() if isinstance(unit.spec, EngineSpec)]
+    return [text for spec in specs if spec.replica == 0 for text in engines.problems(spec, bind_address(spec.host))]
 
 
 def instance_of(spec: AnyUnitSpec, unit: UnitId, port: int | None) -> Instance | None:
@@ -216,6 +229,7 @@ def instance_of(spec: AnyUnitSpec, unit: UnitId, port: int | None) -> Instance |
     if not isinstance(spec, WorkerSpec | EngineSpec) or not listens(spec) or port is None:
         return None
     engine = spec.engine if isinstance(spec, EngineSpec) else "mlx"
+    upstream = engines.upstream_model(spec) if isinstance(spec, EngineSpec) else spec.model.name
     return Instance(
         unit=unit,
         node=spec.node,
@@ -224,7 +238,7 @@ def instance_of(spec: AnyUnitSpec, unit: UnitId, port: int | None) -> Instance |
         url=f"http://{url_host(spec.host)}:{port}",
         state="ready",
         engine=engine,
-        upstream_model="default_model" if engine == "mlx-lm-server" else None,
+        upstream_model=None if upstream == spec.model.name else upstream,
     )
 
 

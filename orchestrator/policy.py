@@ -29,6 +29,8 @@ class PlanPolicy:
     """Nodes that do not answer and are taken to be gone for good: nothing runs there."""
     heals: bool = False
     """Nobody watches the plan: what keeps ending is started again later and later."""
+    restart: tuple[str, ...] = ()
+    """Slots, services or nodes whose units are stopped and started again as they are, whatever they ended of before."""
 
 
 @dataclass(frozen=True, slots=True)

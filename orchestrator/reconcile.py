@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.addresses import address_conflicts
-from orchestrator.causes import difference, removal, routing_differences
+from orchestrator.causes import difference, files_difference, removal, routing_differences
 from orchestrator.consequences import Service, outages, routing_notes
 from orchestrator.decide import Decision, decide
-from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, instance_of, place_of
+from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, engine_conflicts, instance_of, place_of
 from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_of, slots_of
 from orchestrator.helpers.compare import mismatches, to_pull
@@ -66,11 +66,13 @@ class _Reconciliation:
         self.policy = policy
         self.slots = slots_of(desired, observed)
         self.scope = scope_of(policy, desired, observed, self.slots)
-        self.decisions = decide(desired, observed, policy, self.slots, self.scope.groups)
+        self.decisions = decide(desired, observed, policy, self.slots, self.scope)
         gateway = self.slots.get(GATEWAY_GROUP)
         self.gateway_node = gateway.first.node if gateway is not None and gateway.wanted else None
         self.draft = Draft(desired, observed, self.gateway_node if self.decisions.is_gateway_seen else None)
         self.services: dict[ServiceName, Service] = {}
+        self.restarted: dict[ServiceName, tuple[ActionId, ...]] = {}
+        """What the last restarted replica of a service serves after."""
 
     def plan(self) -> Plan:
         draft = self.draft
@@ -80,6 +82,7 @@ class _Reconciliation:
         draft.conflicts += memory_conflicts(self.desired, self.observed)
         specs = (unit.spec for unit in self.desired.units.values())
         draft.conflicts += address_conflicts(specs, self.desired.nodes)
+        draft.conflicts += engine_conflicts(self.desired)
         draft.conflicts += sharding_conflicts(self.desired, self.observed.facts)
         self._defer_unreachable()
         self._rewire()
@@ -172,11 +175,17 @@ class _Reconciliation:
 
     def _relaunch(self, decision: Decision, service: Service) -> None:
         slot = decision.slot
-        cause = slot.breakage() or ""
+        cause = slot.breakage() or decision.why
         self.draft.drifted += 1
         self.draft.change("replace", slot.target(), cause, "swap")
-        stops = self.draft.retire(slot, slot.current, cause, (), is_swap=True)
-        self.draft.start(slot, cause, (*stops, *self._room(decision)))
+        # the replicas of a service that are restarted at will go one after the other, so that one of them serves
+        before = self.restarted.get(slot.service, ()) if slot.breakage() is None else ()
+        stops = self.draft.retire(slot, slot.alive, cause, before, is_swap=True)
+        ready = self.draft.start(slot, cause, (*stops, *self._room(decision)))
+        if slot.breakage() is None:
+            self.restarted[slot.service] = ready
+            if before:
+                return
         self._expect_swap(slot, service)
 
     def _surge(self, decision: Decision, service: Service) -> None:
@@ -245,7 +254,10 @@ class _Reconciliation:
             cause = decision.why
             self.draft.change("defer", slot.target(), cause)
         self.draft.drifted += 1
-        self.draft.retire(slot, decision.stops(), slot.breakage() or cause, (), is_swap=False)
+        broken = slot.breakage() or cause
+        for place in dict.fromkeys(place_of(unit) for unit in decision.stops()):
+            self.draft.change("stop", place, broken)
+        self.draft.retire(slot, decision.stops(), broken, (), is_swap=False)
 
     def _room(self, decision: Decision) -> tuple[ActionId, ...]:
         return tuple(action_id("stop", unit) for unit in decision.room)
@@ -257,7 +269,10 @@ class _Reconciliation:
             return
         cause = "first start"
         if self.observed.gateway is not None:
-            differences = list(routing_differences(self.observed.gateway.routing, self.desired.routing))
+            differences = [
+                *files_difference(self.desired, self.observed),
+                *routing_differences(self.observed.gateway.routing, self.desired.routing),
+            ]
             if not differences and not self.observed.gateway.is_current:
                 differences = ["its last reading of the files failed"]
             if not differences:

@@ -22,15 +22,16 @@ class Scope:
     helpers: frozenset[HelperName]
     rewires: bool
     """The gateway's routes are part of it."""
+    restarts: frozenset[GroupId] = frozenset()
     problems: tuple[str, ...] = ()
     """Names that mean nothing, each with what was probably meant."""
 
 
 def scope_of(policy: PlanPolicy, desired: Desired, observed: Observed, slots: Mapping[GroupId, Slot]) -> Scope:
     """Return what the targets of a policy select; everything where there are none."""
-    problems = _lost_problems(policy, desired, observed)
-    if not policy.targets:
-        return Scope(frozenset(slots), frozenset(desired.helpers), True, problems)
+    if not policy.targets and not policy.restart:
+        everything = frozenset(slots)
+        return Scope(everything, frozenset(desired.helpers), True, problems=_lost_problems(policy, desired, observed))
     named: dict[str, tuple[set[GroupId], set[HelperName]]] = {name: (set(), set()) for name in desired.nodes}
     named[GATEWAY_SERVICE] = ({GATEWAY_GROUP} & set(slots), set())
     for group, slot in slots.items():
@@ -39,16 +40,21 @@ def scope_of(policy: PlanPolicy, desired: Desired, observed: Observed, slots: Ma
     for name, helper in desired.helpers.items():
         for key in (name, *([helper.node] if helper.node is not None else [])):
             named.setdefault(key, (set(), set()))[1].add(name)
+    problems = [*_lost_problems(policy, desired, observed)]
     groups: set[GroupId] = set()
     helpers: set[HelperName] = set()
-    for target in policy.targets:
+    restarts: set[GroupId] = set()
+    for target in (*policy.targets, *policy.restart):
         found = named.get(target) or named.get(target.rpartition("/")[2])
         if found is None:
-            problems += (f"--target {target}: no slot, service, node or helper is called so{_hint(target, named)}",)
+            problems.append(f"{target}: no slot, service, node or helper is called so{_hint(target, named)}")
             continue
         groups |= found[0]
         helpers |= found[1]
-    return Scope(frozenset(groups), frozenset(helpers), GATEWAY_GROUP in groups, problems)
+        restarts |= found[0] if target in policy.restart else set()
+    if not policy.targets:
+        groups, helpers = set(slots), set(desired.helpers)
+    return Scope(frozenset(groups), frozenset(helpers), GATEWAY_GROUP in groups, frozenset(restarts), tuple(problems))
 
 
 def _names(slot: Slot) -> set[str]:

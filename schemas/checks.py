@@ -320,7 +320,9 @@ def _check_memory(tree: Tree) -> Iterator[Finding]:
     needed: dict[str, float] = {}
     for service in _section(tree, "services").values():
         need = models.get(str(service.get("model")), {}).get("memory_gib")
-        for nodes in _copies(service) if isinstance(need, int | float) else ():
+        if not isinstance(need, int | float):
+            continue
+        for nodes in _copies(service):
             for rank, node in enumerate(nodes):
                 needed[node] = needed.get(node, 0.0) + need * _share(service, nodes, rank)
     for name, offer in _section(tree, "nodes").items():

@@ -23,7 +23,7 @@ from orchestrator.plan import Action, Plan
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action
 from tests.orchestrator.test_plan_text import CASES, CODER, desired, empty, running
-from tests.properties.test_planner import goal_failures
+from tests.properties.goals import goal_failures
 
 
 class RecordingEffects:

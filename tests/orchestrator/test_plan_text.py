@@ -7,11 +7,21 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.expand import Desired, expand, nothing
-from orchestrator.observed import Observed, ObservedUnit, PortHolder, Reachable, Unreachable
+from orchestrator.observed import (
+    HelperSeen,
+    HelperSilent,
+    ModelFacts,
+    Observed,
+    ObservedUnit,
+    PortHolder,
+    Reachable,
+    Unreachable,
+)
 from orchestrator.plan import Plan, plan_data, render
+from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action
-from schemas.base import NodeName, StackName, UnitId
+from schemas.base import HelperName, ModelName, NodeName, StackName, UnitId
 from tests.properties.test_planner import execution_order
 from tests.properties.worlds import OWNER, losing, stack_of
 
@@ -98,6 +108,146 @@ CASES: dict[str, tuple[Desired, Observed]] = {
     "does_not_fit": (desired(coder=BIG), empty()),
     "other_directory": (replace(desired(), owner="/elsewhere/conf"), running(desired())),
 }
+
+
+LAB = {
+    "mono512": {"reach": "local", "addresses": {"lan": "10.0.0.1"}, "memory_gib": 512, "reserve_gib": 16},
+    "m4max": {
+        "reach": "ssh",
+        "host": "m4max.lan",
+        "addresses": {"lan": "10.0.0.2"},
+        "memory_gib": 128,
+        "reserve_gib": 16,
+    },
+    "rtx5080": {"reach": "none"},
+}
+TITAN = {"model": "m66", "nodes": ["mono512", "m4max"], "sharding": {"backend": "ring", "strategy": "tensor"}}
+RTX = {
+    "rtx": {
+        "node": "rtx5080",
+        "url": "http://10.0.0.9:11434",
+        "api": "ollama",
+        "models": {"nomic-embed-text:v1.5": {"ensure": "present"}},
+    }
+}
+LADDER = {"endpoints": {"titan": {"service": "titan"}, "coder": {"service": "coder", "priority": 2}}}
+
+
+def lab(
+    roles: dict[str, object] | None = None, helpers: object = RTX, heal: bool = False, **services: object
+) -> Desired:
+    """Return what a stack over two machines and a helper wants: a big group, with a small copy behind it."""
+    both = {"titan": TITAN, "coder": {"model": "m18", "nodes": ["mono512"]}}
+    stack = stack_of(
+        services or both,
+        nodes=LAB,
+        helpers=helpers,
+        heal=heal,
+        gateway={"node": "mono512", "port": 1234},
+        roles=roles or {"chat": LADDER},
+    )
+    return expand(stack, OWNER)
+
+
+def two_machines(**nodes: Reachable | Unreachable) -> Observed:
+    seen: dict[NodeName, Reachable | Unreachable] = {
+        NodeName("mono512"): Reachable(memory_gib=512.0, memory_available_gib=500.0),
+        NodeName("m4max"): Reachable(memory_gib=128.0, memory_available_gib=120.0),
+    }
+    helper = HelperSeen("ollama", "0.12.3", present=frozenset({"nomic-embed-text:v1.5"}))
+    return Observed(
+        {**seen, **{NodeName(name): node for name, node in nodes.items()}}, helpers={HelperName("rtx"): helper}
+    )
+
+
+def lab_running(wanted: Desired | None = None) -> Observed:
+    wanted = wanted or lab()
+    return running(wanted, two_machines())
+
+
+def changed(world: Observed, slot: str, **changes: object) -> Observed:
+    """Return the world with one living unit that is different."""
+    old = unit(world, slot)
+    node = world.nodes[old.node]
+    return replace(
+        world, nodes={**world.nodes, old.node: replace(node, units={**node.units, old.id: replace(old, **changes)})}
+    )
+
+
+def without(world: Observed, slot: str) -> Observed:
+    lost = unit(world, slot)
+    return losing(world, lost.id, memory_gib=next(u.memory_gib for u in lab().units.values() if u.id == lost.id) or 0.0)
+
+
+def unseen(world: Observed, node: str) -> Observed:
+    return replace(world, nodes={**world.nodes, NodeName(node): Unreachable("timed out after 10 s")})
+
+
+def crashing(*crashes_s: float) -> Observed:
+    """Return a world in which the small copy has ended so often."""
+    world = without(lab_running(), "coder-0.0")
+    node = world.nodes[NodeName("mono512")]
+    units = {k: replace(u, crashes_s=crashes_s) if u.slot == "coder-0.0" else u for k, u in node.units.items()}
+    return replace(world, nodes={**world.nodes, NodeName("mono512"): replace(node, units=units)})
+
+
+REPLICAS = {"coder": {"model": "m1", "nodes": ["mono512", "m4max"], "replicas": 3}}
+ONE_RUNG = {"chat": {"endpoints": {"titan": {"service": "titan"}}}}
+LLAMA = ModelFacts("llama", layers=30, heads=9, kv_heads=3, hidden=576, intermediate=1536, weights_bytes=270_000_000)
+LOST = frozenset({NodeName("m4max")})
+WATCH = PlanPolicy(heals=True)
+FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
+    "fleet_first_start": (lab(), two_machines(), PlanPolicy()),
+    "fleet_bare_node": (lab(), two_machines(m4max=Reachable(is_provisioned=False)), PlanPolicy()),
+    "group_lost_rank": (lab(), without(lab_running(), "titan-0.1"), PlanPolicy()),
+    "group_silent_rank": (lab(), changed(lab_running(), "titan-0.1", silent_s=25.0), PlanPolicy()),
+    "group_of_two_launches": (lab(), changed(lab_running(), "titan-0.1", launch="older"), PlanPolicy()),
+    "group_without_a_rung_behind": (
+        lab(roles=ONE_RUNG),
+        changed(without(lab_running(lab(roles=ONE_RUNG)), "titan-0.1"), "titan-0.0", load_s=92.0),
+        PlanPolicy(),
+    ),
+    "group_resharded": (
+        lab(
+            titan={**TITAN, "sharding": {"backend": "ring", "strategy": "pipeline"}},
+            coder={"model": "m18", "nodes": ["mono512"]},
+        ),
+        lab_running(),
+        PlanPolicy(),
+    ),
+    "group_over_an_unreachable_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy()),
+    "group_over_a_lost_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy(assume_lost=LOST)),
+    "replicas": (
+        lab(roles={"chat": {"endpoints": {"a": {"service": "coder"}}}}, **REPLICAS), two_machines(), PlanPolicy()
+    ),
+    "ladder_lost": (lab(roles=ONE_RUNG), lab_running(), PlanPolicy()),
+    "watcher": (lab(heal=True), lab_running(), PlanPolicy()),
+    "model_to_pull": (lab(), replace(lab_running(), helpers={HelperName("rtx"): HelperSeen("ollama")}), PlanPolicy()),
+    "helper_silent": (
+        lab(), replace(lab_running(), helpers={HelperName("rtx"): HelperSilent("connection refused")}), PlanPolicy()
+    ),
+    "crashed_once": (lab(), crashing(2.0), PlanPolicy()),
+    "held_back": (lab(), crashing(2.0, 20.0, 45.0), WATCH),
+    "crash_loop": (lab(), crashing(30.0, 60.0, 95.0, 120.0, 300.0), PlanPolicy()),
+    "target": (lab(heal=True), without(lab_running(), "coder-0.0"), PlanPolicy(targets=("coder",))),
+    "target_unknown": (lab(), lab_running(), PlanPolicy(targets=("codr",))),
+    "restart_asked_for": (lab(), lab_running(), PlanPolicy(targets=("titan",), restart=("titan",))),
+    "gateway_silent": (lab(), changed(lab_running(), "gateway-0.0", silent_s=31.0), PlanPolicy()),
+    "node_left": (
+        replace(desired(), nodes={**desired().nodes, **lab().nodes}, left=frozenset({NodeName("m4max")})),
+        replace(lab_running(), routes=None, gateway=None, nodes={**empty().nodes, **lab_running().nodes}),
+        PlanPolicy(),
+    ),
+    "model_that_cannot_be_shared": (
+        lab(), replace(two_machines(), facts={ModelName("m66"): LLAMA}), PlanPolicy()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(FLEET))
+def test_plan_text_of_a_fleet(name, golden):
+    plan = reconcile(*FLEET[name])
+    golden.check(f"plans/{name}.txt", render(plan, "Stack world at 4e1c9d2 -> generation 18") + "\n")
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
