@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 
-from runtime.gateway.adapters.strict import adapt, is_strict
+from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Course
 from runtime.gateway.bodies import Body
 from runtime.gateway.exchange import Exchanges
@@ -191,6 +191,6 @@ def _ask(route: Route, target: Target) -> Ask:
     model = target.upstream_model
     document = {"model": model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1, "stream": True}
     body = Body(json.dumps(document).encode(), document, model, is_stream=True)
-    if is_strict(target.identity.engine):
+    if target.is_strict:
         body = adapt(target.identity.engine, _PATH, body)
     return Ask(route, _PATH, body, "probe", is_probe=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from runtime.gateway.adapters.strict import adapt, is_strict
+from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Result, keep_alive
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError
@@ -59,22 +59,19 @@ class _Walk:
         self._adapted: dict[str, Body | ApiError] = {}
 
     def ask_for(self, target: Target) -> Ask:
-        """Return the request as an endpoint may have it."""
-        engine = target.identity.engine
-        adapted = self._adapted_for(engine) if is_strict(engine) else None
+        """Return the request as a strict endpoint may have it; it is one that does what is asked."""
+        adapted = self._adapted_for(target.identity.engine)
         return replace(self._ask, body=adapted) if isinstance(adapted, Body) else self._ask
 
     def refusals(self, rung: Route) -> list[tuple[Target, ApiError]]:
         """Return the endpoints that cannot do what is asked, with the reason."""
-        if not rung.is_strict:
-            return []
-        strict = [target for target in rung.targets() if is_strict(target.identity.engine)]
+        strict = (target for target in rung.targets() if target.is_strict)
         found = [(target, self._adapted_for(target.identity.engine)) for target in strict]
         return [(target, error) for target, error in found if isinstance(error, ApiError)]
 
     def unfit(self, rung: Route) -> Collection[EndpointIdentity]:
         """Return the identities of the endpoints that cannot do what is asked."""
-        return [target.identity for target, _ in self.refusals(rung)] if rung.is_strict else ()
+        return [target.identity for target, _ in self.refusals(rung)]
 
     def _adapted_for(self, engine: str) -> Body | ApiError:
         found = self._adapted.get(engine)
@@ -146,7 +143,8 @@ class Relay:
             lease = self._next(walk, course)
             if lease is not None:
                 course.attempts += 1
-                ended = await self._attempt(walk.ask_for(lease.target), lease, course, client)
+                asked = walk.ask_for(lease.target) if lease.target.is_strict else ask
+                ended = await self._attempt(asked, lease, course, client)
                 if isinstance(ended, Result):
                     return lease.target.name, ended, ended.verdict.label
                 walk.tried.append(lease.target.identity)
@@ -171,19 +169,21 @@ class Relay:
         if walk.tried and (self._is_over(course) or not self._pool.may_retry()):
             return None
         for may_risk in (False, True):
-            walk.skipped = []
+            walk.skipped.clear()
             has_trial = False
-            for rung in walk.route.rungs():
+            rung: Route | None = walk.route
+            while rung is not None:
                 made = walk.attempts.get(rung.name, 0)
-                if made >= rung.attempts:
-                    continue
-                taken = self._pool.lease(rung, walk.tried, unfit=walk.unfit(rung), may_risk=may_risk)
-                if isinstance(taken, Lease):
-                    walk.attempts[rung.name] = made + 1
-                    course.fallback = "" if rung is walk.route else rung.name
-                    return taken
-                walk.skipped.extend(taken.skipped)
-                has_trial = has_trial or taken.trial is not None
+                if made < rung.attempts:
+                    unfit = walk.unfit(rung) if rung.is_strict else ()
+                    taken = self._pool.lease(rung, walk.tried, unfit=unfit, may_risk=may_risk)
+                    if isinstance(taken, Lease):
+                        walk.attempts[rung.name] = made + 1
+                        course.fallback = "" if rung is walk.route else rung.name
+                        return taken
+                    walk.skipped.extend(taken.skipped)
+                    has_trial = has_trial or taken.trial is not None
+                rung = rung.fallback
             if not has_trial:
                 break
         return None

@@ -290,6 +290,7 @@ def _target(slot: _Slot, identity: EndpointIdentity, token: str | None, upstream
         upstream_model=upstream_model,
         priority=slot.priority,
         check_s=None if check is None else check.interval_s,
+        is_strict=is_strict(identity.engine),
     )
 
 
@@ -314,5 +315,5 @@ def _route(name: str, tiers: Iterable[Iterable[Place]], settings: _Settings) -> 
         tuple(missing.values()),
         settings.limits.attempts,
         settings.timeouts.total_s,
-        is_strict=any(is_strict(identity.engine) for identity in seen),
+        is_strict=any(target.is_strict for tier in callable_tiers for target in tier),
     )

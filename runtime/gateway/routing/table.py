@@ -52,6 +52,8 @@ class Target:
     """What its model does, as far as the files say."""
     check_s: float | None = None
     """Seconds without a sign of life after which it is asked for a token; None while nobody asked for that."""
+    is_strict: bool = False
+    """Whether it takes only requests that were checked for its engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Route:
     fallback: Route | None = None
     """Who is asked when none of these can answer."""
     is_strict: bool = False
-    """Whether an endpoint here takes only requests that were checked for its engine."""
+    """Whether an endpoint here is strict."""
 
     def rungs(self) -> Iterator[Route]:
         """Yield this route, its fallback, that one's fallback, and so on."""
