@@ -99,13 +99,15 @@ async def _provision(host: Host) -> None:
 def provisioned(built_packages: Path, lab: Lab) -> Callable[[Host], None]:
     """Return a function that gives a host the packages and environments that are built already."""
 
-    def give(host: Host) -> None:
-        target = host.state / "env"
-        (target / "packages").mkdir(parents=True)
-        for packages in (built_packages / "packages").iterdir():
-            (target / "packages" / packages.name).symlink_to(packages)
-        for each in built_packages.iterdir():
-            if (each / "bin").is_dir():
-                shutil.copytree(each, target / each.name, symlinks=True)
+    return lambda host: give_environment(host, built_packages)
 
-    return give
+
+def give_environment(host: Host, built: Path) -> None:
+    """Give a host the packages and environments that were built for another one."""
+    target = host.state / "env"
+    (target / "packages").mkdir(parents=True)
+    for packages in (built / "packages").iterdir():
+        (target / "packages" / packages.name).symlink_to(packages)
+    for each in built.iterdir():
+        if (each / "bin").is_dir():
+            shutil.copytree(each, target / each.name, symlinks=True)

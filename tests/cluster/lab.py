@@ -10,9 +10,9 @@
     lab.environment()                  what `orchestrate` needs in its environment to reach them
 
 Hosts share the file system, the clock and the kernel. Each has its own addresses, ports, processes (`ip netns pids`),
-home (with root's pip configuration and cache in it) and `ORCHESTRATE_STATE`, which its sshd sets. They reach the outside
-through this machine's own network (masquerading), so that a package index that pip is configured with works there too;
-for that `ip_forward` is switched on, and left on.
+home (with root's pip configuration and cache in it) and `ORCHESTRATE_STATE`, which its sshd sets. They reach the
+outside through this machine's own network (masquerading), so that a package index that pip is configured with works
+there too; for that `ip_forward` is switched on, and left on.
 
 Names and addresses are taken by a lock that the kernel frees when we die; whoever takes them next removes what a killed
 run has left. Processes are ended by pid.
@@ -160,8 +160,12 @@ class Host:
         _call("ip", "link", "set", self._link, "down")
 
     def restore(self) -> None:
-        """Plug the cable in again."""
+        """Plug the cable in again; returns when its ssh server, if it runs, can be reached."""
         _call("ip", "link", "set", self._link, "up")
+        _call("ip", "neigh", "flush", "dev", self.lab.bridge)  # or its absence is remembered for a few seconds
+        self.run("ip", "neigh", "flush", "dev", "eth0")
+        if self._sshd is not None:
+            poll(self._is_listening)
 
     def reboot(self) -> None:
         """Lose all processes and connections, keep the files, come up again."""
