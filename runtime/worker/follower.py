@@ -166,6 +166,7 @@ class Follower:
             while True:
                 self._compute(compute, self._rounds.get())
         except BaseException as error:
+            sharded.give_up(self._group)
             logger.critical("the generation thread died", exc_info=True)
             self._loop.call_soon_threadsafe(self._fail, sharded.exit_code_of(error), str(error))
 

@@ -8,10 +8,9 @@ differ there, and a cut-off file does in its size. Damage in the middle is found
 import hashlib
 from pathlib import Path
 
-import runtime
-import schemas
 from runtime.worker import status
 from runtime.worker.wire import Identity
+from schemas import sharding
 
 EDGE_BYTES = 1 << 20
 _WHOLE = (
@@ -55,10 +54,8 @@ def _edges(path: Path) -> str:
 
 
 def _code() -> str:
-    """Digest the sources that run here: a node that was not provided with the newest must not join."""
+    """Digest the worker's sources: a node that was not provided with the newest must not join."""
     state = hashlib.sha256()
-    for package in (runtime, schemas):
-        for root in sorted(package.__path__):
-            for path in sorted(Path(root).rglob("*.py")):
-                state.update(f"{path.relative_to(root).as_posix()} {_whole(path)};".encode())
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(sharding.__file__)]:
+        state.update(f"{path.name} {_whole(path)};".encode())
     return state.hexdigest()

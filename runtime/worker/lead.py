@@ -165,6 +165,8 @@ class Lead:
             return
         for number, rank in self._ranks.items():
             found = wire.differences(own, rank.hello) if rank.hello else []
+            if rank.hello and rank.hello.rank != number:
+                found.append(f"it calls itself rank {rank.hello.rank}")
             if found:
                 self.fail(exits.GROUP_REFUSED, f"rank {number} differs from rank 0: {'; '.join(found)}")
                 return
@@ -235,9 +237,7 @@ class Lead:
             last = now
             if now - beaten >= HEARTBEAT_S:
                 beaten = now
-                beat = self._heartbeat()
-                for number in self._ranks:
-                    self._server.send(number, beat)
+                self._beat()
             # What the others sent while this process itself did not run is read before they are judged.
             if not was_stopped:
                 self._judge(now)
@@ -253,6 +253,11 @@ class Lead:
                 f"round {pending.number} made no progress for {pending.allowance_s:.0f} s in rank {', '.join(late)}"
             )
             self.fail(exits.ROUND_STALLED, message)
+
+    def _beat(self) -> None:
+        beat = self._heartbeat()
+        for number in self._ranks:
+            self._server.send(number, beat)
 
     def _heartbeat(self) -> bytes:
         phase, progress, memory = self._pulse()
@@ -298,6 +303,7 @@ class Lead:
             self._formed.result()
             sharded.check(self._group, directory)
             joined = sharded.join(self._group)
+            self._loop.call_soon_threadsafe(self._beat)
             model = sharded.load_part(self._group, joined, directory, max_context, progress)
         except GroupEndedError:
             raise
@@ -324,6 +330,7 @@ class Lead:
 
     def collapse(self, error: BaseException) -> GroupEndedError:
         """End the group for an error of this rank; return, when it has ended, what to raise."""
+        sharded.give_up(self._group)
         code = sharded.exit_code_of(error)
         words = "the connection between the ranks broke" if code == exits.RANK_LOST else f"rank 0 failed: {error}"
         self._loop.call_soon_threadsafe(self._suspect, code, words)

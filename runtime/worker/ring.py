@@ -1,4 +1,4 @@
-"""I/O: let a ring's threads sleep while they wait for their neighbours.
+"""I/O: what mlx's ring leaves to be done with its sockets: sleeping while they wait, and a quiet end.
 
 mlx 0.32's ring reads its sockets in a busy loop. That is quick where the cores have nothing else to do, as in a GPU's
 host; where the model itself runs on the CPU the loop takes the cores away from it: three ranks of a tiny model on two
@@ -6,6 +6,7 @@ cores made 15 tokens a second with it and 126 without. A socket that blocks for 
 and the loop goes round often enough to send what waits meanwhile.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -26,19 +27,39 @@ def let_sleep(hostfile: Path) -> int:
 
     Its sockets are those with a port of the hostfile at one end: no other connection of ours uses these ports.
     """
-    ports = {int(address.rpartition(":")[2]) for rank in json.loads(hostfile.read_bytes()) for address in rank}
+    wait = struct.pack("ll", 0, WAIT_US)
     found = 0
-    for descriptor in _sockets():
-        # Options and blocking belong to the open socket, not to the descriptor: a copy of it changes the original.
-        with socket.socket(fileno=os.dup(descriptor)) as copy:
-            if _ports(copy) & ports:
-                wait = struct.pack("ll", 0, WAIT_US)
-                copy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
-                copy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
-                copy.setblocking(True)
-                found += 1
+    for connection in _connections(hostfile):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        connection.setblocking(True)
+        found += 1
     logger.info("%d sockets of the ring sleep while they wait", found)
     return found
+
+
+def hang_up(hostfile: Path) -> None:
+    """Shut the ring's sockets down after one of its collectives has failed.
+
+    The failed collective has given its memory back, and mlx 0.32 would still write to it what arrives from the other
+    neighbour: processes died of it before they could say why they ended.
+    """
+    for connection in _connections(hostfile):
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _connections(hostfile: Path) -> Iterator[socket.socket]:
+    """Yield copies of the ring's sockets; options, blocking and shutdown belong to the open socket, not to the copy."""
+    ports = {int(address.rpartition(":")[2]) for rank in json.loads(hostfile.read_bytes()) for address in rank}
+    for descriptor in list(_sockets()):
+        try:
+            copy = socket.socket(fileno=os.dup(descriptor))
+        except OSError:  # closed meanwhile
+            continue
+        with copy:
+            if _ports(copy) & ports:
+                yield copy
 
 
 def _sockets() -> Iterator[int]:

@@ -27,25 +27,31 @@ class ShardError(Exception):
     """The model cannot be spread like that."""
 
 
+class JoinError(Exception):
+    """The collectives did not connect, or not to each other."""
+
+
 def join(group: Group) -> Any:
     """Connect the collectives; return mlx's group.
 
     `mx.distributed.init` keeps the interpreter's lock, so no thread of ours can watch it: SIGALRM ends a process whose
     collectives do not connect.
 
-    Raises RuntimeError.
+    Raises JoinError.
     """
     logger.info("joining %d ranks over %s as rank %d, within %d s", group.size, group.backend, group.rank, JOIN_S)
     signal.setitimer(signal.ITIMER_REAL, JOIN_S)
     try:
         joined: Any = mx.distributed.init(strict=True, backend=group.backend)
         if (joined.size(), joined.rank()) != (group.size, group.rank):
-            raise RuntimeError(
+            raise JoinError(
                 f"{group.backend} made rank {joined.rank()} of {joined.size()}, not {group.rank} of {group.size}"
             )
         if group.backend == "ring" and mx.default_device().type == mx.DeviceType.cpu:
             ring.let_sleep(Path(os.environ["MLX_HOSTFILE"]))
         _check_members(group, joined)
+    except RuntimeError as error:
+        raise JoinError(f"the collectives did not connect: {error}") from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return joined
@@ -56,7 +62,7 @@ def _check_members(group: Group, joined: Any) -> None:
     marks = [_mark(group.launch, rank) for rank in range(group.size)]
     seen = mx.distributed.all_gather(mx.array([marks[group.rank]], dtype=mx.uint32), group=joined).tolist()
     if seen != marks:
-        raise RuntimeError("the collectives connected to a process of another launch")
+        raise JoinError("the collectives connected to a process of another launch")
 
 
 def _mark(launch: str, rank: int) -> int:
@@ -107,9 +113,17 @@ def agreement(joined: Any) -> Callable[[mx.array], mx.array]:
     return agree
 
 
+def give_up(group: Group) -> None:
+    """Let nothing more arrive by collectives of which one has failed; call it first of all."""
+    if group.backend == "ring":
+        ring.hang_up(Path(os.environ["MLX_HOSTFILE"]))
+
+
 def exit_code_of(error: BaseException) -> int:
     """Return the code of `schemas.exits` that an error of this module or of a step stands for."""
     if isinstance(error, ShardError):
         return exits.CANNOT_SHARD
+    if isinstance(error, JoinError):
+        return exits.GROUP_NOT_FORMED
     # mlx 0.32's ring says `[ring] connection to a peer was lost`.
     return exits.RANK_LOST if "connection to a peer was lost" in str(error) else exits.RANK_FAILED

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from runtime.worker.control import new_keys
 from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
+from tests.runtime.worker.valve import Valve
 
 GROUP_DEADLINE_S = 120.0
 """Three processes import, load and warm up on two cores that others use as well."""
@@ -59,18 +60,30 @@ class Group:
         keys: dict[int, tuple[str, str]] | None = None,
         launches: dict[int, str] | None = None,
         without: tuple[int, ...] = (),
+        ring_valve: int | None = None,
+        control_valve: int | None = None,
+        lost_port: int | None = None,
     ) -> None:
-        """`model_dirs`, `keys` (public, secret) and `launches` give single ranks others; `without` are not started."""
+        """`model_dirs`, `keys` (public, secret) and `launches` give single ranks others; `without` are not started.
+
+        Rank `ring_valve` dials its neighbour, and rank `control_valve` dials rank 0, through `self.valve`. Rank
+        `lost_port` dials a port where its neighbour is not.
+        """
         place.mkdir(parents=True, exist_ok=True)
         control, *ring = free_ports(size + 1)
         self.control = control
         self.keys = new_keys(size)
-        hostfile = place / "hosts.json"
-        hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ring]))
+        self.valve = Valve(control if ring_valve is None else ring[(ring_valve + 1) % size])
+        for rank in range(size):
+            ports = list(ring)
+            if rank == ring_valve:
+                ports[(rank + 1) % size] = self.valve.port
+            elif rank == lost_port:
+                (ports[(rank + 1) % size],) = free_ports(1)
+            (place / f"hosts{rank}.json").write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
         peers = " ".join(public for public, _ in self.keys)
         shape = ["--size", str(size), "--backend", "ring", "--strategy", strategy]
         shape += ["--split", split] if split else []
-        shape += ["--control", f"127.0.0.1:{control}"]
         self.ranks: dict[int, Rank] = {}
 
         def environment(rank: int) -> dict[str, str]:
@@ -80,14 +93,16 @@ class Group:
                 own_peers = " ".join(keys[rank][0] if n == rank else public for n, (public, _) in enumerate(self.keys))
             return {
                 "MLX_RANK": str(rank),
-                "MLX_HOSTFILE": str(hostfile),
+                "MLX_HOSTFILE": str(place / f"hosts{rank}.json"),
                 "ORCHESTRATE_CONTROL_SECRET": secret,
                 "ORCHESTRATE_CONTROL_PEERS": own_peers,
             }
 
         def options(rank: int) -> list[str]:
             launch = (launches or {}).get(rank, "launch-1")
-            return [*shape, "--rank", str(rank), "--launch", launch, *arguments]
+            port = self.valve.port if rank == control_valve else control
+            place = ["--rank", str(rank), "--launch", launch, "--control", f"127.0.0.1:{port}"]
+            return [*shape, *place, *arguments]
 
         for rank in range(1, size):
             if rank not in without:
@@ -148,6 +163,7 @@ class Group:
         self._end_ranks()
 
     def _end_ranks(self) -> None:
+        self.valve.close()
         for rank in self.ranks.values():
             try:
                 rank.process.wait(20)

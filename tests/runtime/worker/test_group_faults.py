@@ -91,7 +91,8 @@ def lose(model_dir: Path, place: Path, rank: int, number: signal.Signals, phase:
         if client is not None and rank != 0:
             check_told(client, phase, f"rank {rank} was")
             print(f"rank {rank} {number.name} {phase}: client told after {client.told_at - begun:.2f} s")
-        assert {other: process.wait(60) for other, process in others.items()} == dict.fromkeys(others, expected)
+        codes = {other: process.wait(60) for other, process in others.items()}
+        assert codes == dict.fromkeys(others, expected), group.texts()
         print(f"rank {rank} {number.name} {phase}: all ended after {time.monotonic() - begun:.2f} s")
         if is_stop:
             group.signal(rank, signal.SIGCONT)
@@ -116,6 +117,40 @@ def test_a_lost_rank_is_told_and_ends_the_group(
     tiny_model_dir: Path, tmp_path: Path, number: signal.Signals, rank: int, phase: str
 ) -> None:
     lose(tiny_model_dir, tmp_path, rank, number, phase)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", [PREFILL, STREAM])
+def test_a_cut_ring_under_living_ranks_is_a_stalled_round(tiny_model_dir: Path, tmp_path: Path, phase: str) -> None:
+    with Group(tiny_model_dir, tmp_path, 3, ring_valve=1) as group:
+        group.wait_ready()
+        client = ask(group, phase)
+        assert client is not None
+        group.valve.cut()
+        check_told(client, phase, "made no progress for 15 s")
+        assert group.wait_exits() == dict.fromkeys(range(3), exits.ROUND_STALLED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", [IDLE, STREAM])
+def test_a_cut_control_link_is_silence(tiny_model_dir: Path, tmp_path: Path, phase: str) -> None:
+    with Group(tiny_model_dir, tmp_path, 3, control_valve=2) as group:
+        group.wait_ready()
+        client = ask(group, phase)
+        group.valve.cut()
+        if client is not None:
+            check_told(client, phase, "rank 2 ")
+        codes = group.wait_exits()
+        assert set(codes.values()) <= {exits.RANK_SILENT, exits.ROUND_STALLED}
+        assert codes[2] == exits.RANK_SILENT
+
+
+@pytest.mark.slow
+def test_collectives_that_do_not_connect_end_every_rank_in_time(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Group(tiny_model_dir, tmp_path, 3, lost_port=1) as group:
+        codes = {rank: process.wait(120) for rank, process in group.processes.items()}
+        assert codes[1] == exits.GROUP_NOT_FORMED
+        assert set(codes.values()) <= {exits.GROUP_NOT_FORMED, exits.RANK_LOST, -signal.SIGALRM}
 
 
 def test_term_to_one_rank_alone_is_a_lost_rank(tiny_model_dir: Path, tmp_path: Path) -> None:
