@@ -53,6 +53,8 @@ class Wanted:
     """The files that were composed; none for `down`."""
     back_to: int | None = None
     """The generation whose files these are, for a rollback."""
+    is_current: bool = True
+    """False: the files are bad now, and this is what they said before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +152,12 @@ class Controller:
         """Compose the files kept of the last apply; None where nothing was applied, or they cannot be used."""
         last = next(self.journal.latest(), None)
         try:
-            return await self._wanted_again(last.generation) if last is not None else None
+            found = await self._wanted_again(last.generation) if last is not None else None
         except (RollbackError, ConfigurationError):
             return None
+        if found is None or last is None or last.is_rollback:
+            return found
+        return replace(found, desired=replace(found.desired, files=None), back_to=None)
 
     async def plan_down(self) -> Planned:
         """Plan the end of everything that runs of this stack. Works with bad files too, from the nodes last applied."""
@@ -312,6 +317,8 @@ class Controller:
         gateway = next((unit.node for unit in desired.units.values() if isinstance(unit.spec, GatewaySpec)), None)
         cluster = self._reach(desired.nodes, gateway)
         observed = await collect(cluster, desired, patience_s=patience_s, note=self.note)
+        if not wanted.is_current and observed.gateway is not None:  # that it cannot read them is no news
+            observed = replace(observed, gateway=observed.gateway.model_copy(update={"is_current": True}))
         plan = reconcile(desired, observed, policy or self.policy)
         number = self.journal.last_generation() + 1
         return Planned(plan, desired, observed, cluster, wanted.git, number, wanted.files, wanted.back_to)
@@ -357,7 +364,7 @@ class Controller:
                 command=command,
                 files=digest,
                 names=tuple(sorted(planned.files)),
-                is_rollback=planned.desired.files is not None,
+                is_rollback=planned.back_to is not None and planned.desired.files is not None,
                 duration_s=round(time.time() - began, 3),
                 failures=failures,
             )

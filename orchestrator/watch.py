@@ -12,14 +12,15 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.controller import Controller, Planned, Wanted
 from orchestrator.execute import ActionFailed, Event, Outcome
 from orchestrator.node.client import LockedError, ShimError
 from orchestrator.pace import Pace
-from orchestrator.plan import Defer, Plan
+from orchestrator.plan import Change, Defer, Plan, Start
 from orchestrator.policy import PlanPolicy
+from orchestrator.reconcile import GATEWAY_SLOT
 from orchestrator.rollback import RollbackError
 from orchestrator.transport.base import TransportError
 from orchestrator.watch_events import NodeEvents, Signature, follow_files, signature
@@ -146,8 +147,16 @@ class Watcher:
             planned = None if planned is not None and planned.plan.conflicts else planned
         elif wanted is not None:
             self._source.good = wanted
+        if planned is not None and problems and _starts_gateway(planned.plan):
+            planned = await self._control.plan_of(await self._with_kept_files(planned), HEALS)
         self._say((*problems, *(_waits_for(planned.plan) if planned is not None else ())))
         return planned
+
+    async def _with_kept_files(self, planned: Planned) -> Wanted:
+        """Return what a plan is for, from kept files: a gateway that begins has no last good routes of its own."""
+        place = await asyncio.to_thread(self._control.snapshots.keep, planned.files)
+        desired = replace(planned.desired, files=str(place))
+        return Wanted(desired, planned.git, planned.files, planned.back_to, is_current=False)
 
     # -- mending ---------------------------------------------------------------------------------------------------
 
@@ -162,7 +171,7 @@ class Watcher:
             if again is None or not _can_mend(again.plan):
                 return "blocked" if again is None else _resting(again.plan)
             self._write("mending")
-            for change in again.plan.changes:
+            for change in _acted_on(again.plan):
                 fields = {"target": change.target, "verb": change.verb, "cause": change.cause}
                 self._tell(Told("change", f"{change.target}  {change.verb}  {change.cause}", fields))
             command = f"watch: {_cause(again.plan)}"
@@ -248,7 +257,8 @@ class _Source:
         except (ConfigurationError, RollbackError) as error:
             found = error.problems if isinstance(error, ConfigurationError) else (error,)
             self._problems = tuple(str(problem) for problem in found)
-            self._newest = self.good or await self._control.wanted_last()
+            before = self.good or await self._control.wanted_last()
+            self._newest = replace(before, is_current=False) if before is not None else None
         self._made_from = made_from
         return self._newest, self._problems
 
@@ -265,6 +275,10 @@ def _can_mend(plan: Plan) -> bool:
     return not plan.conflicts and any(not isinstance(action, Defer) for action in plan.actions)
 
 
+def _starts_gateway(plan: Plan) -> bool:
+    return any(isinstance(action, Start) and action.first.unit.spec.slot == GATEWAY_SLOT for action in plan.actions)
+
+
 def _resting(plan: Plan) -> WatcherState:
     """Return how things are when nothing can be done now."""
     kinds = {change.kind for change in plan.changes}
@@ -277,9 +291,14 @@ def _waits_for(plan: Plan) -> tuple[str, ...]:
     return tuple(f"{change.target}: {change.cause}" for change in kept)
 
 
+def _acted_on(plan: Plan) -> list[Change]:
+    """Return the changes that something is done about now."""
+    return [change for change in plan.changes if change.kind not in ("failed", "defer", "hold")]
+
+
 def _cause(plan: Plan) -> str:
     """Return in a few words why a plan is carried out."""
-    done = [change for change in plan.changes if change.kind not in ("failed", "defer", "hold")] or list(plan.changes)
+    done = _acted_on(plan)
     first = f"{done[0].target} {done[0].cause}" if done else "routes"
     return first if len(done) < 2 else f"{first}, and {len(done) - 1} more"
 
