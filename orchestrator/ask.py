@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
+from orchestrator.readiness import ClientMaker
 from schemas.stack import Stack
 
 QUESTION = "What is the capital of France?"
@@ -37,14 +38,14 @@ def curl_line(url: str, model: str) -> str:
     return f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
 
 
-async def ask(url: str, model: str, question: str) -> AsyncIterator[str]:
-    """Yield the pieces of the answer as they come; raises `NoAnswerError`."""
+async def ask(make: ClientMaker, url: str, model: str, question: str) -> AsyncIterator[str]:
+    """Yield the pieces of the answer as they come, to a client that `make` gives; raises `NoAnswerError`."""
     body = {**request_body(model, question), "stream": True}
     timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=5.0)
     try:
         async with (
-            httpx.AsyncClient(timeout=timeout, trust_env=False) as http,
-            http.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
+            make() as http,
+            http.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=timeout) as answer,
         ):
             if answer.status_code != 200:
                 text = (await answer.aread()).decode("utf-8", "replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,14 @@ def gateway_url(bind: str, port: int) -> str:
     """Return where a gateway can be asked from its own machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104
     return f"http://{host}:{port}"
+
+
+def is_loopback(bind: str) -> bool:
+    """Tell whether only the machine itself can call what listens at an address."""
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return bind == "localhost"
 
 
 async def _get(http: httpx.AsyncClient, url: str, token: str | None) -> bytes | None:

@@ -11,13 +11,25 @@ from typing import Any
 
 import click
 
+from orchestrator.addresses import node_address, url_host
 from orchestrator.ask import QUESTION, NoAnswerError, ask, chat_role, curl_line
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import conf_option, controller, print_json, run, stack_options, suggest
+from orchestrator.cli.interrupts import stop_at_interrupt
+from orchestrator.cli.options import (
+    conf_option,
+    controller,
+    note,
+    policy,
+    policy_options,
+    print_json,
+    run,
+    stack_options,
+    suggest,
+)
 from orchestrator.cli.progress import printer
 from orchestrator.controller import Controller, Planned
 from orchestrator.plan import PLAN_VERSION, plan_data, render
-from orchestrator.readiness import gateway_url
+from orchestrator.readiness import client, gateway_url, is_loopback
 from schemas.stack import Stack
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -28,59 +40,86 @@ timeout_option = click.option(
 
 @click.command()
 @stack_options
+@policy_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan for `apply FILE`.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 when there are changes.")
+@timeout_option
 def plan(
-    stack: str, overrides: tuple[str, ...], conf: Path | None, as_json: bool, out: Path | None, detailed_exitcode: bool
+    stack: str,
+    overrides: tuple[str, ...],
+    conf: Path | None,
+    as_json: bool,
+    targets: tuple[str, ...],
+    assume_lost: tuple[str, ...],
+    out: Path | None,
+    detailed_exitcode: bool,
+    timeout: float | None,
 ) -> int:
     """Show what apply would do. Changes nothing."""
-    control = controller(conf, stack, overrides)
-    planned = run(control.plan())
+    control = controller(conf, stack, overrides, policy(targets, assume_lost))
+    planned = run(control.plan(), timeout)
     print_plan(planned, as_json)
     if out is not None:
         _save(out, control, planned)
     if planned.plan.conflicts:
         return ExitCode.ERROR
-    if planned.plan.unreachable:
+    if planned.plan.is_partial:
         return ExitCode.PARTIAL
     return ExitCode.PENDING if detailed_exitcode and not planned.plan.is_empty else ExitCode.FINE
 
 
 @click.command()
 @stack_options
+@policy_options
 @yes_option
 @timeout_option
 def apply(
-    stack: str, overrides: tuple[str, ...], conf: Path | None, as_json: bool, yes: bool, timeout: float | None
+    stack: str,
+    overrides: tuple[str, ...],
+    conf: Path | None,
+    as_json: bool,
+    targets: tuple[str, ...],
+    assume_lost: tuple[str, ...],
+    yes: bool,
+    timeout: float | None,
 ) -> int:
     """Make what runs be what the stack says.
 
     STACK may be a plan saved with `plan --out FILE`; one that is no longer what would be done is refused.
     """
-    control = controller(conf, stack, overrides)
+    control = controller(conf, stack, overrides, policy(targets, assume_lost))
     if control.has_file() or not Path(stack).is_file():
-        return run(_apply(control, as_json, yes, timeout))
-    if overrides:
-        raise CommandError(ExitCode.USAGE, f"{stack} is a saved plan: its overrides are in it; none can be added.")
+        return run(_apply(control, as_json, yes), timeout)
+    if overrides or targets or assume_lost:
+        message = f"{stack} is a saved plan: its overrides are in it, and its options; none can be added."
+        raise CommandError(ExitCode.USAGE, message)
     control, expected = _load(Path(stack))
-    return run(_apply(control, as_json, yes, timeout, expected))
+    return run(_apply(control, as_json, yes, expected), timeout)
 
 
 @click.command()
 @stack_options
+@policy_options
 @yes_option
 @timeout_option
 def up(
-    stack: str, overrides: tuple[str, ...], conf: Path | None, as_json: bool, yes: bool, timeout: float | None
+    stack: str,
+    overrides: tuple[str, ...],
+    conf: Path | None,
+    as_json: bool,
+    targets: tuple[str, ...],
+    assume_lost: tuple[str, ...],
+    yes: bool,
+    timeout: float | None,
 ) -> int:
     """Apply, wait until ready, ask the stack one question."""
-    control = controller(conf, stack, overrides)
+    control = controller(conf, stack, overrides, policy(targets, assume_lost))
 
     async def work() -> int:
-        code = await _apply(control, as_json, yes, timeout)
-        return code if code != ExitCode.FINE else await _ask(control.compose().stack, as_json)
+        code = await _apply(control, as_json, yes)
+        return code if code != ExitCode.FINE else await _ask(control, as_json)
 
-    return run(work())
+    return run(work(), timeout)
 
 
 @click.command()
@@ -99,14 +138,12 @@ def down(stack: str, conf: Path | None, as_json: bool, yes: bool, timeout: float
             if planned.plan.is_empty:
                 _say(f"Nothing of stack {stack} is running.", as_json, {"type": "result", "outcome": "unchanged"})
                 return ExitCode.FINE
-            return await confirm_and_execute(control, planned, as_json, yes, timeout, "down")
+            return await confirm_and_execute(control, planned, as_json, yes, "down")
 
-    return run(work())
+    return run(work(), timeout)
 
 
-async def _apply(
-    control: Controller, as_json: bool, yes: bool, timeout: float | None, expected: str | None = None
-) -> int:
+async def _apply(control: Controller, as_json: bool, yes: bool, expected: str | None = None) -> int:
     control.compose()  # bad files are reported before anything is locked or asked
     async with control.lock(f"apply {control.stack}", waits=note):
         planned = await control.plan()
@@ -120,7 +157,7 @@ async def _apply(
             if as_json:
                 print_json({"type": "result", "outcome": "unchanged"})
             return ExitCode.FINE
-        return await confirm_and_execute(control, planned, as_json, yes, timeout)
+        return await confirm_and_execute(control, planned, as_json, yes)
 
 
 async def confirm_and_execute(
@@ -128,7 +165,6 @@ async def confirm_and_execute(
     planned: Planned,
     as_json: bool,
     yes: bool,
-    timeout: float | None,
     command: str = "apply",
     before: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
@@ -143,13 +179,14 @@ async def confirm_and_execute(
         await _confirm(as_json)
     if before is not None:
         await before()
-    try:
-        async with asyncio.timeout(timeout):
-            with printer(as_json) as shown:
-                outcome = await control.apply(planned, shown.emit, command)
-    except TimeoutError:
-        raise CommandError(ExitCode.PARTIAL, f"Given up after {timeout:g} s. Running it again is safe.") from None
-    if not outcome.is_complete:
+    with stop_at_interrupt() as stop, printer(as_json) as shown:
+        outcome = await control.apply(planned, shown.emit, command, stop=stop)
+    if outcome.was_interrupted:
+        message = (
+            f"Interrupted: {len(outcome.done)} done, {len(outcome.failed)} cut short, {len(outcome.skipped)} not tried."
+        )
+        raise CommandError(ExitCode.INTERRUPTED, message + " Running it again is safe.")
+    if not outcome.is_complete or planned.plan.is_partial:
         message = (
             f"Partly applied: {len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.skipped)} not tried."
         )
@@ -180,8 +217,10 @@ async def _line() -> str:
     return sys.stdin.readline()
 
 
-async def _ask(stack: Stack, as_json: bool) -> int:
-    url = gateway_url(stack.gateway.bind, stack.gateway.port)
+async def _ask(control: Controller, as_json: bool) -> int:
+    stack = control.compose().stack
+    url, node = _gateway_url(stack), control.cluster().nodes[stack.gateway.node]
+    make = node.http if is_loopback(stack.gateway.bind) else client
     role = chat_role(stack)
     if role is None:
         _say(f"Gateway    {url}", as_json, {"type": "urls", "gateway": url})
@@ -190,7 +229,7 @@ async def _ask(stack: Stack, as_json: bool) -> int:
         click.echo(f"\nYou        {QUESTION}\n{role:<10} ", nl=False)
     pieces = []
     try:
-        async for piece in ask(url, role, QUESTION):
+        async for piece in ask(make, url, role, QUESTION):
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)
@@ -208,9 +247,13 @@ async def _ask(stack: Stack, as_json: bool) -> int:
     return ExitCode.FINE
 
 
-def note(text: str) -> None:
-    """Tell a person why nothing happens yet; stdout stays the product."""
-    click.echo(text, err=True)
+def _gateway_url(stack: Stack) -> str:
+    """Return where clients find the gateway: a wildcard on another machine is called at that machine's address."""
+    gateway, node = stack.gateway, stack.nodes[stack.gateway.node]
+    address = node_address(node) if node.reach == "ssh" else None
+    if address is not None and gateway.bind in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return f"http://{url_host(address)}:{gateway.port}"
+    return gateway_url(gateway.bind, gateway.port)
 
 
 def print_plan(planned: Planned, as_json: bool) -> None:
@@ -236,6 +279,8 @@ def _save(path: Path, control: Controller, planned: Planned) -> None:
         "stack": control.stack,
         "conf": str(control.conf),
         "overrides": list(control.overrides),
+        "targets": list(control.policy.targets),
+        "assume_lost": sorted(control.policy.assume_lost),
         "fingerprint": planned.plan.fingerprint(),
     }
     path.write_text(json.dumps(body, indent=2) + "\n")
@@ -247,7 +292,8 @@ def _load(path: Path) -> tuple[Controller, str]:
         body = json.loads(path.read_text())
         if body["type"] != "saved plan" or body["version"] != PLAN_VERSION:
             raise ValueError(f"expected a saved plan of version {PLAN_VERSION}")
-        control = controller(Path(body["conf"]), str(body["stack"]), tuple(body["overrides"]))
+        chosen = policy(tuple(body["targets"]), tuple(body["assume_lost"]))
+        control = controller(Path(body["conf"]), str(body["stack"]), tuple(body["overrides"]), chosen)
         return control, str(body["fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(ExitCode.USAGE, f"{path} is no plan saved with `plan --out`: {error}") from error

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.change import confirm_and_execute, note, print_plan, timeout_option, yes_option
+from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_option, yes_option
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import conf_option, controller, print_json, run, suggest
+from orchestrator.cli.options import conf_option, controller, note, print_json, run, suggest
 from orchestrator.controller import Controller
 from orchestrator.journal import Generation, Journal, known_numbers
 from orchestrator.node.client import ShimError
@@ -76,7 +76,7 @@ def rollback(stack: str, number: int, conf: Path | None, as_json: bool, yes: boo
                 if as_json:
                     print_json({"type": "result", "outcome": "unchanged"})
                 return ExitCode.FINE
-            code = await confirm_and_execute(control, planned, as_json, yes, timeout, f"rollback to {number}")
+            code = await confirm_and_execute(control, planned, as_json, yes, f"rollback to {number}")
             if planned.desired.files is not None and not as_json:
                 click.echo(
                     f"The files in {control.conf} are not what runs now; "
@@ -84,7 +84,7 @@ def rollback(stack: str, number: int, conf: Path | None, as_json: bool, yes: boo
                 )
             return code
 
-    return run(work())
+    return run(work(), timeout)
 
 
 def _found(journal: Journal, stack: str, number: int) -> Generation:

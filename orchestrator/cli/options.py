@@ -17,7 +17,10 @@ from orchestrator.cli.main import CONF_VARIABLE, DEFAULT_CONF, program_name
 from orchestrator.controller import Controller
 from orchestrator.directories import Directories
 from orchestrator.node.client import LockedError, ShimError
+from orchestrator.policy import PlanPolicy
+from orchestrator.reconcile import EVERYTHING
 from orchestrator.transport.base import TransportError
+from schemas.base import NodeName
 from schemas.compose import stack_names
 from schemas.problems import ConfigurationError
 
@@ -51,11 +54,18 @@ def conf_option(command: Command) -> Command:
     return option(command)
 
 
-def controller(conf: Path | None, stack: str, overrides: tuple[str, ...] = ()) -> Controller:
+def controller(
+    conf: Path | None, stack: str, overrides: tuple[str, ...] = (), policy: PlanPolicy = EVERYTHING
+) -> Controller:
     """Return the controller of a stack; `conf` after the command wins over the one before it."""
     root = click.get_current_context().find_root()
     root.obj = conf or root.obj
-    return Controller(root.obj, stack, overrides, directories())
+    return Controller(root.obj, stack, overrides, directories(), policy, note)
+
+
+def note(text: str) -> None:
+    """Tell a person why nothing happens yet; stdout stays the product."""
+    click.echo(text, err=True)
 
 
 def suggest(*words: str) -> str:
@@ -79,10 +89,49 @@ def print_json(line: Mapping[str, Any]) -> None:
     click.echo(json.dumps({"version": 1, **line}))
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work to its end; errors that a person can act on become `CommandError`."""
+def policy_options(command: Command) -> Command:
+    """Add `--target` and `--assume-lost`, which `policy` reads."""
+    for decorate in (
+        click.option(
+            "--assume-lost",
+            "assume_lost",
+            multiple=True,
+            metavar="NODE",
+            help="Take a node that cannot be reached for gone: what ran there is started elsewhere. Repeatable.",
+        ),
+        click.option(
+            "--target",
+            "targets",
+            multiple=True,
+            metavar="NAME",
+            help="Change only this service, slot, node, helper or `gateway`, and what it needs. Repeatable.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def policy(targets: tuple[str, ...], assume_lost: tuple[str, ...]) -> PlanPolicy:
+    """Return what the options of `policy_options` say."""
+    return PlanPolicy(targets=targets, assume_lost=frozenset(NodeName(name) for name in assume_lost))
+
+
+def run(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+    """Run a command's work to its end, for `timeout` seconds at most; what a person can act on is `CommandError`."""
+
+    async def limited() -> T:
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = f"Given up after {timeout:g} s. Running it again is safe."
+            raise CommandError(ExitCode.PARTIAL, message) from None
+
     try:
-        return asyncio.run(work)
+        return asyncio.run(limited())
     except BrokenPipeError:
         raise  # who read our output has left; click ends the program without a word
     except BaseExceptionGroup as group:

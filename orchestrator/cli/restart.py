@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.change import confirm_and_execute, note, print_plan, timeout_option, yes_option
+from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_option, yes_option
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import conf_option, controller, print_json, run
+from orchestrator.cli.options import conf_option, controller, note, print_json, run
 from orchestrator.controller import Controller, Planned
 from orchestrator.node.client import ShimError
 from orchestrator.plan import Plan, Start
@@ -49,10 +49,10 @@ def restart(
                 return ExitCode.FINE
             words = " ".join(("restart", *names))
             return await confirm_and_execute(
-                control, planned, as_json, yes, timeout, words, before=lambda: _forgive(control, planned)
+                control, planned, as_json, yes, words, before=lambda: _forgive(control, planned)
             )
 
-    return run(work())
+    return run(work(), timeout)
 
 
 def _failed(plan: Plan) -> tuple[str, ...]:
