@@ -14,6 +14,7 @@ Everywhere else the supervisor's own double fork has to do.
 from __future__ import annotations
 
 import plistlib
+from dataclasses import replace
 
 from orchestrator.node.site import Site
 
@@ -50,6 +51,11 @@ def verb_argv(site: Site, shim: str, verb: str) -> list[str]:
 def is_anchored(site: Site) -> bool:
     """Tell whether somebody else than the login parents what is started there."""
     return site.systemd_run is not None or site.anchor is not None
+
+
+def unanchored(site: Site) -> Site:
+    """Return a site where nobody else parents what is started, for when that one does not answer."""
+    return replace(site, systemd_run=None, anchor=None)
 
 
 def anchor_socket(uid: int) -> str:

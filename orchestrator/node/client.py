@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.node.anchors import verb_argv
+from orchestrator.node.anchors import is_anchored, unanchored, verb_argv
 from orchestrator.node.reports import DoctorReport, NodeReport, UnitLaunch, doctor_report, node_report
 from orchestrator.node.site import Site, forget_site, site_of
 from orchestrator.transport.base import CommandTimeoutError, Completed, NodeTransport, NodeUnreachableError, Stream
@@ -79,7 +79,18 @@ class ShimClient:
         """Start a unit and return its pid; its program has been exec'd."""
         # Orphans of an earlier run are ended first, which may take their whole grace.
         timeout_s = QUICK_S + launch.grace_s + GIVE_UP_S
-        return await self._ask("start", launch.request(), timeout_s, lambda answer: int(answer["pid"]))
+
+        async def begin(site: Site) -> int:
+            return await self._ask("start", launch.request(), timeout_s, lambda answer: int(answer["pid"]), site)
+
+        site = await self.site()
+        try:
+            return await begin(site)
+        except ShimError as error:
+            if error.code != "no_answer" or not is_anchored(site):
+                raise
+        # Who should have parented it did not start the shim. If it did after all, the lock refuses a double.
+        return await begin(unanchored(site))
 
     async def stop(self, stack: str, unit: str, *, grace_s: float) -> bool:
         """End a unit and return whether it was running; its lock is free and its process group gone."""
@@ -176,9 +187,9 @@ class ShimClient:
             async with _while_connected(stream, lines, lost):
                 yield  # leaving the stream kills the holder, which is how a lock is given back
 
-    async def _call(self, verb: str, request: Mapping[str, Any]) -> tuple[list[str], bytes]:
+    async def _call(self, verb: str, request: Mapping[str, Any], site: Site | None = None) -> tuple[list[str], bytes]:
         """Return the command of a verb and its stdin, after making sure that the shim is there."""
-        site = await self.site()
+        site = site or await self.site()
         path = self._path(site)
         async with self._pushing:
             if not self._is_there:
@@ -194,9 +205,14 @@ class ShimClient:
         return f"{site.state}/shim/{self._digest}/shim.py"
 
     async def _ask(
-        self, verb: str, request: Mapping[str, Any], timeout_s: float, read: Callable[[Mapping[str, Any]], T]
+        self,
+        verb: str,
+        request: Mapping[str, Any],
+        timeout_s: float,
+        read: Callable[[Mapping[str, Any]], T],
+        site: Site | None = None,
     ) -> T:
-        argv, data = await self._call(verb, request)
+        argv, data = await self._call(verb, request, site)
         done = await self._transport.run(argv, input=data, timeout_s=timeout_s)
         return self._answer(done, read, argv)
 

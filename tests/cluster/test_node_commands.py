@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,15 +134,16 @@ def test_doctor_looks_at_all_nodes_and_says_which_cannot_be_reached(lab: Lab, or
 def test_doctor_names_who_takes_a_port(lab: Lab, orchestrate: Orchestrate) -> None:
     host = lab.add("one")
     program = "import socket; s = socket.create_server(('', 18150)); print(flush=True); input()"
-    holder = host.popen("python3", "-c", program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
+    with host.popen("python3", "-c", program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
 
-    found = checks(orchestrate("doctor", "one", "--json"))["ports"]
+        found = checks(orchestrate("doctor", "one", "--json"))["ports"]
 
+        holder.kill()
     assert found["verdict"] == "warn"
-    assert "port 18150" in found["found"]
-    assert "create_server" in found["found"]
+    assert "port 18150 of 18100-18199" in found["found"]
+    assert f"pid {holder.pid} (" in found["found"]
 
 
 def test_doctor_compares_the_file_with_the_machine(lab: Lab, orchestrate: Orchestrate) -> None:
@@ -215,8 +215,3 @@ def wrap_python(host: Host, code: str) -> Path:
     program.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec /usr/bin/python3 "$@"\n')
     program.chmod(0o755)
     return folder
-
-
-def free(address: str, port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((address, port)) != 0
