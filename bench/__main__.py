@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from bench import gateway, startup, worker
+from bench import gateway, plan_scale, startup, worker
 from orchestrator.directories import Directories
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
@@ -29,6 +29,8 @@ def main() -> int:
     installed = Store(cache).install(
         source, model.revision, model.digest, progress=lambda _: None, cancel=threading.Event()
     )
+    print("== planning for fleets of 10, 100 and 1,000 nodes")
+    plan_scale.main()
     print("== the program: start-up and a plan without changes")
     code = _measure_startup(cache)
     print("== the worker against stock mlx_lm.server, same model")

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.groups import group_nodes
 from orchestrator.observed import Observed, ObservedUnit
-from schemas.base import NodeName
-from schemas.unit import WatcherSpec
+from schemas.base import Frozen, NodeName
 
 
 def difference(wanted: Sequence[DesiredUnit], old: ObservedUnit) -> str:
@@ -19,31 +18,32 @@ def difference(wanted: Sequence[DesiredUnit], old: ObservedUnit) -> str:
     is_single = len(wanted) == 1 and group_nodes(old.spec) == (old.spec.node,)
     if is_single and old.spec.node != new.node:
         return f"node {old.spec.node} -> {new.node}"
-    before, after = (_flat(spec.model_dump(mode="json")) for spec in (old.spec, new))
-    if before.get("port") != after.get("port") and not isinstance(new, WatcherSpec):
-        before["port"], after["port"] = old.port, new.port or "any"
-    changed = [
-        f"{key} {_word(before.get(key))} -> {_word(after.get(key))}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
-    ]
+    changed = [f"{key} {_word(before)} -> {_word(after)}" for key, before, after in _changes(old.spec, new, old.port)]
     return ", ".join(changed) or "its specification is of an older kind"
 
 
-def _flat(tree: dict[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update({f"{key} {inner}": child for inner, child in _flat(value).items()})
-        elif isinstance(value, list):
-            flat[key] = "+".join(str(part) for part in value)
+def _changes(before: Frozen, after: Frozen, old_port: int | None) -> Iterator[tuple[str, object, object]]:
+    """Yield (key, old, new) for every field that differs, by key; the port is the one that was taken."""
+    for key in sorted({*type(before).model_fields, *type(after).model_fields}):
+        old, new = getattr(before, key, None), getattr(after, key, None)
+        if old == new:
+            continue
+        if isinstance(old, Frozen) and isinstance(new, Frozen):
+            yield from ((f"{key} {inner}", one, other) for inner, one, other in _changes(old, new, old_port))
+        elif key == "port":
+            yield key, old_port, new or "any"
         else:
-            flat[key] = value
-    return flat
+            yield key, old, new
 
 
 def _word(value: object) -> str:
-    return "none" if value is None else str(value)
+    if value is None:
+        return "none"
+    if isinstance(value, Frozen):
+        return _word(value.model_dump(mode="json", exclude_none=True))
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={_word(inner)}" for key, inner in sorted(value.items())) or "none"
+    return "+".join(_word(part) for part in value) if isinstance(value, tuple | list) else str(value)
 
 
 def routing_differences(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:

@@ -50,7 +50,7 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
             for where, rank in ((node, unit_id), *others):
                 after = _loaded(after, desired, where, rank)
             unit = _reachable(after, node).units[unit_id]
-            return replace(after, gateway=_report(desired)) if isinstance(unit.spec, GatewaySpec) else after
+            return replace(after, gateway=report(desired)) if isinstance(unit.spec, GatewaySpec) else after
         case Publish(instance=instance):
             slot = slot_of(instance.unit)
             kept = {
@@ -71,7 +71,7 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
             return _with_routes(observed, desired, _without(_instances(observed), unit_id))
         case Rewire():
             after = _with_routes(observed, desired, _instances(observed))
-            return after if after.gateway is None else replace(after, gateway=_report(desired))
+            return after if after.gateway is None else replace(after, gateway=report(desired))
         case Defer():
             return observed
 
@@ -177,7 +177,8 @@ def _with_routes(observed: Observed, desired: Desired, instances: Mapping[UnitId
     return replace(observed, routes=routes)
 
 
-def _report(desired: Desired) -> ConfigReport:
+def report(desired: Desired) -> ConfigReport:
+    """Return what a gateway that serves the desired routes says."""
     return ConfigReport(
         stack=desired.stack,
         generation=1,

@@ -14,13 +14,14 @@ HASH_VERSION = 1
 """Goes into every spec hash. Raised only when every unit must be replaced."""
 
 _HASH_LENGTH = 12
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _ROUTING_SECTIONS = ("roles", "aliases", "helpers", "policies", "history")
 _ROUTING_GATEWAY_FIELDS = ("auth", "exposed", "body_limit_mib")
 
 
 def canonical_json(value: object) -> str:
     """Write JSON in the one form that is hashed: sorted keys, no spaces, no escapes for non-ASCII text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def spec_hash(spec: Frozen) -> str:
