@@ -23,7 +23,7 @@ class Breaker(Frozen):
 
 
 class HealthCheck(Frozen):
-    """How often an idle endpoint is asked for a real answer."""
+    """How often an idle endpoint is asked for one real token. Without it only those that failed are asked."""
 
     interval_s: Annotated[Seconds, HOT] = 30.0
     """Seconds between checks, jittered."""

@@ -101,9 +101,11 @@ class Prober:
                     await self._poll(probes, asyncio.Semaphore(MOST_AT_ONCE))
             except Exception:
                 log.exception("probing failed, trying again")
-                self._metrics.watch_restart()
-                self._running.clear()
+                self._metrics.probe_restart()
                 await asyncio.sleep(RESTART_S)
+                self._running.clear()
+                for identity in self._targets:
+                    self._schedule(identity)
 
     async def _poll(self, probes: asyncio.TaskGroup, places: asyncio.Semaphore) -> None:
         while True:

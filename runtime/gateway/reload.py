@@ -93,7 +93,9 @@ class Reloader:
             overrides = routes.overrides if routes else ()
             stack, stack_problems = await asyncio.to_thread(self._read_stack, conf, overrides)
             try:
-                self._swap(stack, routes, (*stack_problems, *problems))
+                # Thousands of instances take a while: the loop goes on serving meanwhile.
+                table = await asyncio.to_thread(self._build, stack, routes)
+                self._swap(table, stack, routes, (*stack_problems, *problems))
             except Exception as error:
                 # A table that cannot be built must not end the following of files.
                 log.exception("building the routing table failed")
@@ -112,12 +114,21 @@ class Reloader:
             on_restart=self._metrics.watch_restart,
         )
 
-    def _swap(self, stack: Stack | None, routes: Routes | None, problems: tuple[Problem, ...]) -> None:
+    def _build(self, stack: Stack | None, routes: Routes | None) -> RoutingTable | None:
+        """Return the table of what was read; None where nothing is new."""
+        is_changed = (stack, routes) != (self._stack, self._routes) or self._live.table is None
+        if stack is None or not is_changed:
+            return None
+        return build_table(stack, routes, environ=os.environ, worker_token=self._sources.worker_token)
+
+    def _swap(
+        self,
+        table: RoutingTable | None,
+        stack: Stack | None,
+        routes: Routes | None,
+        problems: tuple[Problem, ...],
+    ) -> None:
         live = self._live
-        is_changed = (stack, routes) != (self._stack, self._routes) or live.table is None
-        table = None
-        if stack is not None and is_changed:
-            table = build_table(stack, routes, environ=os.environ, worker_token=self._sources.worker_token)
         self._note(problems)
         self._stack, self._routes = stack, routes
         if table is None:

@@ -82,6 +82,7 @@ class Metrics:
         self._tokens = 0
         self._malformed = 0
         self._watch_restarts = 0
+        self._probe_restarts = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -118,6 +119,10 @@ class Metrics:
         """Count that watching files failed and began anew."""
         self._watch_restarts += 1
 
+    def probe_restart(self) -> None:
+        """Count that asking endpoints for tokens failed on our side and began anew."""
+        self._probe_restarts += 1
+
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -135,6 +140,7 @@ class Metrics:
             ("mlx_cluster_tokens_generated", "Tokens that endpoints say they generated.", self._tokens),
             ("orchestrate_malformed_events", "Events of streams that were no JSON.", self._malformed),
             ("orchestrate_watch_restarts", "Times that watching files began anew.", self._watch_restarts),
+            ("orchestrate_probe_restarts", "Times that probing began anew.", self._probe_restarts),
         ):
             yield CounterMetricFamily(name, text, value=value)
         yield _histogram("orchestrate_request_seconds", "Whole requests.", self._seconds)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -26,8 +28,10 @@ from tests.fakes.upstream import (
 )
 from tests.runtime.gateway.harness import (
     CHAT,
+    ROOT,
     STREAM,
     LocalGateway,
+    free_port,
     instance,
     local_gateway,
     service_document,
@@ -170,6 +174,58 @@ async def test_a_lost_rank_before_content_is_invisible_and_in_mid_stream_honest(
 
 async def _is_back(gateway: LocalGateway) -> bool:
     return await who(gateway) == "group" and gateway.standing("group").breaker.failures == 0
+
+
+async def test_a_killed_group_is_told_of_at_once_and_the_ladder_carries_on_until_it_is_replaced(tmp_path: Path) -> None:
+    """With real processes: KILL in mid-stream, then a new group at another address."""
+
+    async def spawn() -> tuple[asyncio.subprocess.Process, str]:
+        port = free_port()
+        argv = (sys.executable, "-m", "tests.fakes.upstream", "--port", str(port))
+        process = await asyncio.create_subprocess_exec(*argv, "--words", "2000", "--pause-s", "0.01", cwd=ROOT)
+        await until(lambda: can_connect(port))
+        return process, f"http://127.0.0.1:{port}"
+
+    async def can_connect(port: int) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    processes = []
+    try:
+        async with (
+            FakeUpstream() as single,
+            local_gateway(tmp_path, service_document("group", "single")) as gateway,
+            gateway.client() as client,
+        ):
+            group, url = await spawn()
+            processes.append(group)
+            await gateway.publish(instance("group", url), instance("single", single.url))
+            async with client.stream("POST", CHAT_PATH, json=STREAM) as answer:
+                pieces = answer.aiter_text()
+                text = await anext(pieces)
+                group.kill()
+                async with asyncio.timeout(10):
+                    text += "".join([piece async for piece in pieces])
+            assert text.count('"error"') == 1 and "[DONE]" not in text
+            assert gateway.standing("group").breaker.failures == 1
+            for _ in range(4):
+                assert await who(gateway) == "single"
+            # The whole group is replaced; its entry goes, then the new one comes.
+            await gateway.publish(instance("single", single.url))
+            assert await who(gateway) == "single"
+            fresh, url = await spawn()
+            processes.append(fresh)
+            await gateway.publish(instance("group", url), instance("single", single.url))
+            assert await who(gateway) == "group"
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 async def test_a_group_that_hangs_is_left_after_its_time(ladder: Ladder) -> None:

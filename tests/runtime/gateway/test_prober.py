@@ -132,6 +132,24 @@ async def test_pollers_end_with_their_table(lab: Any, tmp_path: Path) -> None:
         assert probes(fake) == count, "nobody asks what no table names"
 
 
+async def test_a_failure_of_our_own_is_reported_and_probing_goes_on(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prober, "RESTART_S", 0.05)
+    gateway, (fake,) = await lab(refuses(500), chat=SOON)
+    pool, leased = gateway.gateway.services.pool, gateway.gateway.services.pool.lease_probe
+
+    def explodes(*_: object) -> None:
+        pool.lease_probe = leased
+        raise RuntimeError("surprise")
+
+    pool.lease_probe = explodes
+    await ask(gateway)
+    await until(lambda: probes(fake) > 0)
+    async with gateway.client() as client:
+        assert "orchestrate_probe_restarts_total 1.0" in (await client.get("/metrics")).text
+    fake.behave = answers()
+    await until(lambda: isinstance(gateway.standing("a").breaker, Closed))
+
+
 async def test_an_endpoint_that_refuses_probes_is_tried_by_clients(lab: Any) -> None:
     async def only_texts(exchange: Exchange) -> None:
         await (refuses(400) if exchange.seen.path == CHAT_PATH else answers())(exchange)
