@@ -86,17 +86,19 @@ class Mock(asyncio.Protocol):
             self._transport.write(part)
 
 
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Mock, "127.0.0.1", port)
+async def _serve(host: str, port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Mock, host, port)
     await server.serve_forever()
 
 
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(parser.parse_args().port))
+        runner.run(_serve(options.host, options.port))
 
 
 if __name__ == "__main__":
