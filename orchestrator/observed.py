@@ -51,6 +51,8 @@ class ObservedUnit:
     """How long a living unit that had answered before has not; 0 for one that answers or never did yet."""
     crashes_s: tuple[float, ...] = ()
     """How long ago this unit ended without being asked to, by its node's clock, in seconds, latest first."""
+    generation: int | None = None
+    """The apply that started it."""
 
     @property
     def slot(self) -> SlotId:

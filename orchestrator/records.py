@@ -70,6 +70,7 @@ def observed_unit(node: NodeName, report: UnitReport, now: float) -> ObservedUni
         link_port=_number(labels.get(LINK_PORT_LABEL)),
         control_port=_number(labels.get(CONTROL_PORT_LABEL)),
         crashes_s=crashes_s(report.ends, now),
+        generation=_number(labels.get(GENERATION_LABEL)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 
 from schemas.base import Frozen
 
+QUIET_S = 120.0
+"""A watcher looks every ten seconds; one whose report is older than this is not it any more."""
 WatcherState = Literal["well", "mending", "waiting", "blocked"]
 
 
@@ -39,6 +42,20 @@ def read_watcher(path: Path) -> WatcherReport | None:
         return WatcherReport.from_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def living_watcher(path: Path, now: float) -> WatcherReport | None:
+    """Return what the stack's watcher said last, if its process lives and has looked, or is at work, not long ago."""
+    report = read_watcher(path)
+    if report is None or (report.state != "mending" and now - report.looked_at > QUIET_S):
+        return None
+    try:
+        os.kill(report.pid, 0)
+    except PermissionError:
+        return report
+    except OSError:
+        return None
+    return report
 
 
 def write_watcher(path: Path, report: WatcherReport) -> None:

@@ -13,9 +13,10 @@ from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import program_name
 from orchestrator.cli.options import conf_option, controller, directories, print_json, run, suggest
 from orchestrator.controller import Controller, Seen
-from orchestrator.helpers.compare import describe, helper_data
 from orchestrator.observed import ObservedUnit, Unreachable
-from schemas.problems import Problem, nearest
+from orchestrator.status import StackStatus, shown_problems, status_data, status_lines
+from orchestrator.watch_report import living_watcher
+from schemas.problems import nearest
 
 
 @click.command()
@@ -34,10 +35,10 @@ def status(stack: str | None, conf: Path | None, as_json: bool) -> int:
     for name in names:
         control = controller(conf, name)
         seen = run(control.look())
-        for line in _status_lines(control, seen) if not as_json else ():
+        for line in shown_status(control, seen) if not as_json else ():
             click.echo(line)
-        if as_json:
-            _print_status(name, seen)
+        for data in status_data(stack_status(control, seen)) if as_json else ():
+            print_json(data)
         if any(isinstance(node, Unreachable) for node in seen.observed.nodes.values()):
             code = ExitCode.PARTIAL
     return code
@@ -61,100 +62,41 @@ def _applied_stacks() -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-def _problems(seen: Seen) -> tuple[Problem, ...]:
-    gateway = seen.observed.gateway
-    return seen.problems or (gateway.problems if gateway is not None else ())
+def stack_status(control: Controller, seen: Seen) -> StackStatus:
+    """Return what is shown of a stack."""
+    now, back = time.time(), seen.rolled_back
+    return StackStatus(
+        stack=control.stack,
+        conf=str(control.conf),
+        observed=seen.observed,
+        now=now,
+        pending=None if seen.plan is None else len(seen.plan.changes),
+        problems=seen.problems,
+        rolled_back=None if back is None else f"{back.git}, by generation {back.generation}",
+        watcher=living_watcher(control.directories.watcher(control.stack), now),
+    )
 
 
-def _status_lines(control: Controller, seen: Seen) -> Iterator[str]:
-    observed, gateway = seen.observed, seen.observed.gateway
-    at = f", generation {observed.routes.generation}" if observed.routes else ""
-    revision = f" at {observed.routes.revision}" if observed.routes and observed.routes.revision else ""
-    yield f"Stack {control.stack}{at}{revision}"
-    units = observed.units()
-    for unit in units:
-        yield "  " + _unit_line(unit)
-    for name, node in observed.nodes.items():
-        if isinstance(node, Unreachable):
-            yield f"  {name} cannot be reached: {node.reason}"
-    for helper, what in observed.helpers.items():
-        yield f"  helper {describe(helper, what)}"
-    if not units:
-        yield "  nothing runs"
-    if gateway is not None:
-        for endpoint in gateway.endpoints:
-            is_well = endpoint.state == "ready" and all(unit.ready for unit in units)  # then its last error is over
-            error = f", last error: {endpoint.last_error}" if endpoint.last_error and not is_well else ""
-            yield f"  role {endpoint.role}: {endpoint.name} is {endpoint.state}, {endpoint.in_flight} in flight{error}"
-    if (back := seen.rolled_back) is not None:
-        yield f"Generation {back.generation} rolled back to {back.git}: what runs are not the files in {control.conf}."
-    owners = sorted({unit.owner for unit in units if unit.alive and unit.owner not in (None, str(control.conf))})
+def shown_status(control: Controller, seen: Seen) -> Iterator[str]:
+    """Yield the lines of `status`: what runs, and what to do next."""
+    status = stack_status(control, seen)
+    yield from status_lines(status)
+    units, conf = status.observed.units(), str(control.conf)
+    if status.rolled_back is not None:
+        yield f"Rolled back to {status.rolled_back}: what runs is not made from the files in {conf}."
+    owners = sorted({unit.owner for unit in units if unit.alive and unit.owner not in (None, conf)})
     if owners:
         yield from (
             f"It runs from {owner}; look with: {program_name()} --conf {owner} status {control.stack}"
             for owner in owners
         )
-    elif problems := _problems(seen):
-        served = "; the gateway keeps its last good routes" if gateway is not None else ""
+    elif problems := shown_problems(status):
+        served = "; the gateway keeps its last good routes" if status.observed.gateway is not None else ""
         yield f"The files cannot be used{served}:"
         yield from (f"  {problem}" for problem in problems)
-    elif seen.plan is not None and not seen.plan.is_empty and units:
-        count = len(seen.plan.changes)
-        plural = "s" if count != 1 else ""
-        yield f"{count} change{plural} pending; see: {suggest('plan', control.stack)}"
-
-
-def _unit_line(unit: ObservedUnit) -> str:
-    name = f"{unit.node}/{unit.slot}"
-    if not unit.alive:
-        return f"{name:<24} ended    {unit.exit or unit.phase}"
-    state = "ready" if unit.ready else "not ready"
-    up_s = max(0, time.time() - unit.started_at) if unit.started_at else 0
-    port = f", port {unit.port}" if unit.port else ""
-    return f"{name:<24} {state:<8} pid {unit.pid}{port}, up {_duration(up_s)}"
-
-
-def _duration(seconds: float) -> str:
-    for size, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {word}"
-    return f"{seconds:.0f} s"
-
-
-def _print_status(name: str, seen: Seen) -> None:
-    observed = seen.observed
-    for unit in observed.units():
-        print_json(
-            {
-                "type": "unit",
-                "stack": name,
-                "node": unit.node,
-                "unit": unit.id,
-                "slot": unit.slot,
-                "alive": unit.alive,
-                "ready": unit.ready,
-                "pid": unit.pid,
-                "port": unit.port,
-                "started_at": unit.started_at,
-                "exit": unit.exit,
-            }
-        )
-    for node, what in observed.nodes.items():
-        if isinstance(what, Unreachable):
-            print_json({"type": "node", "stack": name, "node": node, "reachable": False, "reason": what.reason})
-    for helper, seen_helper in observed.helpers.items():
-        print_json({"type": "helper", "stack": name, "helper": helper, **helper_data(seen_helper)})
-    gateway = observed.gateway
-    print_json(
-        {
-            "type": "status",
-            "stack": name,
-            "generation": observed.routes.generation if observed.routes else None,
-            "gateway": gateway.model_dump(mode="json") if gateway is not None else None,
-            "problems": [problem.model_dump(mode="json") for problem in _problems(seen)],
-            "changes_pending": None if seen.plan is None else len(seen.plan.changes),
-        }
-    )
+    elif status.pending and units:
+        plural = "s" if status.pending != 1 else ""
+        yield f"{status.pending} change{plural} pending; see: {suggest('plan', control.stack)}"
 
 
 async def _copy_logs(control: Controller, wanted: str | None, lines: int, follow: bool) -> None:
