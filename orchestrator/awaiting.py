@@ -9,6 +9,7 @@ import httpx
 
 from orchestrator.addresses import url_host
 from orchestrator.cluster import Cluster
+from orchestrator.engines.probe import is_alive, probe
 from orchestrator.execute import EffectError, Progress, Report
 from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.launch import ABANDON_GRACE_S
@@ -20,7 +21,7 @@ from orchestrator.records import PORT_LABEL, exit_words
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, UnitId
 from schemas.exits import RANK_LOST
-from schemas.unit import GatewaySpec, WatcherSpec, slot_of
+from schemas.unit import EngineSpec, GatewaySpec, WatcherSpec, slot_of, unit_id
 
 POLL_S = 0.2
 """Between two looks at a unit that is loading; a small model is ready within a second."""
@@ -35,6 +36,8 @@ class Awaiter:
     def __init__(self, cluster: Cluster, desired: Desired) -> None:
         self._cluster = cluster
         self._desired = desired
+        self._reasons: dict[UnitId, str] = {}
+        """Why an engine that is alive gave no token, at the last try."""
 
     async def until_ready(self, action: AwaitReady, report: Report) -> None:
         """Wait for the unit; its end, the end of another rank, or the time limit is an `EffectError`.
@@ -47,7 +50,7 @@ class Awaiter:
                 await self._until_ready(action, watched, report)
         except TimeoutError as error:
             raise EffectError(
-                f"{action.unit} was not ready after {action.timeout_s:.0f} s; it is left as it is",
+                f"{action.unit} was not ready after {action.timeout_s:.0f} s; it is left as it is{self._why(action)}",
                 log_tail=await self._log_tail(action.node, action.unit),
                 next_step=("logs", self._cluster.stack, slot_of(action.unit)),
             ) from error
@@ -87,6 +90,8 @@ class Awaiter:
         if isinstance(spec, WatcherSpec):
             return True
         url = f"http://{url_host(spec.host)}:{unit.labels.get(PORT_LABEL)}"
+        if isinstance(spec, EngineSpec):
+            return await self._engine_is_ready(http, spec, url, token, report)
         readiness = await worker_readiness(http, url, token)
         if readiness is None or readiness.is_ready:
             return readiness is not None
@@ -94,6 +99,21 @@ class Awaiter:
         done, total = (0, None) if share is None else (round(100 * share), 100)
         report(Progress(readiness.phase, done, total, "percent"))
         return False
+
+    async def _engine_is_ready(
+        self, http: httpx.AsyncClient, spec: EngineSpec, url: str, token: str, report: Report
+    ) -> bool:
+        """Tell whether an engine has given a real token; why not is told with the time limit."""
+        if not await is_alive(http, spec, url, token):
+            report(Progress("loading", 0, None, "percent"))
+            return False
+        reason = await probe(http, spec, url, token)
+        self._reasons[unit_id(spec)] = reason or ""
+        return reason is None
+
+    def _why(self, action: AwaitReady) -> str:
+        reason = self._reasons.get(action.unit)
+        return f"; asked for a token it said: {reason}" if reason else ""
 
     async def _end_the_rest(self, alive: list[Watched]) -> None:
         async def stop(node: NodeName, unit: UnitId) -> None:

@@ -77,6 +77,11 @@ class Cluster:
         """Return the node that the gateway runs on."""
         return self.nodes[self.gateway]
 
+    @property
+    def gateway_is_here(self) -> bool:
+        """Tell whether the gateway reads the files of this machine."""
+        return self.gateway not in self.nodes or self.gateway_node.is_local
+
     async def routes_path(self) -> str:
         """Return the path of `routes.json` on the gateway's node; raises `TransportError`."""
         return str((await self.gateway_node.directories()).routes(self.stack))

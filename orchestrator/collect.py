@@ -14,6 +14,7 @@ import httpx
 from orchestrator.addresses import url_host
 from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.draft import model_form
+from orchestrator.engines.probe import is_alive
 from orchestrator.expand import Desired
 from orchestrator.helpers.observe import observe
 from orchestrator.models.errors import StoreError
@@ -124,13 +125,13 @@ class _Look:
         """Return a unit with what its own server says; ranks behind the first have none."""
         if isinstance(unit.spec, WatcherSpec):
             return replace(unit, ready=unit.alive)
-        if not unit.alive or unit.port is None or not isinstance(unit.spec, WorkerSpec):
+        if not unit.alive or unit.port is None or not isinstance(unit.spec, WorkerSpec | EngineSpec):
             return unit
         url, began = f"http://{url_host(unit.spec.host)}:{unit.port}", time.monotonic()
         while True:
-            readiness = await worker_readiness(http, url, self._token)
-            if readiness is not None:
-                return replace(unit, ready=readiness.is_ready, load_s=readiness.load_s)
+            heard = await self._heard(http, unit, unit.spec, url)
+            if heard is not None:
+                return heard
             silent_s = time.monotonic() - began
             if unit.id not in self._routed:
                 return unit
@@ -138,6 +139,15 @@ class _Look:
                 return replace(unit, silent_s=max(silent_s, self._patience_s))
             self._wait_for(unit)
             await asyncio.sleep(POLL_S)
+
+    async def _heard(
+        self, http: httpx.AsyncClient, unit: ObservedUnit, spec: WorkerSpec | EngineSpec, url: str
+    ) -> ObservedUnit | None:
+        """Return a unit with what it says of itself; None where it gives no answer."""
+        if isinstance(spec, EngineSpec):
+            return replace(unit, ready=True) if await is_alive(http, spec, url, self._token) else None
+        readiness = await worker_readiness(http, url, self._token)
+        return None if readiness is None else replace(unit, ready=readiness.is_ready, load_s=readiness.load_s)
 
     def _wait_for(self, unit: ObservedUnit) -> None:
         self._note(

@@ -66,6 +66,11 @@ def unit_environment(token: str) -> Mapping[str, str]:
     return {WORKER_TOKEN: token, "PYTHONUNBUFFERED": "1"}
 
 
+def watcher_environment() -> Mapping[str, str]:
+    """Return what the watcher's environment has on top of the login's; it reads the worker token from its file."""
+    return {"PYTHONUNBUFFERED": "1"}
+
+
 def link_file(group: GroupSpec, meeting: Meeting) -> str | None:
     """Return the JSON file from which MLX reads where a group's ranks are; None for NCCL, which needs none.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.cluster import Cluster, ReachedNode, reach
 from orchestrator.collect import Note, collect
+from orchestrator.delivery import is_delivered
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
@@ -317,6 +318,8 @@ class Controller:
         gateway = next((unit.node for unit in desired.units.values() if isinstance(unit.spec, GatewaySpec)), None)
         cluster = self._reach(desired.nodes, gateway)
         observed = await collect(cluster, desired, patience_s=patience_s, note=self.note)
+        if not cluster.gateway_is_here and is_delivered(observed.routes, wanted.files):
+            observed = replace(observed, routes=observed.routes.model_copy(update={"conf": desired.files}))
         if not wanted.is_current and observed.gateway is not None:  # that it cannot read them is no news
             observed = replace(observed, gateway=observed.gateway.model_copy(update={"is_current": True}))
         plan = reconcile(desired, observed, policy or self.policy)

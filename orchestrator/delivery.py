@@ -6,10 +6,12 @@ import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import TypeGuard
 
 from orchestrator.cluster import ReachedNode
 from orchestrator.snapshots import Files, files_digest
 from schemas.base import StackName
+from schemas.routes import Routes
 
 _REFERENCE = re.compile(rb"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -25,6 +27,11 @@ async def deliver(node: ReachedNode, stack: StackName, files: Files) -> str:
         for name, content in files.items():
             group.create_task(node.transport.push(content, str(place / name), mode=0o600))
     return str(place)
+
+
+def is_delivered(routes: Routes | None, files: Files) -> TypeGuard[Routes]:
+    """Tell whether routes name the place of just these files."""
+    return routes is not None and routes.conf is not None and PurePosixPath(routes.conf).name == files_digest(files)
 
 
 def referred_variables(files: Files, environ: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from orchestrator.addresses import AddressError, group_addresses, rdma_devices
+from orchestrator import engines
+from orchestrator.addresses import AddressError, bind_address, group_addresses, rdma_devices
 from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.commands import (
     Meeting,
@@ -19,10 +20,13 @@ from orchestrator.commands import (
     link_file,
     rank_environment,
     unit_environment,
+    watcher_argv,
+    watcher_environment,
     worker_argv,
 )
 from orchestrator.delivery import deliver, referred_variables
 from orchestrator.directories import Directories
+from orchestrator.engines.find import find_program
 from orchestrator.execute import EffectError
 from orchestrator.expand import Desired
 from orchestrator.models.errors import StoreError
@@ -149,30 +153,66 @@ class Launcher:
     async def _launch(self, placed: Placed, group: _Group | None) -> UnitLaunch:
         node = self._cluster.nodes[placed.unit.node]
         directories = await node.directories()
+        argv, environment = await self._program(placed, node, directories, group)
         launch = group.meeting.launch if group else None
         return UnitLaunch(
             stack=self._cluster.stack,
             unit=placed.unit.id,
-            argv=await self._argv(placed, node, group),
-            env=self._environment(placed, directories, group),
+            argv=argv,
+            env=environment,
             cwd=str(directories.state),
             labels=unit_labels(placed, self._desired.owner, self._stamp.generation, launch),
             grace_s=STOP_GRACE_S,
         )
 
-    async def _argv(self, placed: Placed, node: ReachedNode, group: _Group | None) -> list[str]:
-        python = await node.python()
+    async def _program(
+        self, placed: Placed, node: ReachedNode, directories: Directories, group: _Group | None
+    ) -> tuple[list[str], Mapping[str, str]]:
+        """Return the command of a unit and what its environment has on top of the login's."""
+        python, stack, token = await node.python(), self._cluster.stack, self._token()
         match placed.unit.spec:
             case GatewaySpec() as spec:
-                stack, conf = self._cluster.stack, self._desired.owner
-                if not node.is_local:
-                    conf = await deliver(node, stack, self._files)
-                return gateway_argv(python, spec, conf, stack, await self._cluster.routes_path(), placed.unit.drain_s)
+                conf = self._desired.owner if node.is_local else await deliver(node, stack, self._files)
+                routes = await self._cluster.routes_path()
+                argv = gateway_argv(python, spec, conf, stack, routes, placed.unit.drain_s)
+                return argv, {**unit_environment(token), **referred_variables(self._files, os.environ)}
+            case WatcherSpec():
+                argv = watcher_argv(python, self._desired.owner, stack)
+                return argv, {**watcher_environment(), **referred_variables(self._files, os.environ)}
+            case EngineSpec() as spec:
+                return await self._engine(spec, node, python, placed.port, token)
             case WorkerSpec() as spec:
                 path = await self._model_path(node, Wish(spec.model, "mlx"))
-                return worker_argv(python, spec, path, placed.port, group.meeting if group else None)
-            case EngineSpec() | WatcherSpec() as spec:
-                raise EffectError(f"{spec.kind} units cannot be started by this version")
+                meeting = group.meeting if group else None
+                argv = worker_argv(python, spec, path, placed.port, meeting)
+                return argv, {**unit_environment(token), **self._rank_environment(placed, spec, directories, group)}
+
+    async def _engine(
+        self, spec: EngineSpec, node: ReachedNode, python: str, port: int | None, token: str
+    ) -> tuple[list[str], Mapping[str, str]]:
+        form = engines.model_form(spec)
+        path = "" if form is None else await self._model_path(node, Wish(spec.model, form))
+        host = bind_address(spec.host)
+        try:
+            program = await find_program(node.transport, python, spec)
+            found = engines.launch(spec, program=program, host=host, port=port or 0, model_path=path, token=token)
+        except engines.EngineError as error:
+            raise EffectError(str(error)) from error
+        return list(found.argv), found.env
+
+    def _rank_environment(
+        self, placed: Placed, spec: WorkerSpec, directories: Directories, group: _Group | None
+    ) -> Mapping[str, str]:
+        if group is None:
+            return {}
+        place = rank_environment(group.spec, spec.rank, group.meeting, self._link_path(directories, placed))
+        return {**place, **control_environment(group.secrets[spec.rank], group.publics)}
+
+    def _token(self) -> str:
+        try:
+            return self._cluster.directories.worker_token(self._cluster.stack)
+        except OSError as error:
+            raise EffectError(f"the worker token cannot be kept: {error}") from error
 
     async def _model_path(self, node: ReachedNode, wish: Wish) -> str:
         store = self._cluster.store
@@ -185,21 +225,6 @@ class Launcher:
         if path is None:
             raise EffectError(f"model {wish.model.name} is not on {node.name}; run apply again")
         return path
-
-    def _environment(self, placed: Placed, directories: Directories, group: _Group | None) -> Mapping[str, str]:
-        try:
-            token = self._cluster.directories.worker_token(self._cluster.stack)
-        except OSError as error:
-            raise EffectError(f"the worker token cannot be kept: {error}") from error
-        environment = dict(unit_environment(token))
-        spec = placed.unit.spec
-        if isinstance(spec, GatewaySpec):
-            environment |= referred_variables(self._files, os.environ)
-        if group is not None and isinstance(spec, WorkerSpec):
-            path = self._link_path(directories, placed)
-            environment |= rank_environment(group.spec, spec.rank, group.meeting, path)
-            environment |= control_environment(group.secrets[spec.rank], group.publics)
-        return environment
 
     def _link_path(self, directories: Directories, placed: Placed) -> str:
         """Return where the link file of a rank lies: with its record, so that both are removed together."""
