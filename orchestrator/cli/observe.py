@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ import click
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import program_name
 from orchestrator.cli.options import conf_option, controller, directories, print_json, run, suggest
+from orchestrator.cluster import Cluster
 from orchestrator.controller import Controller, Seen
 from orchestrator.observed import ObservedUnit, Unreachable
 from orchestrator.status import StackStatus, shown_problems, status_data, status_lines
 from orchestrator.watch_report import living_watcher
+from schemas.base import StackName
 from schemas.problems import nearest
 
 
@@ -51,7 +54,7 @@ def status(stack: str | None, conf: Path | None, as_json: bool) -> int:
 @click.option(
     "--lines", "-n", type=click.IntRange(min=0), default=50, show_default=True, help="The last so many lines."
 )
-@click.option("--follow", "-f", is_flag=True, help="Go on until the unit ends.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the unit, or all of them, have ended.")
 def logs(stack: str, unit: str | None, conf: Path | None, lines: int, follow: bool) -> None:
     """Print a unit's log. UNIT is a service, a slot like chat-0.0, or a unit id; without it, all units in turn."""
     run(_copy_logs(controller(conf, stack), unit, lines, follow))
@@ -110,20 +113,36 @@ async def _copy_logs(control: Controller, wanted: str | None, lines: int, follow
         if wanted is None:
             raise CommandError(ExitCode.ERROR, f"Stack {control.stack} has no units, and so no logs.")
         raise CommandError(ExitCode.ERROR, f"No unit of stack {control.stack} is called {wanted!r}.{hint}")
-    if follow and len(chosen) > 1:
-        slots = sorted({unit.slot for unit in chosen})
-        if len(slots) > 1:
-            raise CommandError(ExitCode.USAGE, f"One unit can be followed at a time; name one of: {', '.join(slots)}.")
-        chosen = [unit for unit in chosen if unit.alive][-1:] or chosen[-1:]
     cluster = control.cluster()
+    if follow:
+        chosen = [unit for unit in chosen if unit.alive] or chosen[-1:]
+        prefixes = _prefixes(chosen)
+        async with asyncio.TaskGroup() as group:
+            for unit, prefix in zip(chosen, prefixes, strict=True):
+                group.create_task(_copy_log(cluster, control.stack, unit, lines, follow, prefix))
+        return
     for unit in chosen:
         if len(chosen) > 1:
             click.echo(f"==> {unit.node}/{unit.id} <==")
-        shim = cluster.nodes[unit.node].shim
-        async with shim.logs(control.stack, unit.id, lines=lines, follow=follow) as copied:
-            async for line in copied:
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
+        await _copy_log(cluster, control.stack, unit, lines, follow, b"")
+
+
+def _prefixes(units: list[ObservedUnit]) -> list[bytes]:
+    """Return what each line of each unit begins with; nothing where there is only one."""
+    if len(units) < 2:
+        return [b""] * len(units)
+    names = [f"{unit.node}/{unit.slot}" for unit in units]
+    width = max(len(name) for name in names)
+    return [f"{name:<{width}} | ".encode() for name in names]
+
+
+async def _copy_log(
+    cluster: Cluster, stack: StackName, unit: ObservedUnit, lines: int, follow: bool, prefix: bytes
+) -> None:
+    async with cluster.nodes[unit.node].shim.logs(stack, unit.id, lines=lines, follow=follow) as copied:
+        async for line in copied:
+            sys.stdout.buffer.write(prefix + line)
+            sys.stdout.buffer.flush()
 
 
 def _is_called(unit: ObservedUnit, name: str) -> bool:
