@@ -3,7 +3,7 @@
 `python3 keeper.py VERB` reads one JSON object on one line of stdin and prints JSON objects, one a line, flushed: any
 number of `{"event": "progress", "done": bytes, "total": bytes}`, and at the end `{"version": 1, "ok": true, ...}`, or
 `{"version": 1, "ok": false, "error": {"code": ..., "message": ...}}` with exit code 1.
-Every request names `root`, an absolute directory. Verbs: list, prepare, install, verify, remove.
+Every request names `root`, an absolute directory. Verbs: list, prepare, install, verify, drop, remove.
 
     <root>/models/<slug>/<entry>/     a whole model with its manifest.json; never changed but for its manifest
     <root>/incoming/<slug>/<entry>/   what has arrived of a model; a file that is there is whole, as pushes are atomic
@@ -169,6 +169,18 @@ def verify(request: Json) -> Json:
     return {"damaged": found}
 
 
+def drop(request: Json) -> Json:
+    """Remove damaged files of a model, which is not whole from then on: bringing it again sends what is missing."""
+    target, incoming = places(request)
+    with locked(incoming):
+        known = checked_files(read_manifest(target) or {"files": {}})
+        for name in request["files"]:
+            if name in known:
+                with contextlib.suppress(FileNotFoundError):
+                    (target / name).unlink()
+    return {}
+
+
 def remove(request: Json) -> Json:
     """Remove a model; one that is not there is no error."""
     target, incoming = places(request)
@@ -319,6 +331,7 @@ VERBS: dict[str, Callable[[Json], Json]] = {
     "prepare": prepare,
     "install": install,
     "verify": verify,
+    "drop": drop,
     "remove": remove,
 }
 

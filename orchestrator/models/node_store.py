@@ -68,7 +68,9 @@ class Listing:
                 return None
             case HubSource() | PackageSource():
                 wanted = content(here.manifest.files) if here is not None and here.manifest is not None else None
-        fitting = [each for each in self.models if _is(each, model, form) and wanted in (None, each.content)]
+        fitting = [
+            each for each in self.models if each.is_whole and fits(each, model, form) and wanted in (None, each.content)
+        ]
         newest = max(fitting, key=lambda each: each.manifest.installed_at, default=None)
         return None if newest is None else newest.loadable
 
@@ -119,6 +121,11 @@ class NodeStore:
         request = {"entries": [[model.slug, model.entry] for model in models]}
         answer = await self._follow("verify", request, report)
         return {name: tuple(files) for name, files in answer["damaged"].items()}
+
+    async def drop(self, model: StoredModel, files: Sequence[str]) -> None:
+        """Remove damaged files of a model, so that it counts as missing until it is brought again."""
+        request = {"slug": model.slug, "entry": model.entry, "files": list(files)}
+        await self._follow("drop", request, lambda _done, _total: None)
 
     async def remove(self, model: StoredModel) -> None:
         """Remove a model from the store."""
@@ -204,11 +211,11 @@ def content(files: Mapping[str, FileEntry]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _is(stored: StoredModel, model: ModelSpec, form: ModelForm) -> bool:
+def fits(stored: StoredModel, model: ModelSpec, form: ModelForm) -> bool:
+    """Tell whether an entry is what a unit may load for a model, or may have loaded before a branch moved on."""
     manifest = stored.manifest
     return (
-        stored.is_whole
-        and manifest.source == model.source
+        manifest.source == model.source
         and form in stored.forms
         and model.revision in {None, manifest.requested, manifest.revision}
         and model.digest in {None, manifest.digest}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -15,10 +14,12 @@ from orchestrator.models.manifest import Manifest
 from orchestrator.models.node_store import Listing, NodeStore
 from orchestrator.models.sources import PathSource, parse_source
 from orchestrator.models.store import InstalledModel, Store, entry_name
+from orchestrator.models.wishes import Wish
 from orchestrator.models.work import ProgressEvent
 from orchestrator.observed import ModelForm
 from schemas.base import ModelName
-from schemas.unit import ModelSpec
+
+__all__ = ["ModelSync", "Wish", "asked_paths", "in_thread", "loadable_on", "models_here", "remote_models"]
 
 TRANSFERS = 3
 """Nodes that are sent files at once. They read the same pages of the store, as all start with the same file."""
@@ -26,14 +27,6 @@ ATTEMPTS = 2
 """How often a file is sent whose content did not arrive as it was."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A model in the form that some unit needs."""
-
-    model: ModelSpec
-    form: ModelForm
 
 
 class ModelSync:
