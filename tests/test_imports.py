@@ -44,7 +44,9 @@ MUST_BE_PURE = (
     "orchestrator/engines/vllm.py", "orchestrator/engines/mlx_lm_server.py", "orchestrator/engines/command.py",
     "runtime/worker/wire.py", "runtime/worker/steps.py", "runtime/worker/pace.py",
     "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
-    "runtime/gateway/routing/outcome.py",
+    "runtime/gateway/routing/outcome.py", "runtime/gateway/routing/build.py", "runtime/gateway/routing/checks.py",
+    "runtime/gateway/adapters/strict.py", "runtime/gateway/adapters/mlx_lm_server.py",
+    "runtime/gateway/adapters/collect.py", "runtime/gateway/attempt.py",
 )  # fmt: skip
 
 

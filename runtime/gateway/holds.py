@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 MOST_HELD = 256
 """Requests of one role, or of another name that clients ask for, that are held at once."""
+MOST_HELD_BYTES = 256 * 1024 * 1024
+"""Bytes of all bodies that are held at once."""
 
 
 class Holds:
@@ -16,6 +18,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()
+        self._bytes = 0
         self._changed = asyncio.Event()
 
     @property
@@ -24,18 +27,21 @@ class Holds:
         return self._held
 
     @contextmanager
-    def place(self, name: str, *, is_again: bool = False) -> Iterator[bool]:
-        """Take a place and leave it at the end; gives False where none is left.
+    def place(self, name: str, size: int, *, is_again: bool = False) -> Iterator[bool]:
+        """Take a place for a body of `size` bytes and leave it at the end; gives False where none is left.
 
         Who had one before (`is_again`) gets one in any case: it is not refused after it has waited.
         """
-        if self._held[name] >= MOST_HELD and not is_again:
+        is_full = self._held[name] >= MOST_HELD or self._bytes + size > MOST_HELD_BYTES
+        if is_full and not is_again:
             yield False
             return
         self._held[name] += 1
+        self._bytes += size
         try:
             yield True
         finally:
+            self._bytes -= size
             self._held[name] -= 1
             if not self._held[name]:
                 del self._held[name]

@@ -11,7 +11,7 @@ from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Result, k
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError
 from runtime.gateway.exchange import Exchanges
-from runtime.gateway.holds import MOST_HELD, Holds
+from runtime.gateway.holds import Holds
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.outcome import CLIENT_LEFT
 from runtime.gateway.routing.pool import Lease, Pool
@@ -194,9 +194,9 @@ class Relay:
     async def _hold(self, ask: Ask, walk: _Walk, course: Course, client: Client, *, is_again: bool) -> Route | ApiError:
         """Hold a request until the table changes or an endpoint may be free; return the route to try then."""
         name = ask.route.name
-        with self._holds.place(name, is_again=is_again) as is_placed:
+        with self._holds.place(name, len(ask.body.raw), is_again=is_again) as is_placed:
             if not is_placed:
-                message = f"'{name}' is being replaced, and {MOST_HELD} requests wait for it already."
+                message = f"'{name}' is being replaced, and as many requests as can be held wait already."
                 return ApiError(503, message, code="no_endpoint_available", retry_after_s=RETRY_AFTER_S)
             # The table may have changed during an attempt; then there is nothing to wait for.
             if self._find_route(ask.body.model) is walk.route:

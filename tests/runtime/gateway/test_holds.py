@@ -149,8 +149,10 @@ async def test_a_client_that_leaves_frees_its_place(swapped: Swapped, body: dict
     assert len(successor.seen) == 1, "nobody asks for a client that left"
 
 
-async def test_only_so_many_are_held(swapped: Swapped, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holds, "MOST_HELD", 3)
+@pytest.mark.parametrize(("limit", "value"), [("MOST_HELD", 3), ("MOST_HELD_BYTES", 200)])
+async def test_only_so_many_are_held(swapped: Swapped, monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    # Each body has 60 bytes.
+    monkeypatch.setattr(holds, limit, value)
     gateway, successor = swapped
     asking = [asyncio.create_task(ask(gateway, CHAT)) for _ in range(3)]
     await until(lambda: held(gateway) == 3)
