@@ -146,8 +146,8 @@ class _Deciding:
         why = f"{_and(dict.fromkeys(lost))} is assumed lost; it starts there when the node is back"
         halves = [unit for unit in slot.alive if any(self._is_lost(node) for node in group_nodes(unit.spec))]
         rest = [unit for unit in slot.others if unit not in halves]
-        remains = Slot(slot.id, slot.wanted, current=halves, others=rest, ended=slot.ended)
-        return Decision(remains, "defer" if halves else "leave", why)
+        half = Slot(slot.id, slot.wanted, current=halves, others=rest, ended=slot.ended, remains=slot.remains)
+        return Decision(half, "defer" if halves else "leave", why)
 
     @property
     def _may_reroute(self) -> bool:

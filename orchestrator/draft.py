@@ -162,14 +162,13 @@ class Draft:
         drains: dict[str, ActionId] = {}
         for unit in units:
             if unit.id in self.published and self.gateway is not None:
-                can_answer = unit.ready and unit.silent_s <= SILENT_LIMIT_S and not _is_broken(unit, slot)
                 drain = Drain(
                     id=action_id("drain", unit.id),
                     node=unit.node,
                     cause=cause,
                     after=after,
                     unit=unit.id,
-                    drain_s=drain_s if can_answer else 0.0,
+                    drain_s=drain_s if slot.can_serve(unit) else 0.0,
                     is_replaced=is_swap,
                 )
                 drains[unit.launch or unit.id] = self.add(drain)
@@ -192,15 +191,6 @@ class Draft:
             id=action_id("stop", unit.id), node=unit.node, cause=cause, after=drained, unit=unit.id, grace_s=grace
         )
         return self.add(stop)
-
-
-def _is_broken(unit: ObservedUnit, slot: Slot) -> bool:
-    """Tell whether a rank 0 lives without all the ranks of its launch: it cannot answer."""
-    if not isinstance(unit.spec, WorkerSpec) or unit.spec.group is None:
-        return False
-    launched = [other for other in slot.alive if other.launch == unit.launch and other.spec is not None]
-    peers = [other for other in launched if isinstance(other.spec, WorkerSpec) and other.spec.group == unit.spec.group]
-    return len(peers) < unit.spec.group.size
 
 
 def action_id(verb: str, unit: UnitId) -> ActionId:

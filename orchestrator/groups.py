@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -68,6 +67,8 @@ class Slot:
     """Other living units."""
     ended: dict[str, ObservedUnit] = field(default_factory=dict)
     """The remains of wanted units that do not live, by unit."""
+    remains: list[ObservedUnit] = field(default_factory=list)
+    """The remains of everything that was here and does not live."""
 
     @property
     def service(self) -> ServiceName:
@@ -106,6 +107,16 @@ class Slot:
             names[unit.node] = None
             names |= dict.fromkeys(group_nodes(unit.spec))
         return tuple(names)
+
+    def can_serve(self, unit: ObservedUnit) -> bool:
+        """Tell whether a living unit can answer: it has, it is not silent, and of a group all ranks live."""
+        if not unit.ready or unit.silent_s > SILENT_LIMIT_S:
+            return False
+        if not isinstance(unit.spec, WorkerSpec) or unit.spec.group is None:
+            return True
+        launched = [other for other in self.alive if other.launch == unit.launch and other.silent_s <= SILENT_LIMIT_S]
+        peers = [o for o in launched if isinstance(o.spec, WorkerSpec) and o.spec.group == unit.spec.group]
+        return unit.spec.rank == 0 and len(peers) == unit.spec.group.size
 
     def target(self) -> str:
         """Return `node/slot` for a single unit and `node+node/group` for a group, as plans show it."""
@@ -169,8 +180,10 @@ def slots_of(desired: Desired, observed: Observed) -> dict[GroupId, Slot]:
         if seen.alive:
             slot = slots.setdefault(group, Slot(group))
             (slot.current if is_wanted else slot.others).append(seen)
-        elif is_wanted:
-            slots[group].ended[seen.id] = seen
+        elif group in slots:
+            slots[group].remains.append(seen)
+            if is_wanted:
+                slots[group].ended[seen.id] = seen
     for slot in slots.values():
         order = {unit.id: index for index, unit in enumerate(slot.wanted)}
         slot.current.sort(key=lambda unit: order[unit.id])
@@ -184,8 +197,3 @@ def _rank(unit: DesiredUnit) -> int:
 def is_gateway(unit: ObservedUnit) -> bool:
     """Tell whether a unit is a gateway, also where its record cannot be read."""
     return isinstance(unit.spec, GatewaySpec) or unit.slot == SlotId(f"{GATEWAY_GROUP}.0")
-
-
-def by_id(units: Iterable[ObservedUnit]) -> Mapping[str, ObservedUnit]:
-    """Return units by their id."""
-    return {unit.id: unit for unit in units}

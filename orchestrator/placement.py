@@ -47,7 +47,7 @@ class Ports:
         group = _group(slot.first)
         if group is None:
             return tuple(Placed(unit, self._http_port(unit, set())) for unit in slot.wanted)
-        seen = (*slot.alive, *slot.ended.values())
+        seen = (*slot.alive, *slot.remains)
         had = {(unit.node, port) for unit in seen for port in ports_of(unit)}
         placed = []
         for rank, unit in enumerate(slot.wanted):

@@ -132,7 +132,7 @@ class _Reconciliation:
     def _leave(self, decision: Decision, service: Service) -> None:
         """Touch nothing. Of what cannot be seen it is not known whether it serves: it is not counted."""
         slot = decision.slot
-        if any(unit.ready for unit in slot.alive) and not decision.why:
+        if any(slot.can_serve(unit) for unit in slot.alive) and not decision.why:
             service.serving += 1
         is_told = len(slot.nodes()) == 1 and not isinstance(self.observed.nodes.get(slot.nodes()[0]), Reachable)
         if decision.why and (not is_told or slot.nodes()[0] in self.policy.assume_lost):
@@ -191,7 +191,7 @@ class _Reconciliation:
     def _surge(self, decision: Decision, service: Service) -> None:
         slot = decision.slot
         cause = self._difference(decision, "surge")
-        if any(unit.ready for unit in slot.others):
+        if any(slot.can_serve(unit) for unit in slot.others):
             service.serving += 1
         else:
             service.coming.append(f"until {slot.first.spec.slot} is ready")
@@ -239,7 +239,7 @@ class _Reconciliation:
     def _put_off(self, decision: Decision, service: Service) -> None:
         """Start nothing now; of what is broken the rest goes, and what still serves goes on serving."""
         slot = decision.slot
-        service.serving += any(unit.ready for unit in slot.others)
+        service.serving += any(slot.can_serve(unit) for unit in slot.others)
         if not service.serving:
             service.coming.append("for now")
         times = f"crashed {decision.crashes} time{'s' if decision.crashes != 1 else ''}"

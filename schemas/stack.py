@@ -64,13 +64,15 @@ class Service(Frozen):
     engine: Annotated[Engine, COLD] = "mlx"
     """The program that serves it; `mlx` is orchestrate's own worker."""
     nodes: Annotated[tuple[NodeKey, ...], Field(min_length=1), COLD]
-    """Where it runs: one node, or several as one sharded group."""
+    """Where it runs: one node; several as one sharded group, which may name a node twice; or several that its copies
+    take in turn."""
     sharding: Annotated[Sharding | None, COLD] = None
-    """How it is spread, where there are several nodes."""
+    """How one copy is spread over all its nodes, one rank on each."""
     replicas: Annotated[int, Field(ge=1, le=64), COLD] = 1
-    """How many copies run."""
+    """How many copies run: of a sharded service groups on the same nodes, else copy i on node i, and around again."""
     update: Annotated[Literal["auto", "surge", "swap"], HOT] = "auto"
-    """`surge` starts the new unit beside the old one, `swap` stops first, `auto` surges where memory allows."""
+    """`surge` starts the new unit beside the old one unless memory is known not to allow it, `swap` stops first, `auto`
+    surges where memory is known to allow it."""
     start: Annotated[Literal["always", "on-demand"], COLD] = "always"
     """Whether it runs all the time or only when asked for."""
     idle_stop_s: Annotated[Seconds | None, COLD] = None
