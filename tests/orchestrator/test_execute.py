@@ -127,3 +127,41 @@ async def test_progress_is_passed_on_and_every_end_is_told():
     assert any(isinstance(event, ActionProgress) and event.progress.phase == "download" for event in events)
     done = [event.action.id for event in events if isinstance(event, ActionDone)]
     assert len(done) == len(set(done)) == len(reconcile(wanted, empty()).actions)
+
+
+async def test_asked_to_stop_it_cuts_waits_short_and_begins_nothing_more():
+    wanted, stop = desired(), asyncio.Event()
+    events: list[Event] = []
+    effects = RecordingEffects(wanted, empty(), blocking="AwaitReady")
+    task = asyncio.create_task(execute(reconcile(wanted, empty()), effects, events.append, stop))
+    await effects.blocked.wait()
+    stop.set()
+    outcome = await task
+    assert outcome.was_interrupted
+    assert outcome.words == "interrupted"
+    assert "Publish" not in effects.order
+    cut = [event for event in events if isinstance(event, ActionFailed)]
+    assert {str(event.error) for event in cut} == {"interrupted"}
+    assert len(outcome.done) + len(outcome.failed) + len(outcome.skipped) == len(reconcile(wanted, empty()).actions)
+
+
+async def test_asked_to_stop_it_lets_what_takes_a_moment_finish():
+    wanted, stop = desired(), asyncio.Event()
+
+    class Slow(RecordingEffects):
+        async def start(self, action):
+            stop.set()
+            await asyncio.sleep(0.05)
+            await self._do(action)
+
+    outcome = await execute(reconcile(wanted, empty()), Slow(wanted, empty()), lambda _: None, stop)
+    assert any(action.startswith("start:") for action in outcome.done)
+    assert outcome.was_interrupted
+
+
+async def test_stopping_after_the_last_action_changes_nothing():
+    wanted, stop = desired(), asyncio.Event()
+    stop.set()
+    outcome = await execute(reconcile(wanted, running(wanted)), RecordingEffects(wanted, empty()), lambda _: None, stop)
+    assert outcome.is_complete
+    assert not outcome.was_interrupted
