@@ -11,7 +11,7 @@ from typing import Literal
 
 from runtime.worker.model import LoadedModel
 from runtime.worker.request import Sampling
-from runtime.worker.steps import Commands, Insert, Steps, Token
+from runtime.worker.steps import Commands, GroupEndedError, Insert, Steps, Token
 from runtime.worker.text import Detokenizer, StopMatcher
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Batch:
         self._leaving.append(job_id)
 
     def round(self) -> Round:
-        """Take out who leaves, give the free places to who waits, and compute one step."""
+        """Take out who leaves, give the free places to who waits, and compute one step; raises GroupEndedError."""
         events: list[Event] = []
         try:
             # Each part adds its events as they happen: what a later exception interrupts has already been told.
@@ -129,6 +129,8 @@ class Batch:
                 events.append(Failure(job_id, "The request could not enter the batch."))
             for token in step.tokens:
                 self._collect(token, events)
+        except GroupEndedError:
+            raise
         except Exception:
             logger.exception("a round failed: ending its %d requests and rebuilding the batch", len(self._running))
             return Round([*events, *self._fail_running()], tokens=0, has_failed=True)

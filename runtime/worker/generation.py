@@ -13,7 +13,7 @@ from runtime.worker.batch import Batch, Event, Job
 from runtime.worker.compute import Compute
 from runtime.worker.model import LoadedModel
 from runtime.worker.settings import Settings
-from runtime.worker.steps import Steps
+from runtime.worker.steps import GroupEndedError, Steps
 from schemas.messages import Phase
 
 logger = logging.getLogger(__name__)
@@ -125,6 +125,9 @@ class GenerationThread:
         try:
             model = self._load()
             self._serve(model)
+        except GroupEndedError as error:
+            logger.info("generation ends: %s", error)
+            self._report(None)
         except BaseException:
             logger.critical("the generation thread died", exc_info=True)
             self._report(None)

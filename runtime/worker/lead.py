@@ -25,7 +25,7 @@ from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Pulse, S
 from runtime.worker.model import LoadedModel
 from runtime.worker.pace import Pace
 from runtime.worker.settings import Group, Settings
-from runtime.worker.steps import Commands, Insert, Step
+from runtime.worker.steps import Commands, GroupEndedError, Insert, Step
 from schemas import exits
 from schemas.messages import WorkerGroup, WorkerRank
 
@@ -37,10 +37,6 @@ LEAVE_GRACE_S = 2.0
 """Who stops a group by a TERM to every process reaches some rank before rank 0."""
 _PROBES_S = (0.0, 0.02, 0.1, 0.3, 1.0)
 """When to look whose connection ended: ZeroMQ tells that one did before it takes the rank off its list."""
-
-
-class GroupEndedError(Exception):
-    """The group ends; the generation thread has nothing more to do."""
 
 
 @dataclass(slots=True)
@@ -332,6 +328,8 @@ class Lead:
         """End the group for an error of this rank; return, when it has ended, what to raise."""
         sharded.give_up(self._group)
         code = sharded.exit_code_of(error)
+        if code == exits.RANK_FAILED:
+            logger.error("rank 0 failed", exc_info=error)
         words = "the connection between the ranks broke" if code == exits.RANK_LOST else f"rank 0 failed: {error}"
         self._loop.call_soon_threadsafe(self._suspect, code, words)
         return GroupEndedError(str(self._ended.exception()))

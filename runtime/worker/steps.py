@@ -47,14 +47,18 @@ class Step:
     """Ids of requests that could not enter."""
 
 
+class GroupEndedError(Exception):
+    """The group ends, and who ends it tells why; the generation thread has nothing more to do."""
+
+
 class Steps(Protocol):
     """What `Batch` needs of the computation, in this process alone or in a whole group."""
 
     def step(self, commands: Commands) -> Step:
-        """Apply the commands and compute one step; raises what the model raises."""
+        """Apply the commands and compute one step; raises GroupEndedError and what the model raises."""
 
     def recover(self) -> None:
-        """Forget all requests after a step that raised; raises where there is no going on."""
+        """Forget all requests after a step that raised; raises GroupEndedError where there is no going on."""
 
     @property
     def kv_bytes(self) -> int:
