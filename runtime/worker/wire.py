@@ -21,7 +21,7 @@ class Identity(Frozen):
     """What must be the same on every rank for all of them to compute the same."""
 
     versions: WorkerVersions
-    """Python's may differ: it computes nothing."""
+    """Python's may differ: it computes nothing. Our own is known by `code`."""
     code: str
     """Digest of our own sources."""
     files: dict[str, str]
@@ -202,8 +202,12 @@ def differences(ours: Hello, theirs: Hello) -> list[str]:
         found.append("it belongs to another launch")
     found += _different(ours.rank, ours.shape.model_dump(), theirs.shape.model_dump())
     mine, its = ours.identity, theirs.identity
+    libraries = {
+        "mlx",
+        "mlx_lm",
+    }  # our own version is known by its sources: a provisioned node has no distribution of it
     found += _different(
-        ours.rank, mine.versions.model_dump(exclude={"python"}), its.versions.model_dump(exclude={"python"})
+        ours.rank, mine.versions.model_dump(include=libraries), its.versions.model_dump(include=libraries)
     )
     if mine.code != its.code:
         found.append("its orchestrate has other sources")

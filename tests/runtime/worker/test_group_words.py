@@ -86,7 +86,7 @@ def hello(**identity: object) -> wire.Hello:
     ("theirs", "words"),
     [
         (hello(), []),
-        (hello(versions=IDENTITY.versions.model_copy(update={"python": "3.13.1"})), []),
+        (hello(versions=IDENTITY.versions.model_copy(update={"python": "3.13.1", "orchestrate": "unknown"})), []),
         (hello(versions=IDENTITY.versions.model_copy(update={"mlx": "1.0"})), ["mlx is 1.0, that of rank 0 is 0.32.4"]),
         (hello(code="ff"), ["its orchestrate has other sources"]),
         (hello(files={"config.json": "aa"}), ["it has no model.safetensors"]),
