@@ -23,9 +23,8 @@ async def deliver(node: ReachedNode, stack: StackName, files: Files) -> str:
     """
     directories = await node.directories()
     place = PurePosixPath(directories.stack(stack)) / "files" / files_digest(files)
-    async with asyncio.TaskGroup() as group:
-        for name, content in files.items():
-            group.create_task(node.transport.push(content, str(place / name), mode=0o600))
+    pushes = (node.transport.push(content, str(place / name), mode=0o600) for name, content in files.items())
+    await asyncio.gather(*pushes)
     return str(place)
 
 

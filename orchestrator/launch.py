@@ -37,7 +37,7 @@ from orchestrator.node.reports import UnitLaunch
 from orchestrator.plan import Placed, Start
 from orchestrator.published import Stamp
 from orchestrator.reconcile import STOP_GRACE_S
-from orchestrator.records import unit_labels
+from orchestrator.records import LAUNCH_LABEL, unit_labels
 from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
 from schemas.unit import EngineSpec, GatewaySpec, GroupSpec, WatcherSpec, WorkerSpec
@@ -125,11 +125,15 @@ class Launcher:
         return True
 
     async def _is_one_launch(self, units: tuple[Placed, ...]) -> bool:
-        found = set()
+        found: list[str | None] = []
         for placed in units:
-            report = await self._cluster.nodes[placed.unit.node].shim.report(self._cluster.stack)
-            found |= {unit.labels.get("launch") for unit in report.units if unit.unit == placed.unit.id and unit.alive}
-        return len(found) == 1
+            try:
+                report = await self._cluster.nodes[placed.unit.node].shim.report(self._cluster.stack)
+            except (ShimError, TransportError):
+                return False
+            ranks = [unit for unit in report.units if unit.unit == placed.unit.id and unit.alive]
+            found += [rank.labels.get(LAUNCH_LABEL) for rank in ranks]
+        return len(found) == len(units) and len(set(found)) == 1
 
     # -- what a unit is started with -------------------------------------------------------------------------------
 
@@ -194,7 +198,8 @@ class Launcher:
         path = "" if form is None else await self._model_path(node, Wish(spec.model, form))
         host = bind_address(spec.host)
         try:
-            program = await find_program(node.transport, python, spec)
+            # A node that runs engines only has no environment of ours.
+            program = await find_program(node.transport, (await node.site()).python, spec, python)
             found = engines.launch(spec, program=program, host=host, port=port or 0, model_path=path, token=token)
         except engines.EngineError as error:
             raise EffectError(str(error)) from error

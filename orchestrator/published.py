@@ -114,8 +114,8 @@ class PublishedRoutes:
         if self._files and not self._is_delivered:
             try:
                 self._conf = await deliver(self._node, self._cluster.stack, self._files)
-            except* TransportError as group:
-                raise EffectError(f"the files could not be brought to the gateway: {group.exceptions[0]}") from group
+            except TransportError as error:
+                raise EffectError(f"the files could not be brought to the gateway: {error}") from error
             self._is_delivered = True
         return self._conf
 
