@@ -19,14 +19,14 @@ print(os.path.abspath(found) if found else "", end="")
 """
 
 
-async def find_program(transport: NodeTransport, python: str, spec: EngineSpec) -> str:
+async def find_program(transport: NodeTransport, python: str, spec: EngineSpec, environment: str | None = None) -> str:
     """Return the absolute path of an engine's program on a node.
 
-    `python` is the interpreter of the node's runtime environment, which carries mlx-lm itself. Raises EngineError with
-    how to install the program, or TransportError.
+    `python` is any interpreter of the node, `environment` that of its runtime environment, which carries mlx-lm; by
+    default they are the same. Raises EngineError with how to install the program, or TransportError.
     """
     if spec.engine == "mlx-lm-server" and "program" not in spec.args:
-        return python
+        return environment or python
     name = program_name(spec)
     done = await transport.run([python, "-S", "-c", SCRIPT, name], timeout_s=FIND_TIMEOUT_S)
     found = done.stdout.decode("utf-8", "replace")
