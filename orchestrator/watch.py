@@ -30,6 +30,10 @@ from schemas.problems import ConfigurationError
 
 BUSY_S = 2.0
 """How soon to look again while another command changes the stack."""
+LONG_LOOK_S = 2.0
+"""A look that takes longer waits for a unit that does not answer."""
+REPEAT_S = 300.0
+"""What the looks wait for is told again after this."""
 HEALS = PlanPolicy(heals=True)
 ACTOR = "watch"
 """Who did it, in the journal and in the audit of the nodes."""
@@ -64,7 +68,11 @@ class Watcher:
         self._heard = asyncio.Event()
         self._nodes = NodeEvents(control.stack, self)
         self._pass: WatchPass | None = None
+        self._looking: asyncio.Task[Planned | None] | None = None
+        self._looking_since = 0.0
         self._notes: tuple[str, ...] = ()
+        self._awaited: dict[str, float] = {}
+        control.note = self._awaits
         self._report = WatcherReport(pid=os.getpid(), started_at=time.time(), looked_at=0.0, state="mending")
 
     async def watch(self) -> None:
@@ -103,6 +111,8 @@ class Watcher:
         self._hear()
         if self._pass is not None:
             self._pass.units_ended(gone)
+        elif gone and self._looking is not None and time.monotonic() - self._looking_since > LONG_LOOK_S:
+            self._looking.cancel()
 
     def _hear(self) -> None:
         self._pace = self._pace.changed(time.monotonic())
@@ -123,7 +133,7 @@ class Watcher:
         within_s: float | None = None
         state: WatcherState = "blocked"
         try:
-            planned = await self._plan()
+            planned = await self._plan_unless_overtaken()
             if planned is not None:
                 self._nodes.follow(group, planned.cluster.nodes)
                 within_s = planned.plan.next_look_s
@@ -135,6 +145,19 @@ class Watcher:
             self._say((str(error),))
         self._pace = self._pace.looked(time.monotonic(), within_s)
         self._write(state)
+
+    async def _plan_unless_overtaken(self) -> Planned | None:
+        """Plan; a look that waits for a silent unit is begun anew when others end meanwhile."""
+        while True:
+            self._looking, self._looking_since = asyncio.create_task(self._plan()), time.monotonic()
+            try:
+                return await self._looking
+            except asyncio.CancelledError:
+                me = asyncio.current_task()
+                if me is None or me.cancelling():
+                    raise
+            finally:
+                self._looking = None
 
     async def _plan(self) -> Planned | None:
         """Plan what is wanted now; while that is bad or cannot be applied, what was good before is mended."""
@@ -216,6 +239,13 @@ class Watcher:
         if self._notes and not notes:
             self._tell(Told("note", "nothing is in the way any more"))
         self._notes = notes
+
+    def _awaits(self, text: str) -> None:
+        """Tell what a look has to wait for: not again at each of the looks that follow."""
+        now = time.monotonic()
+        if now - self._awaited.get(text, -REPEAT_S) >= REPEAT_S:
+            self._tell(Told("note", text))
+            self._awaited = {**{old: at for old, at in self._awaited.items() if now - at < REPEAT_S}, text: now}
 
     def _write(self, state: WatcherState) -> None:
         changes = {"looked_at": time.time(), "state": state, "notes": self._notes}
