@@ -60,6 +60,8 @@ async def _watch(control: Controller, tell: Tell, wait: bool) -> int:
 
 async def _alone(control: Controller, tell: Tell, wait: bool) -> None:
     """Watch as the only watcher of the stack."""
+    if not control.directories.stack(control.stack).is_dir():
+        control.compose()  # files that were never good have nothing to go on with
     is_told = False
     while True:
         try:

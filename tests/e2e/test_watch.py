@@ -165,6 +165,24 @@ def test_an_edit_that_needs_a_new_process_replaces_it_and_another_disturbs_nothi
         up.run("apply", "quickstart", "--yes")
 
 
+def test_a_stack_that_does_not_exist_cannot_be_watched(up):
+    assert "did you mean 'quickstart'" in up.run("watch", "quickstat", code=3).stderr
+
+
+@pytest.mark.slow
+def test_restart_gives_a_named_service_a_new_process_and_leaves_the_rest(up):
+    before = up.pids()
+    out = up.run("restart", "quickstart", "chat", "--yes").stdout
+    assert "restart asked for" in out
+    after = up.pids()
+    assert after["chat-0.0"] != before["chat-0.0"]
+    assert after["gateway-0.0"] == before["gateway-0.0"]
+    assert answers(up)
+    assert history(up)[0]["command"] == "restart chat"
+    assert "Nothing of stack quickstart has failed" in up.run("restart", "quickstart", "--yes").stdout
+    assert "did you mean 'chat'" in up.run("restart", "quickstart", "chatt", "--yes", code=1).stdout.lower()
+
+
 @pytest.mark.slow
 def test_a_gateway_that_ends_is_started_again(up):
     with Watching(up) as watching:
