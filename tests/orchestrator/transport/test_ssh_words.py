@@ -49,8 +49,7 @@ Host key verification failed.
             "trusted is SHA256:old, shown is SHA256:uNiVztksCsDhcc0u9e8BgrJXVGDw3W2vKDh8wO5Z",
         ),
         (
-            "No ED25519 host key is known for mono.lan and you have requested strict checking.\r\nHost key "
-            + "verification failed.\r\n",
+            "No ED25519 host key is known for mono.lan and you have requested strict checking.\r\n",
             HostKeyUnknownError,
             "orchestrate node trust mono",
         ),
