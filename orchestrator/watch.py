@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from orchestrator.controller import Controller, Planned, Wanted
@@ -27,6 +28,8 @@ from orchestrator.watch_events import NodeEvents, Signature, follow_files, signa
 from orchestrator.watch_pass import WatchPass
 from orchestrator.watch_report import WatcherReport, WatcherState, write_watcher
 from schemas.problems import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 BUSY_S = 2.0
 """How soon to look again while another command changes the stack."""
@@ -141,8 +144,11 @@ class Watcher:
         except LockedError as error:
             state, within_s = "waiting", BUSY_S
             self._say((f"waiting for {error.holder.get('command')} (pid {error.holder.get('pid')})",))
-        except (TransportError, ShimError, OSError) as error:
-            self._say((str(error),))
+        except StackDownError:
+            raise
+        except Exception as error:
+            # Whatever goes wrong in one look, the next one begins anew; nobody would start the watcher again.
+            self._say(tuple(_reasons(error)))
         self._pace = self._pace.looked(time.monotonic(), within_s)
         self._write(state)
 
@@ -299,6 +305,18 @@ class _Source:
         last = next(self._control.journal.latest(), None)
         if last is not None and last.generation > self._first_generation and last.command == "down":
             raise StackDownError(f"{self._control.stack} was taken down by {last.actor}; nothing is left to watch.")
+
+
+def _reasons(error: BaseException) -> Iterator[str]:
+    """Yield what went wrong, once each; what nobody expected goes to the log in full."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _reasons(inner)
+    elif isinstance(error, TransportError | ShimError | OSError):
+        yield str(error)
+    else:
+        log.error("a look failed", exc_info=error)
+        yield f"a look failed: {type(error).__name__}: {error}"
 
 
 def _can_mend(plan: Plan) -> bool:
