@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from orchestrator.controller import Controller, Planned, Wanted
@@ -148,7 +148,10 @@ class Watcher:
             raise
         except Exception as error:
             # Whatever goes wrong in one look, the next one begins anew; nobody would start the watcher again.
-            self._say(tuple(_reasons(error)))
+            reasons = _reasons(error)
+            if reasons is None:
+                log.exception("a look failed")
+            self._say(reasons or (f"a look failed: {type(error).__name__}: {error}",))
         self._pace = self._pace.looked(time.monotonic(), within_s)
         self._write(state)
 
@@ -307,16 +310,12 @@ class _Source:
             raise StackDownError(f"{self._control.stack} was taken down by {last.actor}; nothing is left to watch.")
 
 
-def _reasons(error: BaseException) -> Iterator[str]:
-    """Yield what went wrong, once each; what nobody expected goes to the log in full."""
+def _reasons(error: BaseException) -> tuple[str, ...] | None:
+    """Return what a node, the shim or the system said; None for an error that nobody expects."""
     if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _reasons(inner)
-    elif isinstance(error, TransportError | ShimError | OSError):
-        yield str(error)
-    else:
-        log.error("a look failed", exc_info=error)
-        yield f"a look failed: {type(error).__name__}: {error}"
+        inner = [_reasons(each) for each in error.exceptions]
+        return None if None in inner else tuple(text for each in inner for text in each or ())
+    return (str(error),) if isinstance(error, TransportError | ShimError | OSError) else None
 
 
 def _can_mend(plan: Plan) -> bool:
