@@ -362,7 +362,11 @@ class Controller:
                 owner=str(self.conf),
                 actor=who,
                 at=began,
-                changes=tuple(f"{c.verb} {c.target}: {c.cause}" for c in planned.plan.changes),
+                changes=tuple(
+                    f"{change.verb} {change.target}: {change.cause}"
+                    for change in planned.plan.changes
+                    if change.kind not in ("defer", "hold", "failed")  # nothing was done about these
+                ),
                 outcome=words,
                 command=command,
                 files=digest,
