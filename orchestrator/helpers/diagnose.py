@@ -135,10 +135,10 @@ def _refused(name: HelperName, helper: Helper, evidence: Evidence) -> Iterator[F
 
 def _elsewhere(name: HelperName, helper: Helper, evidence: Evidence) -> Iterator[Finding]:
     host, _ = place(helper.url)
-    for port, found in sorted(evidence.elsewhere.items()):
-        wanted = "" if found.engine in (helper.api, "") or helper.api == "openai" else " (another kind than declared)"
+    found = [(helper.api not in ("openai", seen.engine), port, seen) for port, seen in evidence.elsewhere.items()]
+    for is_other_kind, port, seen in sorted(found, key=lambda entry: entry[:2]):
         yield Finding(
-            f"{program(found)} answers at {host}:{port}{wanted}",
+            f"{program(seen)} answers at {host}:{port}{' (another kind than declared)' if is_other_kind else ''}",
             f"if that is the one, write {host}:{port} in helpers.{name}.url",
         )
 

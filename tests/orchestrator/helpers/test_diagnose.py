@@ -55,6 +55,11 @@ def test_a_stranger_at_the_port_is_told_with_the_engine_next_to_it():
     assert other.cause == "vllm answers at 10.0.0.9:8000 (another kind than declared)"
 
 
+def test_the_declared_kind_comes_before_others():
+    found = findings("refused", evidence=Evidence(elsewhere={8000: HelperSeen("vllm"), 8080: OLLAMA}))
+    assert [finding.cause.split()[0] for finding in found] == ["ollama", "vllm"]
+
+
 def test_a_helper_that_serves_as_declared_has_no_finding():
     assert (
         diagnose("rtx", HELPER, HelperSeen("ollama", None, frozenset({"m:latest"})), Evidence(), is_macos=False) == ()
