@@ -165,6 +165,12 @@ def test_an_edit_that_needs_a_new_process_replaces_it_and_another_disturbs_nothi
         up.run("apply", "quickstart", "--yes")
 
 
+def test_monitor_prints_what_has_changed_where_there_is_no_terminal(up):
+    lines = up.run("monitor", "quickstart", "--every", "0.5", "-n", "2").stdout.splitlines()
+    assert len([line for line in lines if "role chat" in line]) == 1
+    assert [line for line in lines if "local/gateway-0.0" in line]
+
+
 def test_a_stack_that_does_not_exist_cannot_be_watched(up):
     assert "did you mean 'quickstart'" in up.run("watch", "quickstat", code=3).stderr
 
