@@ -212,10 +212,8 @@ def meaning(output: str) -> tuple[str, str]:
             "the disk is full; the packages take about 600 MB, and as much again while they are installed",
         )
     if "DO NOT MATCH THE HASHES" in output:
-        words = (
-            "the package index of this node gives other files than those that were locked; has it been tampered with?"
-        )
-        return "hash_mismatch", f"{words} {said}"
+        names = ", ".join(re.findall(r"(?m)^ +(\S+) from .*\n +Expected", output)) or said
+        return "hash_mismatch", f"its package index gives other files than those that were locked, of: {names}"
     if re.search(r"connection broken by|Could not fetch URL|Temporary failure in name res|Max retries", output):
         words = "the package index that pip is configured with on this node cannot be reached"
         return "no_index", f"{words}; look at it there with: python3 -m pip config list. {said}"

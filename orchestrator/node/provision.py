@@ -57,21 +57,30 @@ class Environment:
     """The directory of the packages it stands on."""
 
 
-def environment(site: Site) -> Environment:
-    """Return the environment that a site's units run in, built or not.
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is installed: the digests of the lock file and of everything, and all of it as a zip file."""
+
+    lock: str
+    digest: str
+    archive: bytes
+
+
+def environment(site: Site, sources: Sources | None = None) -> Environment:
+    """Return the environment that a site's units run in, built or not; of our own sources if no others are given.
 
     Raises OSError where our own source or lock file is not there.
     """
     if site.is_local:
         return Environment(site.python, None, None)
-    packages, name = _names(site)
+    packages, name = _names(site, sources or own_sources())
     directory = f"{_root(site)}/{name}"
     return Environment(f"{directory}/bin/python", directory, f"{_root(site)}/packages/{packages}")
 
 
-async def is_provisioned(transport: NodeTransport, site: Site) -> bool:
+async def is_provisioned(transport: NodeTransport, site: Site, sources: Sources | None = None) -> bool:
     """Tell whether the environment is there and starts; being asked for keeps it from being pruned for an hour."""
-    wanted = environment(site)
+    wanted = environment(site, sources)
     if wanted.directory is None:
         return True
     script = '"$1/bin/python" -c "" && "$2/bin/python" -c "" && touch -c "$1"'
@@ -79,16 +88,17 @@ async def is_provisioned(transport: NodeTransport, site: Site) -> bool:
     return (await transport.run(argv, timeout_s=QUICK_S)).exit_code == 0
 
 
-async def provision(transport: NodeTransport, site: Site, report: Report) -> None:
+async def provision(transport: NodeTransport, site: Site, report: Report, sources: Sources | None = None) -> None:
     """Build the environment if it is not there. Killed at any moment it leaves nothing that is used; do it again.
 
     Raises ProvisionError, and TransportError when the node cannot be asked. Being cancelled ends it on the node too.
     """
-    if await is_provisioned(transport, site):
+    sources = sources or own_sources()
+    if await is_provisioned(transport, site, sources):
         return
-    packages, name = _names(site)
+    packages, name = _names(site, sources)
     incoming = f"{_root(site)}/incoming/{secrets.token_hex(8)}"
-    files = {"builder.py": _builder(), "source.zip": _source().archive}
+    files = {"builder.py": _builder(), "source.zip": sources.archive}
     has_packages = [f"{_root(site)}/packages/{packages}/bin/python", "-c", ""]
     if (await transport.run(has_packages, timeout_s=QUICK_S)).exit_code:
         files["pip.zip"] = await asyncio.to_thread(_pip)
@@ -113,7 +123,7 @@ async def prune(transport: NodeTransport, site: Site) -> tuple[str, ...]:
     """
     if site.is_local:
         return ()
-    request = {"do": "prune", "root": _root(site), "state": site.state, "keep": _names(site)[1]}
+    request = {"do": "prune", "root": _root(site), "state": site.state, "keep": _names(site, own_sources())[1]}
     # as an argument: short enough for every system, and nothing of it stays behind
     argv = [site.python, "-c", _builder().decode()]
     done = await transport.run(argv, input=json.dumps(request).encode() + b"\n", timeout_s=PRUNE_S)
@@ -167,32 +177,26 @@ def _root(site: Site) -> str:
     return f"{site.state}/env"
 
 
-def _names(site: Site) -> tuple[str, str]:
+def _names(site: Site, sources: Sources) -> tuple[str, str]:
     """Return the names of the packages and of the environment."""
-    source = _source()
-    kind = f"{source.lock} python{site.python_version[0]}.{site.python_version[1]} {site.os} {site.machine}"
+    kind = f"{sources.lock} python{site.python_version[0]}.{site.python_version[1]} {site.os} {site.machine}"
     packages = hashlib.sha256(kind.encode()).hexdigest()[:_HASH_CHARS]
-    return packages, hashlib.sha256(f"{packages} {source.digest}".encode()).hexdigest()[:_HASH_CHARS]
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What we are made of: the digests of the lock file and of everything, and all of it as a zip file."""
-
-    lock: str
-    digest: str
-    archive: bytes
+    return packages, hashlib.sha256(f"{packages} {sources.digest}".encode()).hexdigest()[:_HASH_CHARS]
 
 
 @functools.cache
-def _source() -> _Source:
+def own_sources() -> Sources:
     """Read our own source once: what is named and what is sent are the same, also when files are edited meanwhile."""
     root = Path(__file__).resolve().parents[2]
-    files = {LOCK_FILE: (root / LOCK_FILE).read_bytes(), **dict(_files(root, PACKAGES))}
+    return pack({LOCK_FILE: (root / LOCK_FILE).read_bytes(), **dict(_files(root, PACKAGES))})
+
+
+def pack(files: Mapping[str, bytes]) -> Sources:
+    """Return sources of files by name; the same for the same files. `LOCK_FILE` is one of them."""
     digest = hashlib.sha256()
     for name, data in sorted(files.items()):
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
-    return _Source(hashlib.sha256(files[LOCK_FILE]).hexdigest(), digest.hexdigest(), _zipped(files))
+    return Sources(hashlib.sha256(files[LOCK_FILE]).hexdigest(), digest.hexdigest(), _zipped(files))
 
 
 def _builder() -> bytes:

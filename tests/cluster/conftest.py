@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.node.provision import provision
+from orchestrator.execute import Progress
+from orchestrator.node.provision import is_provisioned, provision
 from orchestrator.node.site import site_of
 from tests.cluster.lab import Host, Lab, masters, missing
 
@@ -91,8 +92,15 @@ def built_packages(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
 
 
 async def _provision(host: Host) -> None:
+    """Build the real environment on a bare node; the one time in a session that this is done."""
     transport = host.transport()
-    await provision(transport, await site_of(transport), lambda _: None)
+    site = await site_of(transport)
+    seen: list[Progress] = []
+    assert not await is_provisioned(transport, site)
+    await provision(transport, site, seen.append)
+    assert await is_provisioned(transport, site)
+    assert list(dict.fromkeys(each.phase for each in seen)) == ["send", "prepare", "download", "install", "source"]
+    assert max(each.done for each in seen if each.phase == "install") > 30
 
 
 @pytest.fixture
