@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from bench import gateway, plan_scale, startup, worker
+from bench import cluster, gateway, plan_scale, startup, worker
 from orchestrator.directories import Directories
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
@@ -36,7 +36,8 @@ def main() -> int:
     print("== the worker against stock mlx_lm.server, same model")
     code = code or worker.main(["--model-dir", str(installed.path)])
     print("== the gateway against its endpoint alone")
-    return code or gateway.main([])
+    code = code or gateway.main([])
+    return code or cluster.main([])
 
 
 def _measure_startup(cache: Path) -> int:

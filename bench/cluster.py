@@ -179,12 +179,14 @@ def measure_watching(fleet: Fleet, folder: Path) -> None:
     script = folder / "idle.py"
     script.write_text(LAUNCHER)
     launcher = subprocess.Popen(
-        [Path(sys.executable).parent / "mlx.launch", "-n", "2", "--backend", "ring", "--", str(script)],
+        [Path(sys.executable).parent / "mlx.launch", "-n", "2", "--backend", "ring", "--", sys.executable, str(script)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         time.sleep(10)
         theirs = _share_of_core(launcher.pid, 10.0)
+        if launcher.poll() is not None:
+            raise RuntimeError(f"mlx.launch ended with {launcher.returncode}")
     finally:
         os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
