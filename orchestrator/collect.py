@@ -13,14 +13,15 @@ import httpx
 
 from orchestrator.addresses import url_host
 from orchestrator.cluster import Cluster, ReachedNode
-from orchestrator.draft import model_form
+from orchestrator.engines import EngineError
 from orchestrator.engines.probe import is_alive
-from orchestrator.expand import Desired
+from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.helpers.observe import observe
 from orchestrator.models.errors import StoreError
 from orchestrator.models.node_store import NodeStore
 from orchestrator.models.read_facts import known_facts
-from orchestrator.models.sync import Wish, models_here, remote_models
+from orchestrator.models.sync import models_here, remote_models
+from orchestrator.models.wishes import Wish, wish_of
 from orchestrator.node.client import ShimError
 from orchestrator.node.provision import is_provisioned
 from orchestrator.node.reports import NodeReport
@@ -88,6 +89,7 @@ class _Look:
         self._note = note
         self._token = cluster.directories.known_worker_token(cluster.stack)
         self._routed = {entry.unit for entry in routes.instances if entry.state == "ready"} if routes else set()
+        self._waited_for: set[UnitId] = set()
         self._places = asyncio.Semaphore(AT_ONCE)
         self._ahead_s: dict[NodeName, float] = {}
         """How far each node's clock is ahead of ours: ages are told by the node's own."""
@@ -150,14 +152,17 @@ class _Look:
         return None if readiness is None else replace(unit, ready=readiness.is_ready, load_s=readiness.load_s)
 
     def _wait_for(self, unit: ObservedUnit) -> None:
+        if unit.id in self._waited_for:
+            return
+        self._waited_for.add(unit.id)
         self._note(
             f"Waiting for an answer of {unit.node}/{slot_of(unit.id)}, which runs and says nothing, "
             f"for up to {self._patience_s:.0f} s ..."
         )
 
     async def _models(self, name: NodeName, node: ReachedNode) -> frozenset[tuple[ModelName, ModelForm]]:
-        wishes = [wish for wish in wishes_of(self._desired) if wish[0] == name]
-        wanted = sorted({wish for _, wish in wishes}, key=lambda wish: (wish.model.name, wish.form))
+        wishes = {_wish(unit) for unit in self._desired.units.values() if unit.node == name}
+        wanted = sorted((wish for wish in wishes if wish), key=lambda wish: (wish.model.name, wish.form))
         if not wanted:
             return frozenset()
         if node.is_local:
@@ -208,13 +213,12 @@ class _Look:
         return reports
 
 
-def wishes_of(desired: Desired) -> list[tuple[NodeName, Wish]]:
-    """Return the models that the units of each node load, and in which form."""
-    return [
-        (unit.node, Wish(unit.spec.model, form))
-        for unit in desired.units.values()
-        if isinstance(unit.spec, WorkerSpec | EngineSpec) and (form := model_form(unit.spec)) is not None
-    ]
+def _wish(unit: DesiredUnit) -> Wish | None:
+    """Return what a unit loads; None where it loads nothing, or names an engine's arguments that cannot be used."""
+    try:
+        return wish_of(unit.spec)
+    except EngineError:
+        return None  # its start says why
 
 
 async def _is_provisioned(node: ReachedNode) -> bool:
