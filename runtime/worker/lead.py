@@ -8,24 +8,21 @@ be inside a collective that never returns by then, so nobody waits for it.
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
 
-import mlx.core as mx
-
 from runtime.worker import control, sharded, wire
-from runtime.worker.compute import CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS, Compute
+from runtime.worker.compute import Compute
 from runtime.worker.identity import identify
+from runtime.worker.lead_steps import LeadSteps
 from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Pulse, Silence, hello
 from runtime.worker.model import LoadedModel
-from runtime.worker.pace import Pace
 from runtime.worker.settings import Group, Settings
-from runtime.worker.steps import Commands, GroupEndedError, Insert, Step
+from runtime.worker.steps import Commands, GroupEndedError, Step
 from schemas import exits
 from schemas.messages import WorkerGroup, WorkerRank
 
@@ -309,7 +306,7 @@ class Lead:
         self._loaded.result()
         return model
 
-    def make_steps(self, model: LoadedModel, limit: int) -> "LeadSteps":
+    def make_steps(self, model: LoadedModel, limit: int) -> LeadSteps:
         """Return what computes with all ranks."""
         return LeadSteps(self, Compute(model, limit, agree=sharded.agreement(self._joined)))
 
@@ -333,50 +330,3 @@ class Lead:
         words = "the connection between the ranks broke" if code == exits.RANK_LOST else f"rank 0 failed: {error}"
         self._loop.call_soon_threadsafe(self._suspect, code, words)
         return GroupEndedError(str(self._ended.exception()))
-
-
-class LeadSteps:
-    """Computes with all ranks of the group; the `Steps` of rank 0."""
-
-    def __init__(self, lead: Lead, own: Compute) -> None:
-        """`own` is what this rank computes."""
-        self._lead = lead
-        self._own = own
-        is_on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        self._pace = Pace(CPU_PREFILL_TOKENS if is_on_cpu else GPU_PREFILL_TOKENS)
-        self._number = 0
-
-    @property
-    def kv_bytes(self) -> int:
-        """Return the size of the caches in this rank."""
-        return self._own.kv_bytes
-
-    def step(self, commands: Commands) -> Step:
-        """Compute one step on every rank; raises GroupEndedError."""
-        commands = Commands([_seeded(insert) for insert in commands.inserts], commands.removes)
-        self._number += 1
-        began = time.monotonic()
-        verdict = self._lead.begin(self._number, commands, self._pace.begin(commands))
-        try:
-            step = self._own.step(commands)
-        except Exception as error:
-            raise self._lead.collapse(error) from error
-        self._lead.finish(self._number, step)
-        verdict.result()
-        self._pace.end(time.monotonic() - began)
-        return step
-
-    def recover(self) -> None:
-        """Raise: ranks that no longer hold the same requests cannot go on together."""
-        raise GroupEndedError("a round of the group failed")
-
-    def close(self) -> None:
-        """Give this rank's resources back."""
-        self._own.close()
-
-
-def _seeded(insert: Insert) -> Insert:
-    """Draw the seed here, so that every rank draws the same tokens."""
-    if insert.sampling.seed is not None:
-        return insert
-    return replace(insert, sampling=replace(insert.sampling, seed=secrets.randbits(63)))

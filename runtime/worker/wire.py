@@ -202,10 +202,8 @@ def differences(ours: Hello, theirs: Hello) -> list[str]:
         found.append("it belongs to another launch")
     found += _different(ours.rank, ours.shape.model_dump(), theirs.shape.model_dump())
     mine, its = ours.identity, theirs.identity
-    libraries = {
-        "mlx",
-        "mlx_lm",
-    }  # our own version is known by its sources: a provisioned node has no distribution of it
+    # Our own version is known by its sources: a provisioned node has no distribution of it.
+    libraries = {"mlx", "mlx_lm"}
     found += _different(
         ours.rank, mine.versions.model_dump(include=libraries), its.versions.model_dump(include=libraries)
     )
