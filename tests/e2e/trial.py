@@ -54,17 +54,19 @@ def poll(what: Callable[[], T | None], deadline_s: float = 30.0) -> T:
 
 
 class Trial:
-    """One copy of the quickstart configuration and everything that runs of it."""
+    """One copy of the shipped configuration, and everything that runs of one of its stacks."""
 
-    def __init__(self, root: Path, state: Path) -> None:
+    def __init__(self, root: Path, state: Path, stack: str = "quickstart") -> None:
+        self.stack = stack
         self.root = root
         self.conf = root / "conf"
         self.state = state
         shutil.copytree(REPOSITORY / "conf", self.conf)
-        self.file = self.conf / "stacks" / "quickstart.yaml"
+        self.file = self.conf / "stacks" / f"{stack}.yaml"
         self.port = free_port()
-        self.edit("port: 8000", f"port: {self.port}")
-        first, last = free_range()
+        shipped = {"quickstart": 8000, "trio": 8003}[stack]
+        self.edit(f"port: {shipped}", f"port: {self.port}")
+        first, last = free_range(32)
         node = self.conf / "nodes" / "local.yaml"
         node.write_text(node.read_text() + f"  ports: {first}-{last}\n")
         self.url = f"http://127.0.0.1:{self.port}"
@@ -97,7 +99,7 @@ class Trial:
 
     def units(self) -> dict[str, dict[str, Any]]:
         """Return the living units: slot -> what status says."""
-        lines = self.json("status", "quickstart")
+        lines = self.json("status", self.stack)
         return {line["slot"]: line for line in lines if line["type"] == "unit" and line["alive"]}
 
     def pids(self) -> dict[str, int]:
@@ -118,7 +120,7 @@ class Trial:
         shutil.copytree(REPOSITORY / "conf", self.conf)
         pids = self._recorded_pids()
         try:
-            self.run("down", "quickstart", "--yes", code=None)
+            self.run("down", self.stack, "--yes", code=None)
         finally:
             left = [pid for pid in pids if is_alive(pid)]
             for pid in left:
