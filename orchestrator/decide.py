@@ -6,13 +6,14 @@ slot and are taken back one by one (surge, then swap, then not now) until no sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from orchestrator.budget import Budget
 from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, GroupId, Slot, group_nodes, group_of
-from orchestrator.memory import KnownMemory, free_memory, gib
+from orchestrator.memory import KnownMemory, free_memory
 from orchestrator.observed import Observed, ObservedUnit, Reachable
 from orchestrator.placement import AskedPort, asked_ports
 from orchestrator.policy import PlanPolicy
@@ -52,10 +53,19 @@ class Decision:
                 return []
 
     def stops_first(self) -> list[ObservedUnit]:
-        """Return those of them that go before anything starts."""
-        if self.mode == "keep":
-            return []
-        return self.slot.current if self.mode == "surge" else self.stops()
+        """Return those of them that go before anything starts in their place."""
+        match self.mode:
+            case "surge":
+                return self.slot.current
+            case "swap" | "relaunch":
+                return self.slot.alive
+            case _:
+                return []
+
+    def stops_later(self) -> list[ObservedUnit]:
+        """Return those of them that nothing waits for yet."""
+        first = {unit.id for unit in self.stops_first()}
+        return [unit for unit in self.stops() if unit.id not in first]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,152 +223,26 @@ class _Deciding:
 
     def _memory_faults(self) -> dict[GroupId, Decision]:
         """Return the decisions that must change because there is no memory for them, as far as is known."""
-        budget = _Budget(dict(self.free), self.known)
-        changed: dict[GroupId, Decision] = {}
+        budget = Budget(dict(self.free), self.known)
         starting = [decision for decision in self.current.values() if decision.mode in STARTING]
+        changed: dict[GroupId, Decision] = {}
         for decision in starting:
-            if decision.mode == "surge" and (why := budget.surge(decision)):
+            if decision.mode == "surge" and (why := budget.surge(decision.slot, decision.stops_first())):
                 changed[decision.slot.id] = Decision(decision.slot, "swap", why)
         if changed:
             return changed
-        waiting = [d for d in starting if d.mode in ("swap", "relaunch") and not budget.replace(d)]
+        in_place = [decision for decision in starting if decision.mode in ("swap", "relaunch")]
+        waiting = [decision.slot for decision in in_place if not budget.replace(decision.slot, decision.stops_first())]
         for decision in self.current.values():
-            budget.offer(decision)
-        waiting += [decision for decision in starting if decision.mode == "start"]
-        for decision in waiting:
-            found = budget.make_room(decision)
-            if found is None:
-                changed[decision.slot.id] = Decision(decision.slot, "defer", budget.shortage(decision.slot))
-            elif not set(found) <= set(decision.room):
-                self.current[decision.slot.id] = replace(decision, room=tuple(dict.fromkeys((*decision.room, *found))))
+            budget.offer(decision.stops_later())
+        waiting += [decision.slot for decision in starting if decision.mode == "start"]
+        for slot in waiting:
+            room = budget.make_room(slot)
+            if room is None:
+                changed[slot.id] = Decision(slot, "defer", budget.shortage(slot))
+            else:
+                self.room.setdefault(slot.id, {}).update(dict.fromkeys(room))
         return changed
-
-
-class _Budget:
-    """The memory of every node while starts are granted one after the other."""
-
-    def __init__(self, free: dict[NodeName, float | None], known: KnownMemory) -> None:
-        self._free = free
-        self._known = known
-        self._offers: dict[NodeName, list[tuple[UnitId, float | None]]] = {}
-        """Units that stop in any case, and what that gives; None where it is not known how much."""
-        self._missing: dict[GroupId, dict[NodeName, float]] = {}
-
-    def surge(self, decision: Decision) -> str:
-        """Grant a start beside what runs; returns why not."""
-        slot = decision.slot
-        if slot.is_gateway or not slot.serves_model:
-            return ""
-        needs = _needs(slot)
-        is_unknown = any(need is None or self._free.get(node) is None for node, need in needs.items())
-        if is_unknown and slot.first.update != "surge":
-            return "its memory is unknown" if None in needs.values() else "free memory is unknown"
-        gains = self._gains(decision.stops_first())
-        short = {node: max(0.0, need - _known_gain(gains, node)) for node, need in _known(needs)}
-        if any(not self._fits(node, need) for node, need in short.items()):
-            return "there is no memory for both"
-        self._use(short)
-        return ""
-
-    def replace(self, decision: Decision) -> bool:
-        """Grant a start in place of what stops before it; False where more is needed than that and what is free."""
-        gains = self._gains(decision.stops_first())
-        missing: dict[NodeName, float] = {}
-        for node, need in _known(_needs(decision.slot)):
-            gain = gains.get(node, 0.0)
-            if gain is None:
-                continue
-            missing[node] = max(0.0, need - gain)
-            if gain > need:
-                first = next(unit for unit in decision.stops_first() if unit.node == node)
-                self._offers.setdefault(node, []).append((first.id, gain - need))
-        if all(self._fits(node, need) for node, need in missing.items()):
-            self._use(missing)
-            return True
-        self._missing[decision.slot.id] = missing
-        return False
-
-    def offer(self, decision: Decision) -> None:
-        """Count what a decision stops without starting anything in its place before that."""
-        if decision.mode in ("swap", "relaunch"):
-            return
-        first = {unit.id for unit in decision.stops_first()} if decision.mode == "surge" else set()
-        for unit in decision.stops():
-            if unit.id not in first:
-                self._offers.setdefault(unit.node, []).append((unit.id, self._known.of(unit)))
-
-    def make_room(self, decision: Decision) -> tuple[UnitId, ...] | None:
-        """Grant a start from what is free and what others give; returns whom it must wait for, None where it lacks."""
-        missing = self._missing.get(decision.slot.id)
-        if missing is None:
-            missing = dict(_known(_needs(decision.slot)))
-        found: list[UnitId] = []
-        taken: dict[NodeName, int] = {}
-        for node, need in missing.items():
-            if self._fits(node, need):
-                continue
-            have = self._free[node] or 0.0
-            for count, (unit, gain) in enumerate(self._offers.get(node, []), start=1):
-                found.append(unit)
-                taken[node] = count
-                have = need if gain is None else have + gain
-                if have >= need:
-                    break
-            if have < need:
-                return None
-        for node, count in taken.items():
-            gains = [gain or 0.0 for _, gain in self._offers[node][:count]]
-            self._free[node] = max((self._free[node] or 0.0) + sum(gains), missing[node])
-            # the rest of these offers is free from now on, but only after the same stops: it stays with the last one
-            rest = (self._free[node] or 0.0) - missing[node]
-            last = self._offers[node][count - 1][0]
-            self._offers[node] = [(last, rest), *self._offers[node][count:]]
-            self._free[node] = 0.0
-        self._use({node: need for node, need in missing.items() if node not in taken})
-        return tuple(dict.fromkeys(found))
-
-    def shortage(self, slot: Slot) -> str:
-        """Say what a start lacks."""
-        for node, need in _known(_needs(slot)):
-            free = self._free.get(node)
-            if free is not None and need > free:
-                return f"it needs {gib(need)} GiB, {node} has {gib(max(free, 0.0))} GiB free"
-        return "there is no memory for it"
-
-    def _gains(self, units: list[ObservedUnit]) -> dict[NodeName, float | None]:
-        gains: dict[NodeName, float | None] = {}
-        for unit in units:
-            before, more = gains.get(unit.node, 0.0), self._known.of(unit)
-            gains[unit.node] = None if before is None or more is None else before + more
-        return gains
-
-    def _fits(self, node: NodeName, need: float) -> bool:
-        free = self._free.get(node)
-        return free is None or need <= max(free, 0.0)
-
-    def _use(self, needs: Mapping[NodeName, float]) -> None:
-        for node, need in needs.items():
-            free = self._free.get(node)
-            if free is not None:
-                self._free[node] = free - need
-
-
-def _needs(slot: Slot) -> dict[NodeName, float | None]:
-    """Return what a slot's units need on each node; None where it is not known."""
-    needs: dict[NodeName, float | None] = {}
-    for unit in slot.wanted:
-        before, more = needs.get(unit.node, 0.0), unit.memory_gib if slot.serves_model else 0.0
-        needs[unit.node] = None if before is None or more is None else before + more
-    return needs
-
-
-def _known(needs: Mapping[NodeName, float | None]) -> Iterator[tuple[NodeName, float]]:
-    yield from ((node, need) for node, need in needs.items() if need is not None)
-
-
-def _known_gain(gains: Mapping[NodeName, float | None], node: NodeName) -> float:
-    gain = gains.get(node, 0.0)
-    return float("inf") if gain is None else gain
 
 
 def _and(nodes: Mapping[NodeName, object] | list[NodeName] | dict[NodeName, None]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.base import HelperName, RoleName, ServiceName
@@ -129,8 +129,3 @@ def ladder(name: RoleName, roles: Mapping[RoleName, RoleShape]) -> tuple[Rung, .
             found[Rung(service=shape.local)] = None
         current = shape.role
     return tuple(found)
-
-
-def usable(rungs: tuple[Rung, ...], is_usable: Callable[[Rung], bool]) -> tuple[Rung, ...]:
-    """Return those that can answer."""
-    return tuple(rung for rung in rungs if is_usable(rung))

@@ -118,8 +118,8 @@ _engine = st.fixed_dictionaries(
     {
         **_common,
         "nodes": st.lists(_node, min_size=1, max_size=1),
-        "engine": st.sampled_from(["llama-server", "mlx-lm-server", "command"]),
-        "args": st.sampled_from([{"command": "serve"}, {"command": "other"}]),
+        "engine": st.just("command"),
+        "args": st.sampled_from([{"command": "serve {port}"}, {"command": "serve {model_path} {port}"}]),
     }
 )
 _group = st.fixed_dictionaries(
@@ -136,8 +136,9 @@ _group = st.fixed_dictionaries(
         "port": st.none(),
     }
 )  # fmt: skip
-_services = st.dictionaries(
-    st.sampled_from(["coder", "titan", "tiny"]), st.one_of(_single, _copies, _engine, _group, _group), max_size=3
+_services = st.fixed_dictionaries(
+    {"titan": st.one_of(_group, _single)},
+    optional={"coder": st.one_of(_single, _copies, _engine, _group), "tiny": st.one_of(_single, _copies, _group)},
 )
 
 
@@ -160,6 +161,15 @@ stacks = st.builds(
 NODES = fleet_of({}, {"node": "alpha"}).nodes
 
 
+def edited(stack: Stack) -> Stack:
+    """Return a stack in which every unit of a model is another one, at the same places."""
+    services = {
+        name: service.model_copy(update={"max_batch": 12 - service.max_batch})
+        for name, service in stack.services.items()
+    }
+    return stack.model_copy(update={"services": services})
+
+
 def _desired(stack: Stack, lost: frozenset[NodeName]) -> Desired:
     return expand(stack, OWNER, lost=lost)
 
@@ -167,9 +177,10 @@ def _desired(stack: Stack, lost: frozenset[NodeName]) -> Desired:
 # -- what is there ---------------------------------------------------------------------------------------------------
 
 STATES = (
-    "absent", "absent", "ended", "crashed", "looping", "starting", "ready", "published", "published", "draining",
-    "replacing", "silent", "partial", "lost rank", "two launches",
+    "absent", "ended", "crashed", "looping", "starting", "ready", "published", "published", "published", "published",
+    "draining", "replacing", "silent",
 )  # fmt: skip
+GROUP_STATES = (*STATES, "partial", "lost rank", "two launches", "two launches")
 
 
 @dataclass
@@ -182,9 +193,10 @@ class _Making:
     instances: dict[UnitId, Instance] = field(default_factory=dict)
     launches: int = 0
 
-    def take(self, node: NodeName) -> int:
+    def take(self, node: NodeName, alive: bool) -> int:
+        """Return a free port; that of a dead unit is free again afterwards."""
         port = next(p for p in range(18100, 18150) if p not in self.used[node])
-        self.used[node].add(port)
+        self.used[node] |= {port} if alive else set()
         return port
 
 
@@ -207,7 +219,8 @@ def cases(draw: st.DrawFn) -> Case:
     wanted = draw(stacks)
     desired = nothing(StackName("world"), OWNER, NODES) if goes_down else _desired(wanted, lost)
     facts = draw(st.sampled_from([{}, {ModelName("m3"): ModelFacts("llama", weights_bytes=2 * GIB)}]))
-    past_stacks = [wanted, *(draw(stacks) for _ in range(draw(st.integers(1, 2))))]
+    choices = (wanted, edited(wanted)), (edited(wanted), draw(stacks)), (draw(stacks), wanted)
+    past_stacks = draw(st.sampled_from(choices))
     pasts = [with_estimates(expand(stack, OWNER), facts) for stack in past_stacks]
     making = _Making()
     for name in NODES:
@@ -218,7 +231,7 @@ def cases(draw: st.DrawFn) -> Case:
         for unit in past.units.values():
             groups.setdefault(unit.spec.slot.rpartition(".")[0], []).append(unit)
         for units in groups.values():
-            place(making, units, draw(st.sampled_from(STATES)), past, draw)
+            place(making, units, draw(st.sampled_from(STATES if len(units) == 1 else GROUP_STATES)), past, draw)
     policy = PlanPolicy(
         targets=draw(st.sampled_from([(), (), (), ("alpha",), ("gateway",)])),
         assume_lost=lost,
@@ -253,7 +266,7 @@ def place(making: _Making, units: list[DesiredUnit], state: str, past: Desired, 
             return
         is_rank = isinstance(spec, WorkerSpec) and spec.group is not None
         has_http = rank == 0 and not isinstance(spec, WatcherSpec)
-        http = (asked or making.take(unit.node)) if has_http else None
+        http = (asked or making.take(unit.node, alive)) if has_http else None
         if alive:
             making.free[unit.node] -= (unit.memory_gib or 0.0) if is_loaded else 0.0
             making.used[unit.node] |= {http} if http is not None else set()
@@ -270,8 +283,8 @@ def place(making: _Making, units: list[DesiredUnit], state: str, past: Desired, 
                 owner=OWNER,
                 exit=None if alive else "exit code 1",
                 launch=launch if is_rank else None,
-                link_port=making.take(unit.node) if is_rank else None,
-                control_port=making.take(unit.node) if is_rank and rank == 0 else None,
+                link_port=making.take(unit.node, alive) if is_rank else None,
+                control_port=making.take(unit.node, alive) if is_rank and rank == 0 else None,
                 silent_s=30.0 if alive and state == "silent" and rank == len(units) - 1 else 0.0,
                 crashes_s=crashes,
             )
