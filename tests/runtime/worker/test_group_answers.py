@@ -23,11 +23,8 @@ REQUESTS: list[dict[str, Any]] = [
 SPREADS = [
     ("llama", "tensor", 2, None),
     ("qwen3", "tensor", 3, None),
-    ("qwen3", "tensor", 2, None),
-    ("qwen2", "tensor", 3, None),
     ("qwen2", "pipeline", 2, None),
     ("qwen2", "pipeline", 2, "5,1"),
-    ("qwen2", "pipeline", 3, None),
     ("qwen2", "pipeline", 3, "12,10,8"),
 ]
 
