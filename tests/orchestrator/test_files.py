@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 
 import jsonschema
 import pytest
@@ -106,23 +104,24 @@ def test_the_script_of_a_shell_names_our_variable(shell, capsys):
     assert "_ORCHESTRATE_COMPLETE" in capsys.readouterr().out
 
 
-def complete(*typed: str) -> list[str]:
-    """Return what a shell would offer for a line."""
-    environment = {
-        **os.environ,
-        "_ORCHESTRATE_COMPLETE": "bash_complete",
-        "COMP_WORDS": " ".join(["orchestrate", *typed]),
-        "COMP_CWORD": str(len(typed)),
-    }
-    code = "import sys; from orchestrator.cli.main import main; sys.exit(main([]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+@pytest.fixture
+def complete(monkeypatch, capsys):
+    """Return what tells what a shell would offer for a line."""
+
+    def ask(*typed: str) -> list[str]:
+        monkeypatch.chdir(REPOSITORY)
+        monkeypatch.setenv("_ORCHESTRATE_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["orchestrate", *typed]))
+        monkeypatch.setenv("COMP_CWORD", str(len(typed)))
+        with pytest.raises(SystemExit) as end:
+            main([])
+        assert end.value.code == 0
+        return [line.partition(",")[2] for line in capsys.readouterr().out.splitlines()]
+
+    return ask
 
 
-def test_a_shell_completes_commands_and_stacks():
+def test_a_shell_completes_commands_and_stacks(complete):
     assert complete("val") == ["validate"]
     assert set(complete("")) >= set(COMMANDS)
     assert "quickstart" in complete("plan", "q")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
 import sys
 
 import pytest
 import yaml
 
+from orchestrator.cli.main import main
 from orchestrator.helpers import probe as probing
 from orchestrator.helpers.probe import probe
 from orchestrator.readiness import client
@@ -85,11 +85,7 @@ def conf(tmp_path):
 
 
 def run_probe(conf, *more):
-    code = "import sys; from orchestrator.cli.main import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, "--conf", conf, "probe", "nodes", "quickstart", *more],
-        capture_output=True, text=True, check=False, cwd=REPOSITORY,
-    )  # fmt: skip
+    return main(["--conf", str(conf), "probe", "nodes", "quickstart", *more])
 
 
 def add_helper(conf, url):
@@ -98,18 +94,19 @@ def add_helper(conf, url):
     path.write_text(path.read_text() + yaml.safe_dump(helper))
 
 
-def test_the_command_prints_cause_and_mend_and_exits_with_4(conf):
+def test_the_command_prints_cause_and_mend_and_exits_with_4(conf, capsys):
     port = free_port()
     add_helper(conf, f"http://127.0.0.1:{port}")
-    done = run_probe(conf)
-    assert done.returncode == 4, done.stderr
-    assert done.stdout.startswith(f"box: 127.0.0.1 refuses port {port}")
-    assert "  cause: " in done.stdout
-    assert "  mend:  " in done.stdout
-    line = json.loads(run_probe(conf, "--json").stdout)
+    assert run_probe(conf) == 4
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"box: 127.0.0.1 refuses port {port}")
+    assert "  cause: " in shown
+    assert "  mend:  " in shown
+    assert run_probe(conf, "--json") == 4
+    line = json.loads(capsys.readouterr().out)
     assert (line["type"], line["helper"], line["well"], line["seen"]["kind"]) == ("helper", "box", False, "refused")
 
 
-def test_a_stack_without_helpers_is_said_to_have_none(conf):
-    done = run_probe(conf)
-    assert (done.returncode, done.stdout) == (0, "Stack quickstart has no helpers.\n")
+def test_a_stack_without_helpers_is_said_to_have_none(conf, capsys):
+    assert run_probe(conf) == 0
+    assert capsys.readouterr().out == "Stack quickstart has no helpers.\n"
