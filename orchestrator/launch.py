@@ -86,13 +86,15 @@ class Launcher:
             return
         if not failures and not any(outcomes) and await self._is_one_launch(action.units):
             return  # it was started by an earlier try of the same action
-        ours = [placed for placed, outcome in zip(action.units, outcomes, strict=True) if outcome is True]
-        await self.end(ours)
+        # One whose start was given up may have come about all the same; one that was alive before is not ours.
+        await self._end(
+            [placed for placed, outcome in zip(action.units, outcomes, strict=True) if outcome is not False]
+        )
         if failures:
             raise failures[0]
         raise EffectError("ranks of an earlier launch are still running; run apply again")
 
-    async def end(self, units: list[Placed] | tuple[Placed, ...]) -> None:
+    async def _end(self, units: list[Placed]) -> None:
         """End ranks whose group does not come about, all at once; what cannot be ended is found by the next apply."""
 
         async def stop(placed: Placed) -> None:
