@@ -23,7 +23,7 @@ from orchestrator.node.site import SiteError, local_site, site_of
 from orchestrator.node.trust import Offer, fetch, keep
 from orchestrator.transport.base import DiskFullError
 from orchestrator.transport.choose import destination, known_hosts, transport_to
-from orchestrator.transport.ssh import CONFIG_VARIABLE
+from orchestrator.transport.ssh import CONFIG_VARIABLE, SshTransport
 from schemas.base import NodeName
 from schemas.compose import read_nodes
 from schemas.node import Node
@@ -67,6 +67,9 @@ def trust(name: str, conf: Path | None, as_json: bool, yes: bool, replace: bool)
     if not yes:
         _confirm(f"Trust {'these keys instead' if offer.changed() else 'them'}?", as_json)
     keep(offer, path)
+    transport = transport_to(chosen, found, directories())
+    if isinstance(transport, SshTransport):
+        run(transport.close())  # what is connected now is whoever had the keys before
     return _trusted(chosen, as_json, "trusted", f"The keys of {chosen} are trusted: {path}")
 
 

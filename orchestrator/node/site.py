@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 import re
@@ -208,17 +207,3 @@ def _roots(node: str, facts: Mapping[str, str]) -> tuple[str, str]:
 
     state = base(facts.get("xdg_state", ""), ".local/state")
     return f"{state}/orchestrate", f"{base(facts.get('xdg_cache', ''), '.cache')}/orchestrate"
-
-
-async def gather_sites(transports: Mapping[str, NodeTransport]) -> dict[str, Site | TransportError]:
-    """Ask several nodes at once; who cannot be asked or used is in the answer with the reason."""
-
-    async def ask(transport: NodeTransport) -> Site | TransportError:
-        try:
-            return await site_of(transport)
-        except TransportError as error:
-            return error
-
-    async with asyncio.TaskGroup() as group:
-        asked = {name: group.create_task(ask(transport)) for name, transport in transports.items()}
-    return {name: task.result() for name, task in asked.items()}

@@ -199,7 +199,7 @@ class SshTransport:
     async def close(self) -> None:
         """Give the shared connection up; commands that run over it are lost."""
         self._is_open = False
-        if self._argv and self.socket.exists():
+        if self.socket.exists():
             with contextlib.suppress(TimeoutError):
                 await run_here(["ssh", *self._config, *self._master(), "-O", "exit", "--", self._to.host], KILL_S)
         self._forget()

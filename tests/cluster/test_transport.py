@@ -80,7 +80,7 @@ TRICKY = st.sampled_from(
 
 
 @given(words=st.lists(WORDS | TRICKY, max_size=6), data=st.binary(max_size=200))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_arguments_and_input_arrive_unchanged(one_host: Host, words: list[str], data: bytes) -> None:
     script = 'for word; do printf "%s\\0" "$word"; done; cat'
 

@@ -141,6 +141,43 @@ async def test_push_that_fails_names_the_path_and_leaves_nothing(tmp_path: Path)
     assert names(tmp_path) == ["file"]
 
 
+async def test_file_is_copied_with_progress(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "a" / "target"
+    source.write_bytes(os.urandom(9 * 1024 * 1024))
+    seen: list[int] = []
+
+    await HERE.push_file(str(source), str(target), mode=0o640, report=seen.append)
+
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert seen == [4 * 1024 * 1024, 8 * 1024 * 1024, 9 * 1024 * 1024]
+
+
+async def test_copy_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    with source.open("wb") as file:
+        file.truncate(1 << 34)
+    begun = asyncio.Event()
+    copying = asyncio.create_task(
+        HERE.push_file(str(source), str(folder / "target"), mode=0o600, report=lambda _: begun.set())
+    )
+    await begun.wait()
+
+    copying.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert names(folder) == []
+
+
+async def test_stream_keeps_the_end_of_stderr() -> None:
+    async with HERE.stream(["sh", "-c", "yes filler | head -n 15000 >&2; echo why >&2; exit 2"]) as stream:
+        assert [line async for line in stream] == []
+        assert await stream.wait() == 2
+        await asyncio.to_thread(eventually, lambda: stream.error_tail().endswith("filler\nwhy"))
+        assert len(stream.error_tail()) < 20_000
+
+
 async def test_stream_keeps_input_open_and_gives_lines_as_they_come() -> None:
     script = "read -r line; echo got $line; cat; exit 4"
     async with HERE.stream(["sh", "-c", script], input=b"one\n") as stream:
