@@ -25,7 +25,7 @@ from schemas.stack import Stack
 ROOT = Path(__file__).parents[3]
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True}
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 Sanic.test_mode = True  # several applications in one process
 

@@ -221,7 +221,7 @@ async def raw(port: int, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     try:
-        return await asyncio.wait_for(reader.read(), 5.0)
+        return await asyncio.wait_for(reader.read(), 30)
     finally:
         writer.close()
 
@@ -275,9 +275,9 @@ async def test_expect_continue_is_answered(served: Served) -> None:
     body = json.dumps(CHAT).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", served[0].port)
     writer.write(POST + b"host: a\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body))
-    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30) == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(body)
-    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200")
+    assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 200")
     writer.close()
 
 
@@ -297,7 +297,7 @@ async def test_a_slow_upload_has_a_deadline(lab: Any, monkeypatch: pytest.Monkey
     gateway, (fake,) = await lab(stalls)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(POST + b"host: a\r\ncontent-length: 100\r\n\r\n{")
-    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 408")
+    assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 408")
     writer.close()
     assert fake.seen == []
     await until(lambda: gateway.in_flight == 0)
