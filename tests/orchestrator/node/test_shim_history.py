@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.directories import Directories
 from orchestrator.node.client import ShimClient
 from orchestrator.node.reports import UnitLaunch, crashes_s
+from orchestrator.node.site import local_site
 from orchestrator.transport.local import LocalTransport
 from tests.orchestrator.node.harness import Shim, eventually
 
@@ -160,7 +162,8 @@ def test_what_only_looks_leaves_no_trace(shim: Shim) -> None:
 
 @pytest.fixture
 def client(shim: Shim) -> ShimClient:
-    return ShimClient(LocalTransport("here"), sys.executable, str(shim.state))
+    site = local_site(Directories(shim.state, shim.state / "cache"))
+    return ShimClient(LocalTransport("here"), site)
 
 
 async def test_the_client_reports_crashes_by_the_clock_of_the_node_and_signs_what_it_does(
