@@ -20,6 +20,8 @@ class Service:
     """Replicas that answer now and until their successors do."""
     coming: list[str] = field(default_factory=list)
     """How long it takes until others answer, in words; `for now` where nothing is started."""
+    is_unseen: bool = False
+    """Some of it is on a node that did not answer: it may serve or not."""
 
     @property
     def will_serve(self) -> bool:
@@ -36,10 +38,11 @@ def routing_notes(desired: Desired, observed: Observed, services: Services) -> I
     for name, role in sorted(desired.roles.items()):
         yield from _ladder_change(name, before, desired.roles)
         left = [rung for rung in role.endpoints if _will_serve(rung, observed, services)]
+        known = "that can be seen" if any(_is_unseen(rung, services) for rung in role.endpoints) else "left"
         if not left:
-            yield f"{name} has no endpoint left, {role.fallback}"
+            yield f"{name} has no endpoint {known}, {role.fallback}"
         elif len(left) < len(role.endpoints) and len(left) == 1:
-            yield f"{name} has one endpoint left ({left[0]}) and {role.fallback}"
+            yield f"{name} has one endpoint {known} ({left[0]}) and {role.fallback}"
         elif len(role.endpoints) == 1:
             yield f"{name} has one endpoint and {role.fallback}"
 
@@ -87,6 +90,10 @@ def _will_serve(rung: Rung, observed: Observed, services: Services) -> bool:
     if rung.service is not None:
         return rung.service in services and services[rung.service].will_serve
     return not _is_silent(rung, observed)
+
+
+def _is_unseen(rung: Rung, services: Services) -> bool:
+    return rung.service is not None and rung.service in services and services[rung.service].is_unseen
 
 
 def _is_silent(rung: Rung, observed: Observed) -> bool:

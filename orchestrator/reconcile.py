@@ -134,6 +134,8 @@ class _Reconciliation:
         slot = decision.slot
         if any(slot.can_serve(unit) for unit in slot.alive) and not decision.why:
             service.serving += 1
+        nodes = [self.observed.nodes.get(node) for node in slot.nodes() if node not in self.policy.assume_lost]
+        service.is_unseen |= any(not isinstance(node, Reachable) for node in nodes)
         is_told = len(slot.nodes()) == 1 and not isinstance(self.observed.nodes.get(slot.nodes()[0]), Reachable)
         if decision.why and (not is_told or slot.nodes()[0] in self.policy.assume_lost):
             self.draft.change("defer", slot.target(), decision.why)
