@@ -228,8 +228,8 @@ def read_manifest(folder: Path) -> Json | None:
     """Return the manifest of a folder that has one."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        sizes = [entry["size"] + len(entry["sha256"]) for entry in manifest["files"].values()]
-        return manifest if manifest["version"] == 1 and sizes is not None else None
+        is_known = all({"size", "sha256"} <= entry.keys() for entry in manifest["files"].values())
+        return manifest if is_known and manifest["version"] == 1 else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -109,18 +109,6 @@ def missing(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(name for name, entry in manifest.files.items() if _size(folder / name) != entry.size)
 
 
-def damaged(folder: Path, manifest: Manifest, work: Work) -> tuple[str, ...]:
-    """Return the files that differ from the manifest, reading every byte."""
-    gone = set(missing(folder, manifest))
-    total, done = sum(entry.size for entry in manifest.files.values()), 0
-    found: list[str] = []
-    for name, entry in manifest.files.items():
-        if name in gone or hash_file(folder / name, work, done, total) != entry.sha256:
-            found.append(name)
-        done += entry.size
-    return tuple(found)
-
-
 def _size(path: Path) -> int | None:
     try:
         status = path.stat()

@@ -27,7 +27,7 @@ from pathlib import Path
 from orchestrator.models.convert import WORKER_CONVERTER, Converter
 from orchestrator.models.errors import DiskFullError, StoreError
 from orchestrator.models.fetch_hub import AlreadyKnownError
-from orchestrator.models.manifest import Manifest, damaged, missing, read_manifest, write_manifest
+from orchestrator.models.manifest import Manifest, missing, read_manifest, write_manifest
 from orchestrator.models.prepare import Original, Prepared, Wanted, prepare
 from orchestrator.models.sources import (
     GGUF,
@@ -133,25 +133,6 @@ class Store:
             if manifest is not None and not missing(folder, manifest):
                 found.append(InstalledModel(folder, parse_source(manifest.source), manifest))
         return tuple(found)
-
-    def verify(self, model: InstalledModel, *, progress: Progress, cancel: threading.Event) -> tuple[str, ...]:
-        """Read every byte of a model and return the files that differ from its manifest."""
-        if model.manifest is None:
-            return ()
-        with disk_errors(model.path):
-            return damaged(model.path, model.manifest, Work(progress, cancel))
-
-    def remove(self, model: InstalledModel, *, progress: Progress, cancel: threading.Event) -> None:
-        """Remove an installed model; waits while it is being installed again. Raises StoreError."""
-        if model.manifest is None or isinstance(model.source, PathSource | OllamaSource):
-            raise StoreError(f"{model.source} is looked after by its user and is not removed")
-        staging = self._root / "staging" / slug(model.source)
-        with disk_errors(self._root), _locked(staging, Work(progress, cancel)):
-            if model.path.exists():
-                model.path.rename(staging / f"old-{os.getpid()}")
-                _clean(staging, keep={"lock"})
-            with contextlib.suppress(OSError):  # another revision or form is still there
-                model.path.parent.rmdir()
 
     def _newest(self, wanted: Wanted) -> InstalledModel | None:
         found: InstalledModel | None = None
