@@ -6,7 +6,7 @@ slot and are taken back one by one (surge, then swap, then not now) until no sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -245,6 +245,6 @@ class _Deciding:
         return changed
 
 
-def _and(nodes: Mapping[NodeName, object] | list[NodeName] | dict[NodeName, None]) -> str:
+def _and(nodes: Iterable[NodeName]) -> str:
     names = list(nodes)
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -59,11 +59,6 @@ def planned(case: Case, world: Observed | None = None) -> Plan:
     return plan
 
 
-def calm(case: Case) -> Case:
-    """Return the case without what is held back or left out, so that everything has to happen."""
-    return replace(case, policy=PlanPolicy())
-
-
 def assert_converges(case: Case, world: Observed, seed: int) -> None:
     """Plan again from a world left behind, run it, and compare with the goal."""
     plan = reconcile(case.desired, world, case.policy)
