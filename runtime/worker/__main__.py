@@ -90,6 +90,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
         if lead is None:
             return exits.FAILED, False
         engine = Engine(settings, fail, lead.load, lead.make_steps, lead.report)
+        lead.start(engine.pulse)
     app = build_app(settings, engine)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,8 +98,6 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     server = await open_server(app, listener)
     logger.info("listening on %s:%d for %s", *listener.getsockname()[:2], settings.name)
     engine.start()
-    if lead is not None:
-        lead.start(engine.pulse)
     await is_over.wait()
     if lead is None or lead.end is None:
         if lead is not None:
