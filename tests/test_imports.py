@@ -42,7 +42,7 @@ MUST_BE_PURE = (
     "orchestrator/pace.py", "orchestrator/status.py",
     "orchestrator/helpers/answers.py", "orchestrator/helpers/identify.py", "orchestrator/helpers/compare.py",
     "orchestrator/helpers/silence.py",
-    "orchestrator/models/facts.py", "orchestrator/models/sources.py",
+    "orchestrator/models/facts.py", "orchestrator/models/sources.py", "orchestrator/models/wishes.py",
     "orchestrator/engines/description.py", "orchestrator/engines/catalogue.py", "orchestrator/engines/llama_server.py",
     "orchestrator/engines/vllm.py", "orchestrator/engines/mlx_lm_server.py", "orchestrator/engines/command.py",
     "runtime/worker/wire.py", "runtime/worker/steps.py", "runtime/worker/pace.py",

@@ -55,8 +55,6 @@ class Engine:
     reserved: frozenset[str]
     """The options that are ours to set, as they are written on a command line without dashes."""
     build: Callable[[Ask], Launch]
-    takes_key: bool = True
-    """It refuses requests without our key; one that cannot is bound to loopback."""
     alive_path: str = "/health"
     """What answers with 200 once the model is loaded."""
     own: frozenset[str] = frozenset({"program"})

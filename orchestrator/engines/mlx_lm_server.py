@@ -34,6 +34,5 @@ MLX_LM_SERVER = Engine(
     form="mlx",
     reserved=RESERVED,
     build=build,
-    takes_key=False,
     own=frozenset({"program", "exposed"}),
 )

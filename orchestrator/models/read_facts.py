@@ -19,6 +19,7 @@ from orchestrator.models.facts import config_facts, gguf_facts
 from orchestrator.models.fetch_hub import DEFAULT_REVISION
 from orchestrator.models.sources import HubSource, PackageSource, parse_source, slug
 from orchestrator.models.store import InstalledModel, Store
+from orchestrator.models.wishes import is_pinned
 from orchestrator.models.work import Work
 from orchestrator.observed import ModelFacts
 from schemas.base import ModelName
@@ -31,7 +32,6 @@ KNOWN_S = 24 * 3600.0
 UNKNOWN_S = 600.0
 """How long a hub that did not answer is not asked again."""
 HEADER_BYTES = 8 * 1024 * 1024
-COMMIT_CHARS = 40
 
 
 async def known_facts(
@@ -102,8 +102,7 @@ def _cached(store: Store, models: Mapping[ModelName, ModelSpec]) -> dict[ModelNa
             age_s = time.time() - float(note["at"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        is_pinned = model.revision is not None and len(model.revision) == COMMIT_CHARS
-        lasts_s = UNKNOWN_S if facts is None else float("inf") if is_pinned else KNOWN_S
+        lasts_s = UNKNOWN_S if facts is None else float("inf") if is_pinned(model) else KNOWN_S
         if 0 <= age_s < lasts_s:
             found[name] = facts
     return found
