@@ -53,8 +53,8 @@ class _Walk:
         self.tried: list[EndpointIdentity] = []
         self.failures: list[_Failure] = []
         self.skipped: list[Skipped] = []
-        self.attempts: dict[str, int] = {}
-        """By the name of the rung: each has attempts of its own."""
+        self.attempts: dict[int, int] = {}
+        """By the number of the rung: each has attempts of its own. A role and a service may have one name."""
         self._ask = ask
         self._adapted: dict[str, Body | ApiError] = {}
 
@@ -172,18 +172,19 @@ class Relay:
             walk.skipped.clear()
             has_trial = False
             rung: Route | None = walk.route
+            number = 0
             while rung is not None:
-                made = walk.attempts.get(rung.name, 0)
+                made = walk.attempts.get(number, 0)
                 if made < rung.attempts:
                     unfit = walk.unfit(rung) if rung.is_strict else ()
                     taken = self._pool.lease(rung, walk.tried, unfit=unfit, may_risk=may_risk)
                     if isinstance(taken, Lease):
-                        walk.attempts[rung.name] = made + 1
+                        walk.attempts[number] = made + 1
                         course.fallback = "" if rung is walk.route else rung.name
                         return taken
                     walk.skipped.extend(taken.skipped)
                     has_trial = has_trial or taken.trial is not None
-                rung = rung.fallback
+                rung, number = rung.fallback, number + 1
             if not has_trial:
                 break
         return None

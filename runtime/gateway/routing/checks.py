@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from runtime.gateway.routing.breaker import Closed, HalfOpen
+from runtime.gateway.routing.outcome import PASSING
 from runtime.gateway.routing.pool import Standing
 
 SUSPECT_S = 5.0
 """After the last failure of an endpoint whose breaker is still closed. Others are preferred to it, so that for long no
 client may find out whether it is dead or well."""
+PASSING_S = 1.0
+"""The least between checks of an endpoint that says that it will answer soon."""
 UNDECIDED_S = 30.0
 """Between checks that said nothing, such as a refused key: the default interval."""
 
@@ -19,7 +22,9 @@ def check_due(standing: Standing, check_s: float | None, now: float) -> float | 
     is set, after that many seconds without a proper answer.
     """
     probe = standing.probe
-    undecided_until = 0.0 if probe is None or probe.effect != "neutral" else probe.at + (check_s or UNDECIDED_S)
+    undecided_until = 0.0
+    if probe is not None and probe.effect == "neutral":
+        undecided_until = probe.at + (PASSING_S if probe.outcome in PASSING else check_s or UNDECIDED_S)
     if isinstance(standing.breaker, HalfOpen):
         return max(standing.breaker.lease_until, standing.busy_until)
     if not isinstance(standing.breaker, Closed):

@@ -32,6 +32,8 @@ LOADING_S = 5.0
 ABSENT_S = 30.0
 """How long an endpoint without the model comes after all others: the default interval of health checks."""
 LONGEST_BUSY_S = 300.0
+PASSING = frozenset({"busy", "loading"})
+"""Labels of endpoints that say that they will answer soon."""
 
 _BUSY_WORDS = ("busy", "overloaded", "queue is full", "too many requests", "capacity")
 _MODEL_WORDS = ("model", "not found", "does not exist")
@@ -53,7 +55,7 @@ class Verdict:
     @property
     def is_passing(self) -> bool:
         """Whether the endpoint says that it will answer soon."""
-        return self.label in ("busy", "loading")
+        return self.label in PASSING
 
 
 SILENT = frozenset({"no first content", "stalled"})

@@ -299,6 +299,20 @@ async def test_roles_fall_back_to_roles_in_a_row_with_settings_of_their_own(tmp_
             assert (await ask(gateway, model=exact)).status_code == 503
 
 
+async def test_a_role_may_fall_back_to_a_service_of_its_own_name(tmp_path: Path) -> None:
+    limited = {"fallback": {"local": "chat"}, "limits": {"attempts": 1}}
+    document = service_document("main", extra=("chat",), chat=limited)
+    async with (
+        FakeUpstream(refuses(500)) as main,
+        FakeUpstream() as spare,
+        local_gateway(tmp_path, document) as gateway,
+    ):
+        await gateway.publish(instance("main", main.url), instance("chat", spare.url))
+        answer = await ask(gateway)
+        assert answer.headers["x-orchestrate-endpoint"] == answer.headers["x-orchestrate-fallback"] == "chat"
+        assert answer.headers["x-orchestrate-attempts"] == "2"
+
+
 async def test_without_a_fallback_it_stays_an_error(tmp_path: Path) -> None:
     document = service_document("main", extra=("spare",), chat={"fallback": "error"})
     async with FakeUpstream() as spare, local_gateway(tmp_path, document) as gateway:

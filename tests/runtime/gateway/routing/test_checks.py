@@ -34,6 +34,8 @@ def due(state: State, check_s: float | None = None, **more: object) -> float | N
         (due(Open(1, 60.0, 1), busy_until=105.0), 105.0),
         (due(Open(1, 60.0, 1), probe=REFUSED), 95.0 + UNDECIDED_S),
         (due(Open(1, 60.0, 1), 10.0, probe=REFUSED), 105.0),
+        (due(Open(1, 60.0, 1), probe=Probe(99.5, "loading", "neutral")), 100.5),
+        (due(Open(1, 60.0, 1), busy_until=104.5, probe=Probe(99.5, "loading", "neutral")), 104.5),
         (due(HalfOpen(2, 130.0, 1)), 130.0),
         (due(HalfOpen(2, 90.0, 1), busy_until=110.0), 110.0),
     ],
