@@ -18,8 +18,8 @@ class Node(Frozen):
 
     reach: Annotated[Literal["local", "ssh", "none"], COLD]
     """How commands reach it: `local` is this machine, `ssh` another one, `none` only its endpoints are called."""
-    host: Annotated[Address | None, HOT] = None
-    """The name or address that ssh connects to."""
+    host: Annotated[Address | None, COLD] = None
+    """The name or address that ssh connects to; units are called there too where `addresses` names none."""
     user: Annotated[str | None, StringConstraints(pattern=r"^[a-z_][a-z0-9_.-]*$"), HOT] = None
     """The account that ssh logs in to."""
     os: Annotated[Literal["macos", "linux"] | None, HOT] = None
@@ -28,8 +28,8 @@ class Node(Frozen):
     """Memory for models and everything else, in GiB; asked from the node when absent."""
     reserve_gib: Annotated[float, Field(ge=0), HOT] = 0.0
     """Memory that is kept free for the system and its user, in GiB."""
-    addresses: Annotated[Mapping[str, Address], HOT] = Field(default_factory=dict)
-    """Its addresses by network name, such as `lan` and `tb`."""
+    addresses: Annotated[Mapping[str, Address], COLD] = Field(default_factory=dict)
+    """Its addresses by network name, such as `lan` and `tb`; units that other machines call listen there."""
     rdma: Annotated[Mapping[str, str], HOT] = Field(default_factory=dict)
     """RDMA device by peer node, for JACCL groups."""
     ports: Annotated[PortRangeText, HOT] = "18100-18199"

@@ -19,12 +19,12 @@ TREE: dict[str, Any] = json.loads((Path(__file__).parent / "home-lab.json").read
 # marked field -> (where it stands in the example, another valid value)
 EDITS: dict[str, tuple[str, Any]] = {
     "Node.reach": ("nodes.mono512.reach", "local"),
-    "Node.host": ("nodes.mono512.host", "other.lan"),
+    "Node.host": ("nodes.m4max.host", "other.lan"),
     "Node.user": ("nodes.mono512.user", "you"),
     "Node.os": ("nodes.mono512.os", "linux"),
     "Node.memory_gib": ("nodes.mono512.memory_gib", 511),
     "Node.reserve_gib": ("nodes.mono512.reserve_gib", 17),
-    "Node.addresses": ("nodes.mono512.addresses", {}),
+    "Node.addresses": ("nodes.m4max.addresses", {"lan": "192.168.188.11"}),
     "Node.rdma": ("nodes.mono512.rdma", {}),
     "Node.ports": ("nodes.mono512.ports", "18100-18198"),
     "Model.source": ("models.qwen25-coder-32b.source", "hub:mlx-community/other"),
