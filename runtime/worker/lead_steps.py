@@ -54,7 +54,7 @@ class LeadSteps:
             raise self._lead.collapse(error) from error
         self._lead.finish(self._number, step)
         verdict.result()
-        self._pace.end(time.monotonic() - began)
+        self._pace.end(time.monotonic() - began, len(step.tokens))
         return step
 
     def recover(self) -> None:

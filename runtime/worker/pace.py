@@ -9,7 +9,9 @@ FLOOR_S = 15.0
 """No round is stuck before. A rank that was stopped or cut off has to be noticed within 20 s."""
 CEILING_S = 600.0
 WARM_UP_S = 180.0
-"""The first round: pages come from the disk, a GPU compiles its kernels."""
+"""The rounds up to the first token: pages come from the disk, a GPU compiles its kernels."""
+FIRST_STEP_S = 2.0
+"""The first token counts as a slow step of at most this: it promises little for the next ones."""
 FACTOR = 10.0
 """How many times longer than expected a round may take: machines swap, throttle and run other programs."""
 RECENT = 64
@@ -45,11 +47,14 @@ class Pace:
         expected = max(self._steps, default=0.0) + self._work * self._token_s
         return min(CEILING_S, max(FLOOR_S, FACTOR * expected))
 
-    def end(self, duration_s: float) -> None:
-        """Note how long the round took that was begun last."""
+    def end(self, duration_s: float, tokens: int) -> None:
+        """Note how long the round took that was begun last, and how many tokens it gave."""
         if not self._is_warm:
-            self._is_warm = True
-            self._token_s = duration_s
+            # A round may only launch what the next one waits for: all of them together are the first token.
+            self._token_s += duration_s
+            if tokens:
+                self._is_warm = True
+                self._steps.append(min(FIRST_STEP_S, self._token_s))
             return
         if not self._work:
             self._steps.append(duration_s)

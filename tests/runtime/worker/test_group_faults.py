@@ -132,7 +132,7 @@ def test_a_cut_ring_under_living_ranks_is_a_stalled_round(tiny_model_dir: Path, 
         client = ask(group, STREAM)
         assert client is not None
         group.valve.cut()
-        check_told(client, STREAM, "made no progress for 15 s")
+        check_told(client, STREAM, "made no progress for")
         assert group.wait_exits() == dict.fromkeys(range(3), exits.ROUND_STALLED)
 
 

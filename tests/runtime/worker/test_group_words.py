@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from runtime.worker import arguments, wire
 from runtime.worker.control import new_keys
-from runtime.worker.pace import CEILING_S, FLOOR_S, RECENT, WARM_UP_S, Pace
+from runtime.worker.pace import CEILING_S, FIRST_STEP_S, FLOOR_S, RECENT, WARM_UP_S, Pace
 from runtime.worker.request import Sampling
 from runtime.worker.steps import Commands, Insert, Step, Token
 from schemas.messages import WorkerMemory, WorkerVersions
@@ -108,9 +108,12 @@ def insert(job_id: int, length: int) -> Insert:
 
 
 def warm(token_s: float) -> Pace:
+    """Return a pace after the first token, which took two rounds."""
     pace = Pace(prefill_tokens=100)
     assert pace.begin(Commands([insert(0, 1)])) == WARM_UP_S
-    pace.end(token_s)
+    pace.end(0.0, 0)
+    assert pace.begin(Commands()) == WARM_UP_S
+    pace.end(token_s, 1)
     return pace
 
 
@@ -118,29 +121,33 @@ def test_rounds_that_generate_have_the_floor_or_ten_times_the_slowest() -> None:
     pace = warm(0.1)
     for duration_s in (0.1, 4.0, 0.1):
         pace.begin(Commands())
-        pace.end(duration_s)
+        pace.end(duration_s, 1)
     assert pace.begin(Commands()) == 40.0
     for _ in range(RECENT):
-        pace.end(0.1)
+        pace.end(0.1, 1)
     assert pace.begin(Commands()) == FLOOR_S
+
+
+def test_a_slow_first_token_gives_the_next_ones_some_time() -> None:
+    assert warm(100.0).begin(Commands()) == 10 * FIRST_STEP_S
 
 
 def test_reading_prompts_has_time_in_proportion_to_its_tokens() -> None:
     pace = warm(0.1)
-    assert pace.begin(Commands([insert(1, 250), insert(2, 30)])) == pytest.approx(10 * 0.1 * 130)
-    pace.end(26.0)  # 0.2 s a token
-    assert pace.begin(Commands()) == pytest.approx(10 * 0.2 * 100)
-    pace.end(10.0)
-    assert pace.begin(Commands()) == pytest.approx(10 * 0.18 * 50)
-    pace.end(5.0)
+    assert pace.begin(Commands([insert(1, 250), insert(2, 30)])) == pytest.approx(10 * (0.1 + 0.1 * 130))
+    pace.end(26.0, 0)  # 0.2 s a token
+    assert pace.begin(Commands()) == pytest.approx(10 * (0.1 + 0.2 * 100))
+    pace.end(10.0, 0)
+    assert pace.begin(Commands()) == pytest.approx(10 * (0.1 + 0.18 * 50))
+    pace.end(5.0, 0)
     assert pace.begin(Commands()) == FLOOR_S
 
 
 def test_a_request_that_left_is_not_read_any_more_and_no_round_has_for_ever() -> None:
     pace = warm(60.0)
     assert pace.begin(Commands([insert(1, 1000)])) == CEILING_S
-    pace.end(1.0)
-    assert pace.begin(Commands([], [1])) == FLOOR_S
+    pace.end(1.0, 0)
+    assert pace.begin(Commands([], [1])) == 10 * FIRST_STEP_S
 
 
 KEYS = new_keys(2)

@@ -4,6 +4,8 @@ import contextlib
 import socket
 import threading
 
+from tests.runtime.worker.process import wait_until
+
 
 class Valve:
     """Forwards TCP connections to a port on loopback until it is cut; as a context it closes them."""
@@ -31,16 +33,18 @@ class Valve:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                try:
-                    far = socket.create_connection(("127.0.0.1", self._target))
-                except OSError:
-                    near.close()  # nobody there yet: the other end tries again
-                    continue
+                # Whoever dials must not see a connection that ends at once: a ring would take its neighbour for lost.
+                far = wait_until(self._dial, "the other end listens")
                 for end in (near, far):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     self._open.append(end)
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _dial(self) -> socket.socket | None:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", self._target))
+        return None
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
