@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-LOOK_S = 10.0
+LOOK_S = 20.0
 """Between two looks while nothing is heard: what no event tells, such as a worker that hangs, is seen within this."""
 SETTLE_S = 0.3
 """A look waits until so long nothing has changed: an editor or `git pull` writes several files."""
