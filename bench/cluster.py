@@ -131,9 +131,11 @@ def _fleet(root: Path, size: int) -> Iterator[Fleet]:
             lab.add(f"n{number}")
         fleet = Fleet(root, lab)
         fleet.write()
-        fleet.run("apply", "fleet", "--yes")
-        yield fleet
-        fleet.run("down", "fleet", "--yes")
+        try:
+            fleet.run("apply", "fleet", "--yes")
+            yield fleet
+        finally:
+            fleet.run("down", "fleet", "--yes")
     finally:
         lab.close()
 
