@@ -9,6 +9,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from orchestrator.models.errors import DiskFullError, InstallCancelledError, Sto
 
 Phase = Literal["download", "extract", "convert", "verify"]
 
+GUARD = Path(__file__).with_name("guard.py")
 POLL_S = 0.1
 NO_ROOM_BYTES = 1024 * 1024  # a tool that failed with less than this left has failed for lack of room
 
@@ -41,8 +43,8 @@ Progress = Callable[[ProgressEvent], None]
 class Work:
     """What every step of an installation needs: where to report, when to stop, what children keep open.
 
-    `keep_open` are descriptors for the children to inherit: with the store's lock among them, a child that outlives a
-    killed caller still keeps the next installer out of its folder.
+    `keep_open` are descriptors for the children to inherit: with the store's lock among them, the next installer stays
+    out of the folder until the last child of a killed caller is gone.
     """
 
     def __init__(self, progress: Progress, cancel: threading.Event, keep_open: Sequence[int] = ()) -> None:
@@ -64,11 +66,11 @@ class Work:
         """Run a tool, give each line of its stdout and stderr to `on_line`, and return the exit code.
 
         `env` is added to our environment. Whatever raises here, cancelling and interrupts included, kills the tool
-        with its process group.
+        with its process group. Our own end does so too: the guard around the tool sees its stdin end.
         """
         with subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-I", "-S", str(GUARD), *argv],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -323,26 +322,20 @@ store.install(parse_source(source), "1.0", progress=lambda event: None, cancel=t
 """
 
 
-def test_killed_installer_leaves_nothing_and_its_orphan_keeps_the_next_one_out(
+def test_killed_installer_leaves_nothing_and_its_tools_end_with_it(
     index: PackageIndex, shop: Shop, tmp_path: Path
 ) -> None:
-    ready, go = tmp_path / "ready", tmp_path / "go"
-    script = f"mkdir $2; echo half > $2/model.safetensors; echo $$ > {ready}; while [ ! -e {go} ]; do sleep 0.02; done"
+    ready = tmp_path / "ready"
+    script = f"mkdir $2; echo half > $2/model.safetensors; sleep 1000 & echo $$ $! > {ready}; wait"
     argv = [sys.executable, "-c", SLOW_INSTALL, str(shop.root), str(SOURCE), script]
     with subprocess.Popen(argv) as installer:
-        orphan = int(eventually(lambda: ready.exists() and ready.read_text().strip()))
+        tools = [int(pid) for pid in eventually(lambda: ready.exists() and ready.read_text().split())]
         os.kill(installer.pid, signal.SIGKILL)
     shop.assert_nothing_installed()
 
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(shop.install)
-        time.sleep(0.3)  # not for luck: it shows that nothing happens meanwhile
-        assert is_running(orphan)
-        assert not waiting.done()
-        assert shop.conversions() == 0
-        go.touch()
-        model = waiting.result(timeout=20)
+    model = shop.install()
 
+    assert not any(is_running(pid) for pid in tools), "the lock was free only when they were gone"
     assert (model.path / "model.safetensors").read_bytes() == WEIGHTS
 
 
