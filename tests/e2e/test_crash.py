@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from itertools import count
 
 import pytest
 
-from tests.e2e.trial import Trial, is_alive
+from tests.e2e.crashing import converges, kill_after
+from tests.e2e.trial import is_alive
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -17,29 +17,6 @@ SURGE = ("Start", "AwaitReady", "Publish", "Drain", "Stop")
 SWAP = ("Drain", "Stop")
 """What comes after these is as in a surge."""
 numbers = count(40)
-
-
-def kill_after(trial: Trial, kind: str, event: str, *arguments: str) -> None:
-    """Run apply and kill it with SIGKILL as soon as it says that an action of a kind has begun or is done."""
-    process = trial.popen("apply", trial.stack, *arguments, "--yes", "--json")
-    assert process.stdout is not None
-    for line in process.stdout:
-        said = json.loads(line)
-        if said["type"] == "event" and said["event"] == event and said["action"]["kind"] == kind:
-            break
-    process.kill()
-    _, err = process.communicate()
-    assert process.returncode == -9, f"{kind} never came: {err}"
-
-
-def converges(trial: Trial, *arguments: str) -> None:
-    """Apply again and look: what the stack says runs, once, and nothing else of ours does."""
-    trial.run("apply", trial.stack, *arguments, "--yes")
-    assert "No changes" in trial.run("plan", trial.stack, *arguments).stdout
-    records = [json.loads(path.read_text()) for path in (trial.state / "units" / trial.stack).glob("*/record.json")]
-    alive = sorted(record["pid"] for record in records if record["pid"] and is_alive(record["pid"]))
-    assert alive == sorted(trial.pids().values())
-    assert trial.chat().status_code == 200
 
 
 @pytest.mark.parametrize("kind", SURGE)

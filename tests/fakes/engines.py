@@ -1,8 +1,9 @@
 """I/O: fake inference servers that say of themselves what the real ones say: real HTTP on a real socket.
 
 In a test's own loop: `async with FakeEngine(vllm("model")) as fake`. As a program, to be killed:
-`python -m tests.fakes.engines ollama --port N --model NAME`. The shapes are those of the engines' documentation, cited
-in `orchestrator/helpers/dialects`; what they answer to chat is `tests.fakes.upstream`'s.
+`python -m tests.fakes.engines ollama --port N --model NAME`; `--hold-first-pull` lets its first pull stand still. The
+shapes are those of the engines' documentation, cited in `orchestrator/helpers/dialects`; what they answer to chat is
+`tests.fakes.upstream`'s.
 """
 
 from __future__ import annotations
@@ -237,6 +238,17 @@ def good_pull(size: int = 1000, steps: int = 4) -> list[Step]:
     ]
 
 
+def held_once(fake: FakeOllama) -> list[Step]:
+    """Return the lines of a pull whose first try stands still half way for ever."""
+
+    async def hold(_exchange: Exchange) -> None:
+        if len(fake.pulled) == 1:
+            await asyncio.Event().wait()
+
+    lines = good_pull()
+    return [*lines[:4], hold, *lines[4:]]
+
+
 def full_disk(size: int = 1000) -> list[Step]:
     """Return the lines of a pull that runs out of disk."""
     write = "write /usr/share/ollama/.ollama/models/blobs/sha256-5555-partial: no space left on device"
@@ -268,10 +280,14 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", default="")
+    parser.add_argument("--hold-first-pull", action="store_true")
     arguments = parser.parse_args()
 
     async def run() -> None:
-        await ENGINES[arguments.engine](arguments.model).start(arguments.port, arguments.host)
+        fake = ENGINES[arguments.engine](arguments.model)
+        if arguments.hold_first_pull and isinstance(fake, FakeOllama):
+            fake.steps = held_once(fake)
+        await fake.start(arguments.port, arguments.host)
         await asyncio.Event().wait()
 
     asyncio.run(run())
