@@ -320,6 +320,8 @@ class Controller:
         observed = await collect(cluster, desired, patience_s=patience_s, note=self.note)
         if not cluster.gateway_is_here and is_delivered(observed.routes, wanted.files):
             observed = replace(observed, routes=observed.routes.model_copy(update={"conf": desired.files}))
+        if desired.units and observed.routes is not None:  # they outlive every apply; `down` ends them
+            desired = replace(desired, drained=observed.routes.drained)
         if not wanted.is_current and observed.gateway is not None:  # that it cannot read them is no news
             observed = replace(observed, gateway=observed.gateway.model_copy(update={"is_current": True}))
         plan = reconcile(desired, observed, policy or self.policy)

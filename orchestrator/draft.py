@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator import engines
 from orchestrator.addresses import bind_address, url_host
+from orchestrator.drain import is_drained
 from orchestrator.engines import EngineError
 from orchestrator.expand import Desired
 from orchestrator.groups import Slot, group_of, is_gateway, listens
@@ -106,7 +107,7 @@ class Draft:
                 others=tuple((unit.node, unit.id) for unit in others),
             )
         )
-        instance = instance_of(first.spec, first.id, port)
+        instance = self.instance_of(first.spec, first.id, port)
         return (ready,) if instance is None else (self.publish(instance, cause, (ready,)) or ready,)
 
     def publish(self, instance: Instance, cause: str, after: tuple[ActionId, ...] = ()) -> ActionId | None:
@@ -115,6 +116,13 @@ class Draft:
             return None
         name = action_id("publish", instance.unit)
         return self.add(Publish(id=name, node=self.gateway, cause=cause, after=after, instance=instance))
+
+    def instance_of(self, spec: AnyUnitSpec, unit: UnitId, port: int | None) -> Instance | None:
+        """Return the routes entry that a unit should have; None for one that serves no model."""
+        instance = instance_of(spec, unit, port)
+        if instance is None or not is_drained(self.desired, unit, spec):
+            return instance
+        return instance.model_copy(update={"state": "draining"})
 
     def _prepare(self, spec: AnyUnitSpec) -> tuple[ActionId, ...]:
         """Add what a node needs before a unit can start there, where it is missing."""
@@ -169,7 +177,7 @@ class Draft:
                     after=after,
                     unit=unit.id,
                     drain_s=drain_s if slot.can_serve(unit) else 0.0,
-                    is_replaced=is_swap,
+                    is_replaced=is_swap and not is_drained(self.desired, unit.id, unit.spec),
                 )
                 drains[unit.launch or unit.id] = self.add(drain)
         return tuple(self._stop(unit, cause, drains, after, drain_s) for unit in units)

@@ -142,6 +142,7 @@ class RealEffects:
         for entry in self._making_way.values():
             await self._routes.publish(entry)
         await self._routes.forget_replaced()
+        await self._routes.mark_drained()
 
     # -- internals -------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ class Desired:
     """The nodes that have left the files and are looked at because the stack was applied to them before."""
     files: str | None = None
     """The directory that is composed instead of the owner's: the files of an earlier generation, after a rollback."""
+    drained: tuple[str, ...] = ()
+    """Nodes, services, slots and units that the gateway is to send nothing, as somebody named them."""
 
 
 def expand(

@@ -130,7 +130,19 @@ class Defer(_Action):
 Action = Provision | Sync | Pull | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
 
 ChangeKind = Literal[
-    "provision", "fetch", "pull", "start", "await", "replace", "rewire", "stop", "hold", "failed", "defer"
+    "provision",
+    "fetch",
+    "pull",
+    "start",
+    "await",
+    "replace",
+    "rewire",
+    "stop",
+    "hold",
+    "failed",
+    "defer",
+    "drain",
+    "undrain",
 ]
 SYMBOLS: dict[ChangeKind, str] = {
     "provision": "~",
@@ -142,6 +154,8 @@ SYMBOLS: dict[ChangeKind, str] = {
     "await": "~",
     "replace": "+/-",
     "rewire": "~",
+    "drain": "~",
+    "undrain": "~",
     "stop": "-",
     "defer": "?",
 }
@@ -183,6 +197,8 @@ class Plan:
     """Roles that will not answer for a while, in words; empty where nobody notices."""
     helpers: tuple[str, ...] = ()
     """What is wrong with the stack's helpers, in words."""
+    notes: tuple[str, ...] = ()
+    """What is as somebody asked for, and not as the files say, in words; with the way back."""
     left_out: tuple[str, ...] = ()
     """Changes that its targets leave out, in words."""
     next_look_s: float | None = None
@@ -246,6 +262,7 @@ def plan_data(plan: Plan) -> Iterator[dict[str, Any]]:
         "memory": list(plan.memory),
         "outages": list(plan.outages),
         "helpers": list(plan.helpers),
+        "notes": list(plan.notes),
         "left_out": list(plan.left_out),
         "next_look_s": plan.next_look_s,
         "unreachable": list(plan.unreachable),
@@ -264,6 +281,7 @@ def render(plan: Plan, heading: str) -> str:
         f"  {SYMBOLS[c.kind]:<3} {c.target:<{target_width}}   {c.verb:<{verb_width}}   {c.cause}" for c in plan.changes
     ]
     lines += [f"Conflict: {conflict}" for conflict in plan.conflicts]
+    lines += [f"Note: {note}" for note in plan.notes]
     if plan.is_empty and not plan.conflicts:
         return "\n".join([*lines, "No changes. What runs is what the stack says."])
     if plan.routing:
@@ -285,6 +303,8 @@ _COUNTED: tuple[tuple[ChangeKind, str], ...] = (
     ("await", "to wait for"),
     ("replace", "to replace"),
     ("rewire", "to rewire"),
+    ("drain", "to drain"),
+    ("undrain", "to route again"),
     ("stop", "to stop"),
     ("hold", "held back"),
     ("failed", "failed"),

@@ -52,6 +52,8 @@ class PublishedRoutes:
         self._conf: str | None = None
         self._is_delivered = False
         self._entries: dict[UnitId, Instance] | None = None
+        self._drained: tuple[str, ...] = ()
+        """What the file says, once it was read."""
         self._lock = asyncio.Lock()
 
     async def entry(self, unit: UnitId) -> Instance | None:
@@ -87,6 +89,13 @@ class PublishedRoutes:
         if len(_without_replaced(entries, slot)) < len(entries):
             await self.change(lambda entries: _without_replaced(entries, slot))
 
+    async def mark_drained(self) -> None:
+        """Write which names are drained, where the file says something else."""
+        async with self._lock:
+            await self._read()
+        if self._drained != self._desired.drained:
+            await self.change(lambda entries: entries)
+
     async def change(self, change: Callable[[Entries], Entries]) -> None:
         """Write what `change` makes of the entries, and bring the gateway the files; raises `EffectError`."""
         async with self._lock:
@@ -99,13 +108,15 @@ class PublishedRoutes:
                 overrides=self._desired.overrides,
                 conf=conf,
                 instances=tuple(entries[unit] for unit in sorted(entries)),
+                drained=self._desired.drained,
             )
             try:
-                data = routes.model_dump_json(indent=2).encode() + b"\n"
-                await self._node.transport.push(data, await self._cluster.routes_path(), mode=0o600)
+                await self._node.transport.push(
+                    routes.to_json().encode(), await self._cluster.routes_path(), mode=0o600
+                )
             except TransportError as error:
                 raise EffectError(f"routes.json could not be written: {error}") from error
-            self._entries = entries
+            self._entries, self._drained = entries, routes.drained
 
     async def _conf_there(self) -> str | None:
         """Return the directory that the gateway is to compose instead of its own."""
@@ -127,6 +138,7 @@ class PublishedRoutes:
                 raise EffectError(f"routes.json could not be read: {error}") from error
             self._entries = {entry.unit: entry for entry in routes.instances} if routes is not None else {}
             self._conf = routes.conf if routes is not None else None
+            self._drained = routes.drained if routes is not None else ()
         return self._entries
 
 

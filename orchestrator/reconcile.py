@@ -24,14 +24,15 @@ from orchestrator.addresses import address_conflicts
 from orchestrator.causes import difference, files_difference, removal, routing_differences
 from orchestrator.consequences import Service, outages, routing_notes
 from orchestrator.decide import Decision, decide
-from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, engine_conflicts, instance_of, place_of
+from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, engine_conflicts, place_of
+from orchestrator.drain import drained_notes, is_slot_drained
 from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_of, slots_of
 from orchestrator.helpers.compare import mismatches, to_pull
 from orchestrator.memory import memory_conflicts, memory_notes, with_estimates
 from orchestrator.observed import HelperSilent, Observed, ObservedUnit, Reachable, Unreachable
 from orchestrator.placement import owner_conflicts
-from orchestrator.plan import ActionId, Defer, Plan, Publish, Pull, Rewire, Withdraw
+from orchestrator.plan import ActionId, Defer, Drain, Plan, Publish, Pull, Rewire, Withdraw
 from orchestrator.policy import PlanPolicy
 from orchestrator.scope import scope_of
 from orchestrator.sharding import sharding_conflicts
@@ -100,6 +101,7 @@ class _Reconciliation:
             memory=tuple(memory_notes(self.desired, self.observed)),
             outages=tuple(outages(self.desired, self.observed, self.services)),
             helpers=tuple(self._helper_notes()),
+            notes=tuple(drained_notes(self.desired)),
             next_look_s=min(waits, default=None),
             drifted=draft.drifted,
             nodes_seen=sum(isinstance(node, Reachable) for node in self.observed.nodes.values()),
@@ -111,6 +113,8 @@ class _Reconciliation:
     def _write(self, decision: Decision) -> None:
         slot = decision.slot
         service = self.services.setdefault(slot.service, Service())
+        if is_slot_drained(self.desired, slot):
+            service = Service()  # whatever becomes of it, it answers nobody
         match decision.mode:
             case "leave":
                 self._leave(decision, service)
@@ -158,15 +162,29 @@ class _Reconciliation:
 
     def _published(self, slot: Slot, first: ObservedUnit) -> tuple[ActionId, ...]:
         """Put what is ready into the routes, if it is not there as it is."""
-        instance = instance_of(slot.first.spec, slot.first.id, first.port)
+        instance = self.draft.instance_of(slot.first.spec, slot.first.id, first.port)
         if instance is None or self.draft.published.get(instance.unit) == instance:
             return ()
+        old = self.draft.published.get(instance.unit)
         cause = f"{first.slot} is ready but not routed"
+        if instance.state == "draining":
+            cause = f"{first.slot} is drained"
+        if old is not None and instance == old.model_copy(update={"state": "draining"}):
+            return self._drain(slot, cause)
         published = self.draft.publish(instance, cause)
         if published is None:
             return ()
         self.draft.change("rewire", GATEWAY_SERVICE, cause)
         return (published,)
+
+    def _drain(self, slot: Slot, cause: str) -> tuple[ActionId, ...]:
+        """Take what runs out of the routes, as a drain that was cut short would have."""
+        unit = slot.first
+        if self.draft.gateway is None:
+            return ()
+        self.draft.change("drain", slot.target(), cause)
+        name = action_id("drain", unit.id)
+        return (self.draft.add(Drain(id=name, node=unit.node, cause=cause, unit=unit.id, drain_s=unit.drain_s)),)
 
     def _start(self, decision: Decision, cause: str, service: Service) -> None:
         slot = decision.slot

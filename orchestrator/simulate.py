@@ -173,6 +173,7 @@ def _with_routes(observed: Observed, desired: Desired, instances: Mapping[UnitId
         generation=generation,
         overrides=desired.overrides,
         instances=tuple(instances[unit] for unit in sorted(instances)),
+        drained=desired.drained,
     )
     return replace(observed, routes=routes)
 

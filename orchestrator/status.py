@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from orchestrator.drain import drained_note
 from orchestrator.groups import group_nodes, group_of
 from orchestrator.helpers.compare import describe, helper_data
 from orchestrator.observed import Observed, ObservedUnit, Unreachable
@@ -69,6 +70,8 @@ def status_lines(status: StackStatus) -> Iterator[str]:
         yield f"  helper {describe(helper, what)}"
     if not units:
         yield "  nothing runs"
+    for name in routes.drained if routes else ():
+        yield f"  {drained_note(status.stack, name)}"
     yield from _role_lines(status)
     if status.watcher is not None:
         yield _watcher_line(status.watcher, status.now)
@@ -208,6 +211,7 @@ def status_data(status: StackStatus) -> Iterator[dict[str, Any]]:
         "problems": [problem.model_dump(mode="json") for problem in shown_problems(status)],
         "changes_pending": status.pending,
         "rolled_back": status.rolled_back,
+        "drained": list(observed.routes.drained) if observed.routes else [],
         "watcher": status.watcher.model_dump(mode="json") if status.watcher is not None else None,
     }
 

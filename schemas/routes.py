@@ -41,3 +41,9 @@ class Routes(Frozen):
     """The directory that the gateway composes instead of its own, absolute: the files of an earlier generation, after a
     rollback. Other files that the stack names, such as keys, stay in its own."""
     instances: tuple[Instance, ...] = ()
+    drained: tuple[str, ...] = ()
+    """Nodes, services, slots and units that somebody took out of the routes, until `drain --undo`."""
+
+    def to_json(self) -> str:
+        """Return the text of the file. What nobody drained is not in it, so that older readers take it."""
+        return self.model_dump_json(indent=2, exclude=None if self.drained else {"drained"}) + "\n"

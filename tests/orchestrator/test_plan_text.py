@@ -191,6 +191,10 @@ def crashing(*crashes_s: float) -> Observed:
     return replace(world, nodes={**world.nodes, NodeName("mono512"): replace(node, units=units)})
 
 
+def drained(*names: str) -> Desired:
+    return replace(lab(), drained=names)
+
+
 REPLICAS = {"coder": {"model": "m1", "nodes": ["mono512", "m4max"], "replicas": 3}}
 ONE_RUNG = {"chat": {"endpoints": {"titan": {"service": "titan"}}}}
 LLAMA = ModelFacts("llama", layers=30, heads=9, kv_heads=3, hidden=576, intermediate=1536, weights_bytes=270_000_000)
@@ -236,6 +240,17 @@ FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
     "node_left": (
         replace(desired(), nodes={**desired().nodes, **lab().nodes}, left=frozenset({NodeName("m4max")})),
         replace(lab_running(), routes=None, gateway=None, nodes={**empty().nodes, **lab_running().nodes}),
+        PlanPolicy(),
+    ),
+    "drained": (drained("mono512"), running(drained("mono512"), lab_running()), PlanPolicy()),
+    "drain_cut_short": (drained("coder"), lab_running(), PlanPolicy()),
+    "drained_and_ended": (
+        drained("coder"), without(running(drained("coder"), lab_running()), "coder-0.0"), PlanPolicy()
+    ),
+    "drained_and_replaced": (
+        replace(lab(titan=TITAN, coder={**CODER, "model": "m18", "nodes": ["mono512"], "max_batch": 4}),
+                drained=("titan",)),
+        running(drained("titan"), lab_running()),
         PlanPolicy(),
     ),
     "model_that_cannot_be_shared": (

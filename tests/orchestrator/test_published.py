@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.cluster import reach
@@ -33,9 +35,14 @@ class Fixture:
         self.cluster = reach(STACK, NODES, directories)
         self.routes = self.fresh()
 
-    def fresh(self) -> PublishedRoutes:
+    def fresh(self, *drained: str) -> PublishedRoutes:
         """Return a writer that has read nothing yet, as the next apply has."""
-        return PublishedRoutes(self.cluster, nothing(STACK, "/conf", NODES), Stamp(7, "abc"), {})
+        wanted = replace(nothing(STACK, "/conf", NODES), drained=drained)
+        return PublishedRoutes(self.cluster, wanted, Stamp(7, "abc"), {})
+
+    async def drained(self) -> tuple[str, ...]:
+        found = await read_routes(self.cluster.gateway_node.transport, await self.cluster.routes_path())
+        return () if found is None else found.drained
 
     async def states(self) -> dict[str, str]:
         found = await read_routes(self.cluster.gateway_node.transport, await self.cluster.routes_path())
@@ -89,3 +96,13 @@ async def test_routes_that_cannot_be_read_are_none(published):
     path.parent.mkdir(parents=True)
     path.write_text("{")
     assert await published.states() == {}
+
+
+async def test_drained_names_are_written_with_every_change_and_also_without_one(published):
+    await published.fresh("chat").publish(instance(OLD))
+    assert await published.drained() == ("chat",)
+    await published.fresh("chat", "local").mark_drained()
+    assert await published.drained() == ("chat", "local")
+    await published.fresh().mark_drained()
+    assert await published.drained() == ()
+    assert await published.states() == {OLD: "ready"}
