@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("files", "Print or write the JSON Schemas of the files."),
     "completion": ("completion", "Print the completion script of a shell."),
     "restart": ("restart", "Restart units, or try again what has failed."),
+    "drain": ("drain", "Take instances out of the routes until --undo."),
     "history": ("history", "Show what was applied, by whom and from which revision."),
     "rollback": ("history", "Apply the files of an earlier generation again."),
     "watch": ("watch", "Keep a stack as its files say: edits, ended units, returned nodes."),
