@@ -54,6 +54,8 @@ class Follower:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._leave)
         tasks = [self._loop.create_task(work()) for work in (self._greet, self._receive, self._watch, self._tick)]
+        for task in tasks:
+            task.add_done_callback(self._notice)
         end = await self._end
         for task in tasks:
             task.cancel()
@@ -69,6 +71,13 @@ class Follower:
                 logging.INFO if code == exits.OK else logging.CRITICAL, "rank %d ends: %s", self._group.rank, message
             )
             self._end.set_result(End(code, message))
+
+    def _notice(self, task: asyncio.Task[None]) -> None:
+        """Let no task die unseen: the group would wait for it."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("rank %d failed", self._group.rank, exc_info=error)
+            self._fail(exits.RANK_FAILED, repr(error))
 
     def _send(self, message: wire.Message) -> None:
         if not self._end.done():

@@ -13,6 +13,8 @@ from runtime.worker.wire import Identity
 from schemas import sharding
 
 EDGE_BYTES = 1 << 20
+MAX_HEADER_BYTES = 100_000_000
+"""safetensors' own limit; a file that is none, as a Git LFS pointer, seems to have a longer one."""
 _WHOLE = (
     "config.json",
     "generation_config.json",
@@ -47,7 +49,8 @@ def _edges(path: Path) -> str:
         file.seek(0)
         state = hashlib.sha256(str(size).encode())
         length = file.read(8)
-        state.update(length + file.read(int.from_bytes(length, "little")) + file.read(EDGE_BYTES))
+        header_bytes = min(int.from_bytes(length, "little"), MAX_HEADER_BYTES)
+        state.update(length + file.read(header_bytes) + file.read(EDGE_BYTES))
         file.seek(max(0, size - EDGE_BYTES))
         state.update(file.read())
     return state.hexdigest()

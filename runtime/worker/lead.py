@@ -88,7 +88,9 @@ class Lead:
         """Begin to form the group; `pulse` tells how this process is."""
         self._pulse = pulse
         for work in (self._form, self._receive, self._watch_connections, self._tick):
-            self._tasks.append(self._loop.create_task(work()))
+            task = self._loop.create_task(work())
+            task.add_done_callback(self._notice)
+            self._tasks.append(task)
 
     def drain(self) -> None:
         """Note that this process was asked to stop: ranks that leave are no loss any more."""
@@ -142,6 +144,13 @@ class Lead:
             if not waiting.done():
                 waiting.set_exception(GroupEndedError(message))
         self._on_end(self.end)
+
+    def _notice(self, task: asyncio.Task[None]) -> None:
+        """Let no task die unseen: the group would wait for it."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("rank 0 failed", exc_info=error)
+            self.fail(exits.RANK_FAILED, f"rank 0 failed: {error!r}")
 
     async def _form(self) -> None:
         try:

@@ -193,6 +193,31 @@ def test_other_weights_are_refused_and_named(tiny_model_dir: Path, tmp_path: Pat
         refused(group, "rank 1 differs from rank 0: its model.safetensors has other contents")
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+def pointed(model_dir: Path, place: Path) -> Path:
+    """Copy a model whose weights were not fetched from Git LFS."""
+    other = Path(shutil.copytree(model_dir, place))
+    (other / "model.safetensors").write_text(LFS_POINTER)
+    return other
+
+
+def test_weights_that_are_none_are_refused_on_one_rank(tiny_model_dir: Path, tmp_path: Path) -> None:
+    other = pointed(tiny_model_dir, tmp_path / "other")
+    with Group(tiny_model_dir, tmp_path / "group", 2, model_dirs={1: other}) as group:
+        refused(group, "its model.safetensors has other contents")
+
+
+@pytest.mark.slow
+def test_weights_that_are_none_on_every_rank_end_the_group(tiny_model_dir: Path, tmp_path: Path) -> None:
+    other = pointed(tiny_model_dir, tmp_path / "other")
+    with Group(other, tmp_path / "group", 2) as group:
+        codes = group.wait_exits()
+        assert set(codes.values()) == {exits.RANK_FAILED}, group.texts()
+        assert "failed" in group.lead.text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
