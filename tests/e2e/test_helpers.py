@@ -72,8 +72,8 @@ def test_a_missing_model_is_pulled_and_then_answers(trial: Trial, ollama: int):
 
 def test_a_silent_helper_is_deferred_and_nothing_else_waits_for_it(trial: Trial):
     trial.file.write_text(STACK.format(ollama=free_port(), port=trial.port))
-    planned = trial.run("plan", "quickstart").stdout
+    planned = trial.run("plan", "quickstart", code=4).stdout
     assert "rtx" in planned
     assert "refuses port" in planned
-    trial.run("apply", "quickstart", "--yes", code=None)
+    trial.run("apply", "quickstart", "--yes", code=4)
     assert "gateway-0.0" in trial.units()
