@@ -23,7 +23,7 @@ from orchestrator.journal import Generation, Journal, actor
 from orchestrator.node.client import LockedError, ShimError
 from orchestrator.node.provision import prune
 from orchestrator.observed import Observed, Reachable
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Stop
 from orchestrator.policy import SILENT_LIMIT_S, PlanPolicy
 from orchestrator.reconcile import EVERYTHING, reconcile
 from orchestrator.revisions import GitStamp, git_stamp
@@ -275,7 +275,7 @@ class Controller:
             finally:
                 self._record(planned, outcome, command, who, began, tuple(failures))
         if outcome.is_complete and planned.desired.units:
-            self.journal.remember_nodes(_still_looked_at(planned), planned.cluster.gateway)
+            self.journal.remember_nodes(still_looked_at(planned), planned.cluster.gateway)
             await self._collect_garbage(planned, cluster)
         return outcome
 
@@ -401,11 +401,13 @@ async def _settled(effects: RealEffects) -> None:
             await effects.settle()
 
 
-def _still_looked_at(planned: Planned) -> dict[NodeName, Node]:
+def still_looked_at(planned: Planned) -> dict[NodeName, Node]:
     """Return the nodes to remember after everything was done: those that left the files and were cleaned are not."""
-    desired, seen = planned.desired, planned.observed.nodes
-    return {
-        name: node
-        for name, node in desired.nodes.items()
-        if name not in desired.left or not isinstance(seen.get(name), Reachable)
-    }
+    stopped = {action.unit for action in planned.plan.actions if isinstance(action, Stop)}
+
+    def is_clean(name: NodeName) -> bool:
+        seen = planned.observed.nodes.get(name)
+        return isinstance(seen, Reachable) and not any(u.alive and u.id not in stopped for u in seen.units.values())
+
+    left = planned.desired.left
+    return {name: node for name, node in planned.desired.nodes.items() if name not in left or not is_clean(name)}

@@ -1,0 +1,34 @@
+
+"""What a controller remembers of a stack between its commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.cluster import reach
+from orchestrator.controller import Planned, still_looked_at
+from orchestrator.directories import Directories
+from orchestrator.policy import PlanPolicy
+from orchestrator.reconcile import reconcile
+from orchestrator.revisions import GitStamp
+from schemas.base import NodeName
+from tests.orchestrator.test_plan_text import CODER, desired, running
+
+ALPHA, BETA = NodeName("alpha"), NodeName("beta")
+
+
+def planned(tmp_path, *targets: str) -> Planned:
+    """Return a plan for a stack whose node beta has left the files while a unit lives there."""
+    wanted = replace(desired(), left=frozenset({BETA}))
+    world = running(desired(coder=CODER, titan={**CODER, "nodes": ["beta"]}))
+    plan = reconcile(wanted, world, PlanPolicy(targets=targets))
+    cluster = reach(wanted.stack, wanted.nodes, Directories(tmp_path / "state", tmp_path / "cache"))
+    return Planned(plan, wanted, world, cluster, GitStamp(None, False, None), 1)
+
+
+def test_a_node_that_left_is_forgotten_once_nothing_lives_there(tmp_path):
+    assert set(still_looked_at(planned(tmp_path))) == {ALPHA}
+
+
+def test_a_node_that_left_is_looked_at_while_a_unit_outlives_the_plan(tmp_path):
+    assert set(still_looked_at(planned(tmp_path, "coder"))) == {ALPHA, BETA}
