@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Discriminator, Field, StringConstraints, Tag
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
 from schemas.base import (
     COLD,
@@ -27,7 +28,27 @@ from schemas.node import Address, Node
 from schemas.policy import Breaker, HealthCheck, Limits, Policy, Seconds, Timeouts
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$")]
+
+
+def _has_host_and_port(url: str) -> str:
+    """Refuse a URL that looks right and cannot be taken apart."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"'{url}' is no URL: {error}; expected http://HOST:PORT") from error
+    if not host or port == 0 or (":" in host) != parts.netloc.startswith("["):
+        raise ValueError(
+            f"'{url}' names no host and port that can be reached; expected http://HOST:PORT, port 1 to 65535"
+        )
+    return url
+
+
+Url = Annotated[
+    str,
+    StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$"),
+    AfterValidator(_has_host_and_port),
+]
 Scalar = str | int | float | bool
 Engine = Literal["mlx", "mlx-lm-server", "llama-server", "vllm", "ollama", "command"]
 

@@ -54,6 +54,8 @@ async def look(
         return silence.no_answer(url, HELPER_S)
     except httpx.HTTPError as error:
         return silence_of(url, error)
+    except (httpx.InvalidURL, ValueError) as error:
+        return HelperSilent(f"{url} cannot be asked: {error}; correct helpers.{name}.url", "broken")
 
 
 def base_url(url: str) -> str:

@@ -94,7 +94,16 @@ class Reloader:
             stack, stack_problems = await asyncio.to_thread(self._read_stack, conf, overrides)
             try:
                 # Thousands of instances take a while: the loop goes on serving meanwhile.
-                table = await asyncio.to_thread(self._build, stack, routes)
+                try:
+                    table = await asyncio.to_thread(self._build, stack, routes)
+                except Exception as error:
+                    if stack == self._stack:
+                        raise
+                    # The routes may still be good: workers that moved are followed with the last good stack.
+                    log.exception("building the routing table of new files failed")
+                    stack_problems = (*stack_problems, _failed(conf, "building the routing table", error))
+                    stack = self._stack
+                    table = await asyncio.to_thread(self._build, stack, routes)
                 self._swap(table, stack, routes, (*stack_problems, *problems))
             except Exception as error:
                 # A table that cannot be built must not end the following of files.

@@ -109,6 +109,12 @@ async def test_an_unknown_name_is_told():
     assert "no-such-host.invalid" in silent.reason
 
 
+async def test_an_address_that_is_none_is_told():
+    seen = await ask(declared("http://192.168.1.999:8000"))
+    assert isinstance(seen, HelperSilent)
+    assert "192.168.1.999" in seen.reason and "helpers.box.url" in seen.reason
+
+
 async def test_a_web_server_is_no_inference_server():
     async def page(exchange):
         await exchange.answer(200, b"<html>welcome</html>", content_type="text/html")

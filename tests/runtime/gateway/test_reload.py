@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from schemas.stack import Helper, HelperModel, Stack
 from tests.fakes.upstream import FakeUpstream, answers, refuses
 from tests.runtime.gateway.harness import (
     CHAT,
@@ -19,6 +20,7 @@ from tests.runtime.gateway.harness import (
     Conf,
     GatewayProcess,
     gateway_process,
+    local_gateway,
     stack_document,
     until,
     words_of,
@@ -308,6 +310,28 @@ async def test_whatever_composing_or_building_does_the_last_good_table_stays(
     assert "RuntimeError: surprise" in services.live.problems[0].message
     async with gateway.client() as client:
         assert (await client.post(CHAT_PATH, json={**CHAT, "model": "new"})).status_code == 200
+
+
+async def test_files_without_a_table_do_not_hide_that_a_worker_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FakeUpstream() as first, FakeUpstream() as second:
+        async with local_gateway(tmp_path, SERVICES) as gateway:
+            await gateway.publish(instance(first))
+            services = gateway.gateway.services
+            good = Stack.model_validate_json(json.dumps(SERVICES))
+            helper = Helper(url="http://box:1", models={"m": HelperModel()}).model_copy(
+                update={"url": "http://box:1:2"}
+            )
+            bad = good.model_copy(update={"helpers": {"box": helper}})
+            monkeypatch.setattr(services.reloader, "_compose", lambda *_: bad)
+            await gateway.publish(instance(second))
+            assert services.live.table.generation == 2
+            assert {target.identity.url for target in services.live.table.targets()} == {second.url}
+            assert "building the routing table failed" in services.live.problems[0].message
+            monkeypatch.undo()
+            await gateway.reload()
+            assert services.live.problems == ()
 
 
 async def test_reload_on_demand_answers_with_its_result(running: Running) -> None:
