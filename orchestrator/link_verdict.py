@@ -17,8 +17,8 @@ DIRECT_NETWORK = "tb"
 SIGALRM = 14
 _JOIN_ENDED = {-SIGALRM, 128 + SIGALRM}
 
-Stage = Literal["start", "bind", "connect", "accept", "join", "run", "time", "ended"]
-_WORST_FIRST: tuple[Stage, ...] = ("connect", "bind", "start", "run", "join", "time", "accept", "ended")
+Stage = Literal["start", "killed", "bind", "connect", "accept", "join", "run", "time", "ended"]
+_WORST_FIRST: tuple[Stage, ...] = ("connect", "bind", "start", "killed", "run", "join", "time", "accept", "ended")
 
 
 class Measured(Frozen):
@@ -72,6 +72,9 @@ def read_outcome(exit_code: int, stdout: str, stderr: str) -> Measured | Failed:
             continue
     if exit_code in _JOIN_ENDED:
         return Failed(stage="join", reason="the collectives did not connect in time")
+    if exit_code < 0 or exit_code > 128:
+        signal = -exit_code if exit_code < 0 else exit_code - 128
+        return Failed(stage="killed", reason=f"ended by signal {signal}")
     tail = stderr.strip().rpartition("\n")[2] or "it said nothing"
     return Failed(stage="start", reason=f"exit code {exit_code}: {tail}")
 
@@ -130,6 +133,9 @@ def _failure(
         case "start":
             mend = f"run node doctor {outcome.node}: its environment needs MLX as the service does"
             return Finding(f"{who} could not start: {failure.reason}", mend)
+        case "killed":
+            mend = f"see who ended it on {outcome.node}: its memory may be used up (orchestrate node doctor)"
+            return Finding(f"{who} was {failure.reason}", mend)
         case "ended":
             return Finding(f"{who} was ended: {failure.reason}", "run it again")
 

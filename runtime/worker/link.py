@@ -188,7 +188,7 @@ def _joined_and_measured(group: Group, variable: str | None, text: str, seconds:
             path.write_text(text)
             os.environ[variable] = str(path)
         joined = join(group)
-        return measure(joined, seconds)
+    return measure(joined, seconds)
 
 
 if __name__ == "__main__":

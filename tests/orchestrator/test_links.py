@@ -92,3 +92,11 @@ def test_an_alarm_says_that_the_collectives_did_not_connect(code):
 def test_a_rank_that_dies_otherwise_shows_its_last_line():
     found = read_outcome(1, "", "Traceback\nModuleNotFoundError: No module named 'mlx'\n")
     assert found == Failed(stage="start", reason="exit code 1: ModuleNotFoundError: No module named 'mlx'")
+
+
+@pytest.mark.parametrize("code", [-9, 137])
+def test_a_rank_that_is_killed_is_the_cause_and_not_those_that_lost_it(code):
+    killed = read_outcome(code, "", "")
+    assert killed == Failed(stage="killed", reason="ended by signal 9")
+    (finding,) = judge(seen(Failed(stage="run", reason="lost"), killed), RING, NODES)
+    assert finding.cause == "rank 1 on mac was ended by signal 9"
