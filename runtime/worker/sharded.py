@@ -1,5 +1,6 @@
 """I/O: join the collectives of a group, and load one rank's part of the model."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -116,7 +117,9 @@ def agreement(joined: Any) -> Callable[[mx.array], mx.array]:
 def give_up(group: Group) -> None:
     """Let nothing more arrive by collectives of which one has failed; call it first of all."""
     if group.backend == "ring":
-        ring.hang_up(Path(os.environ["MLX_HOSTFILE"]))
+        # The caller handles an error already: a hostfile that is gone must not replace it.
+        with contextlib.suppress(OSError, ValueError):
+            ring.hang_up(Path(os.environ["MLX_HOSTFILE"]))
 
 
 def exit_code_of(error: BaseException) -> int:
