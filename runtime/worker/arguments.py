@@ -25,7 +25,7 @@ def parse(argv: list[str] | None) -> Settings:
     parser.add_argument("--model-dir", type=Path, required=True, help="an MLX model directory; nothing is downloaded")
     parser.add_argument("--name", required=True, help="the model's name for clients")
     parser.add_argument("--host", default="127.0.0.1", help=f"other than loopback needs {TOKEN_VARIABLE} to be set")
-    parser.add_argument("--port", type=int, help="0 takes a free one and logs it; ranks above 0 have none")
+    parser.add_argument("--port", type=_port, help="0 takes a free one and logs it; ranks above 0 have none")
     parser.add_argument("--max-batch", type=_positive, default=8, help="requests computed together (default 8)")
     parser.add_argument("--max-waiting", type=_count, default=64, help="further requests that wait (default 64)")
     parser.add_argument("--max-context", type=_positive, help="lower the model's context length, in tokens")
@@ -137,6 +137,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("must be between 0 and 65535")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -186,6 +186,7 @@ def test_a_rank_above_0_needs_no_port(monkeypatch: pytest.MonkeyPatch, tmp_path:
         (["--control", "[::]:9"], {}, "is every address"),
         (["--control", "host:9"], {}, "must be IP:PORT"),
         (["--control", "127.0.0.1:99999"], {}, "must have a port"),
+        (["--port", "70000"], {}, "argument --port: must be between 0 and 65535"),
         (["--split", "1,2,3"], {}, "--split has 3 shares for 2 ranks"),
         (["--split", "1,0"], {}, "at least 1"),
         (["--split", "1,2", "--strategy", "tensor"], {}, "--split goes with --strategy pipeline only"),
