@@ -50,11 +50,12 @@ class Answer:
     async def read(self) -> Piece:
         """Wait for more text, or for the end.
 
-        Raises GenerationError.
+        Raises GenerationError, once the text before the failure was read.
         """
         await self._arrived.wait()
-        self._arrived.clear()
-        if self._failure is not None:
+        if self._failure is None:
+            self._arrived.clear()
+        elif not self._texts:
             raise GenerationError(self._failure)
         text = "".join(self._texts)
         self._texts.clear()
