@@ -156,7 +156,7 @@ class Engine:
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("drain ended with %d requests unfinished", len(self._answers))
-        self._fail_all("The worker was stopped before the answer was complete.")
+        self._fail_all("The worker was stopped before the answer was complete.", is_stop=True)
         await self._thread.stop()
         self._preparer.shutdown(wait=False, cancel_futures=True)
 
@@ -238,11 +238,14 @@ class Engine:
             else:
                 self.meter.completed += 1
 
-    def _fail_all(self, message: str) -> None:
+    def _fail_all(self, message: str, *, is_stop: bool = False) -> None:
         self._has_ended = True
         for answer in self._answers.values():
             answer.feed(Failure(answer.id, message))
-        self.meter.cancelled += len(self._answers)
+        if is_stop:
+            self.meter.cancelled += len(self._answers)
+        else:
+            self.meter.failed += len(self._answers)
         self._answers.clear()
         self._note_idle()
 

@@ -129,6 +129,18 @@ async def test_a_model_that_stays_broken_ends_the_thread_and_asks_the_process_to
             await text_of(harness.engine, request())
 
 
+async def test_requests_that_an_abort_ends_have_failed_and_keep_their_text(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        async with harness.engine.answering(lambda: request(max_tokens=20_000)) as (_, answer):
+            await harness.until(lambda: answer.generated_tokens > 3)
+            harness.engine.abort("rank 1 was lost")
+            assert (await answer.read()).text
+            with pytest.raises(GenerationError, match="rank 1 was lost"):
+                await answer.read()
+        counted = harness.engine.status().requests
+        assert (counted.failed, counted.cancelled) == (1, 0)
+
+
 async def test_a_request_that_is_still_being_read_when_the_worker_ends_is_refused(tiny_model_dir: Path) -> None:
     async with running(tiny_model_dir) as harness:
         may_go = threading.Event()
