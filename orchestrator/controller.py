@@ -196,12 +196,14 @@ class Controller:
         return Controller(self.conf, self.stack, overrides, self.directories, self.policy, self.note)
 
     def cluster(self) -> Cluster:
-        """Return the way to the nodes, also while the files are bad."""
+        """Return the way to the nodes that are looked at, also to those that left the files or while these are bad."""
+        last = next(self.journal.latest(), None)
+        overrides = self.overrides or (last.overrides if last is not None else ())
         try:
-            nodes = dict(self.compose().stack.nodes)
+            nodes = dict(self._with_overrides(overrides).compose().stack.nodes)
         except ConfigurationError:
             nodes = self._last_nodes()
-        return self._reach(nodes)
+        return self._reach({**self.journal.remembered_nodes(), **nodes})
 
     @asynccontextmanager
     async def lock(

@@ -1,4 +1,3 @@
-
 """What a controller remembers of a stack between its commands."""
 
 from __future__ import annotations
@@ -6,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.cluster import reach
-from orchestrator.controller import Planned, still_looked_at
+from orchestrator.controller import Controller, Planned, still_looked_at
 from orchestrator.directories import Directories
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.revisions import GitStamp
 from schemas.base import NodeName
+from schemas.node import Node
 from tests.orchestrator.test_plan_text import CODER, desired, running
 
 ALPHA, BETA = NodeName("alpha"), NodeName("beta")
@@ -32,3 +32,13 @@ def test_a_node_that_left_is_forgotten_once_nothing_lives_there(tmp_path):
 
 def test_a_node_that_left_is_looked_at_while_a_unit_outlives_the_plan(tmp_path):
     assert set(still_looked_at(planned(tmp_path, "coder"))) == {ALPHA, BETA}
+
+
+def test_the_way_leads_also_to_a_node_that_left_the_files(tmp_path):
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    control = Controller(conf, "s", (), Directories(tmp_path / "state", tmp_path / "cache"))
+    control.journal.remember_nodes({ALPHA: Node(reach="local"), BETA: Node(reach="ssh", host="beta.lan")})
+    (conf / "stacks").mkdir()
+    (conf / "nodes.yaml").write_text("alpha: {reach: local}\n")
+    assert {ALPHA, BETA} <= set(control.cluster().nodes)
