@@ -38,6 +38,7 @@ MUST_BE_PURE = (
     "orchestrator/budget.py", "orchestrator/causes.py", "orchestrator/addresses.py", "orchestrator/consequences.py",
     "orchestrator/decide.py", "orchestrator/drain.py", "orchestrator/draft.py",
     "orchestrator/groups.py", "orchestrator/ladders.py",
+    "orchestrator/link_verdict.py",
     "orchestrator/memory.py", "orchestrator/policy.py", "orchestrator/scope.py", "orchestrator/sharding.py",
     "orchestrator/plan.py", "orchestrator/simulate.py", "orchestrator/commands.py",
     "orchestrator/pace.py", "orchestrator/status.py",
