@@ -98,9 +98,10 @@ class RealEffects:
 
     async def drain(self, action: Drain) -> None:
         """Send an instance no new requests and wait until the gateway has nothing in flight there."""
-        entry = await self._routes.retire(action.unit, is_replaced=action.is_replaced)
-        if entry is not None and action.is_replaced:
+        entry = await self._routes.entry(action.unit)
+        if entry is not None and action.is_replaced:  # noted before it is written, which may be cut short
             self._making_way[action.unit] = entry
+        await self._routes.retire(action.unit, is_replaced=action.is_replaced)
         gateway = self._gateway()
         if entry is None or gateway is None or action.drain_s <= 0:
             return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -111,11 +112,13 @@ class PublishedRoutes:
                 drained=self._desired.drained,
             )
             try:
-                await self._node.transport.push(
-                    routes.to_json().encode(), await self._cluster.routes_path(), mode=0o600
-                )
+                path = await self._cluster.routes_path()
+                await _to_its_end(self._node.transport.push(routes.to_json().encode(), path, mode=0o600))
             except TransportError as error:
                 raise EffectError(f"routes.json could not be written: {error}") from error
+            except asyncio.CancelledError:
+                self._entries = None  # what the file says is read again
+                raise
             self._entries, self._drained = entries, routes.drained
 
     async def _conf_there(self) -> str | None:
@@ -140,6 +143,18 @@ class PublishedRoutes:
             self._conf = routes.conf if routes is not None else None
             self._drained = routes.drained if routes is not None else ()
         return self._entries
+
+
+async def _to_its_end(writing: Coroutine[Any, Any, None]) -> None:
+    """Wait for it, also when cancelled meanwhile: what was cut short might be written after what comes next."""
+    task = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # it is ours: the writing was given up
+        raise
 
 
 def _without_replaced(entries: Entries, slot: SlotId | None) -> dict[UnitId, Instance]:
