@@ -76,8 +76,7 @@ class Draft:
             return ()
         if slot.is_gateway and REWIRE in self.actions:
             after = (*after, REWIRE)
-        for unit in slot.wanted:
-            after = (*after, *self._prepare(unit.spec))
+        after = (*after, *self.prepare(slot))
         first = slot.first
         start = Start(
             id=action_id("start", first.id),
@@ -123,6 +122,10 @@ class Draft:
         if instance is None or not is_drained(self.desired, unit, spec):
             return instance
         return instance.model_copy(update={"state": "draining"})
+
+    def prepare(self, slot: Slot) -> tuple[ActionId, ...]:
+        """Add what the nodes of a slot need before it can start, where it is missing; returns what brings it."""
+        return tuple(dict.fromkeys(action for unit in slot.wanted for action in self._prepare(unit.spec)))
 
     def _prepare(self, spec: AnyUnitSpec) -> tuple[ActionId, ...]:
         """Add what a node needs before a unit can start there, where it is missing."""

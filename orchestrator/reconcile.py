@@ -200,7 +200,8 @@ class _Reconciliation:
         self.draft.change("replace", slot.target(), cause, "swap")
         # the replicas of a service that are restarted at will go one after the other, so that one of them serves
         before = self.restarted.get(slot.service, ()) if slot.breakage() is None else ()
-        stops = self.draft.retire(slot, slot.alive, cause, before, is_swap=True)
+        fetched = self.draft.prepare(slot) if slot.breakage() is None else ()
+        stops = self.draft.retire(slot, slot.alive, cause, (*before, *fetched), is_swap=True)
         ready = self.draft.start(slot, cause, (*stops, *self._room(decision)))
         if slot.breakage() is None:
             self.restarted[slot.service] = ready
@@ -222,7 +223,8 @@ class _Reconciliation:
     def _swap(self, decision: Decision, service: Service) -> None:
         slot = decision.slot
         cause = self._difference(decision, "swap")
-        stops = self.draft.retire(slot, slot.alive, cause, (), is_swap=True)
+        fetched = self.draft.prepare(slot)  # the old one serves until the new one can start
+        stops = self.draft.retire(slot, slot.alive, cause, fetched, is_swap=True)
         self.draft.start(slot, cause, (*stops, *self._room(decision)))
         self._expect_swap(slot, service)
 

@@ -90,6 +90,7 @@ CASES: dict[str, tuple[Desired, Observed]] = {
     "no_changes": (desired(), running(desired())),
     "explicit_port_surge": (desired(coder={**CODER, "port": 18123}), running(desired())),
     "swap_with_known_load_time": (desired(coder=SWAPPED), with_load_time(running(desired()))),
+    "swap_to_a_missing_model": (desired(coder={**SWAPPED, "model": "m2"}), running(desired())),
     "swap_for_lack_of_memory": (
         desired(coder={**CODER, "max_batch": 4}),
         on_alpha(running(desired()), memory_available_gib=1.0),
@@ -294,6 +295,12 @@ def test_a_surge_waits_for_ready_before_it_drains():
 def test_a_swap_drains_and_stops_before_it_starts():
     assert _kinds(reconcile(*CASES["swap_with_known_load_time"])) == [
         "Drain", "Stop", "Start", "AwaitReady", "Publish",
+    ]  # fmt: skip
+
+
+def test_a_swap_takes_nothing_down_before_the_new_model_is_there():
+    assert _kinds(reconcile(*CASES["swap_to_a_missing_model"])) == [
+        "Sync", "Drain", "Stop", "Start", "AwaitReady", "Publish",
     ]  # fmt: skip
 
 
