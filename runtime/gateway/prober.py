@@ -26,7 +26,7 @@ from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable,
 log = logging.getLogger(__name__)
 
 PROBE_S = 30.0
-"""How long an endpoint may take to its first token."""
+"""How long an endpoint may take to its first token, where the files do not allow it more."""
 MOST_AT_ONCE = 32
 JITTER = 0.1
 """Share of an interval by which checks of idle endpoints are spread."""
@@ -138,7 +138,7 @@ class Prober:
         running = self._running
         try:
             async with places:
-                lease = self._pool.lease_probe(target, PROBE_S)
+                lease = self._pool.lease_probe(target, _limit_s(target))
                 if lease is not None:
                     await self._ask(lease)
         finally:
@@ -147,11 +147,12 @@ class Prober:
 
     async def _ask(self, lease: Lease) -> None:
         target = lease.target
-        route = Route(target.name, ((target,),), (), 1, PROBE_S)
+        limit_s = _limit_s(target)
+        route = Route(target.name, ((target,),), (), 1, limit_s)
         standing = self._pool.standings[target.identity]
         verdict, error = CLIENT_LEFT, None
         try:
-            result = await self._exchanges.attempt(_ask(route, target), lease, Course(self._now(), PROBE_S), _Nobody())
+            result = await self._exchanges.attempt(_ask(route, target), lease, Course(self._now(), limit_s), _Nobody())
         except AttemptError as failed:
             verdict, error = failed.verdict, failed.error
         except Exception as surprise:
@@ -183,6 +184,11 @@ class _Nobody:
 
     async def send(self, *_: object) -> None:
         return
+
+
+def _limit_s(target: Target) -> float:
+    """Return the seconds that a probe may take: whom clients wait for longer must be able to close its breaker."""
+    return max(PROBE_S, target.timeouts.first_token_s)
 
 
 def _is_sooner(target: Target, known: Target) -> bool:

@@ -59,6 +59,21 @@ async def test_a_wedged_endpoint_stays_out_until_it_gives_a_token(lab: Any, monk
     assert len(good.seen) == 11
 
 
+async def test_an_endpoint_that_may_take_long_to_its_first_token_returns(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "PROBE_S", 0.15)
+
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(0.4)
+        await answers()(exchange)
+
+    gateway, (bad, _) = await lab(refuses(500), answers(), chat={**SOON, "timeouts": {"first_token_s": 60}})
+    assert (await ask(gateway, STREAM)).headers["x-orchestrate-endpoint"] == "b"
+    bad.behave = slow
+    await until(lambda: isinstance(gateway.standing("a").breaker, Closed))
+
+
 async def test_a_probe_asks_for_one_token_in_the_endpoints_own_words(lab: Any) -> None:
     gateway, (fake,) = await lab(refuses(500), chat=SOON)
     await ask(gateway)
@@ -171,7 +186,7 @@ async def test_a_probe_that_hangs_is_given_up_and_one_at_a_time_is_made(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prober, "PROBE_S", 0.3)
-    gateway, (fake,) = await lab(refuses(500), chat=SOON)
+    gateway, (fake,) = await lab(refuses(500), chat={**SOON, "timeouts": {"first_token_s": 0.3}})
     await ask(gateway)
     fake.behave = stalls
     await until(lambda: probes(fake) >= 1)
