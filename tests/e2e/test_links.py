@@ -16,7 +16,7 @@ from schemas.node import Node
 from schemas.unit import GroupSpec
 from tests.e2e.trial import Trial, free_range
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture
