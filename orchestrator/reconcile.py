@@ -23,7 +23,7 @@ from dataclasses import replace
 from orchestrator.addresses import address_conflicts
 from orchestrator.causes import difference, files_difference, removal, routing_differences
 from orchestrator.consequences import Service, outages, routing_notes
-from orchestrator.decide import Decision, decide
+from orchestrator.decide import STARTING, Decision, decide
 from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, engine_conflicts, place_of
 from orchestrator.drain import drained_notes, is_slot_drained
 from orchestrator.expand import Desired
@@ -289,6 +289,8 @@ class _Reconciliation:
     def _rewire(self) -> None:
         if self.draft.gateway is None or not self.scope.rewires:
             return
+        if self.observed.gateway is None and self.decisions.of[GATEWAY_GROUP].mode not in (*STARTING, "keep"):
+            return  # nothing reads it, and nothing in this plan will
         cause = "first start"
         if self.observed.gateway is not None:
             differences = [

@@ -192,6 +192,14 @@ def crashing(*crashes_s: float) -> Observed:
     return replace(world, nodes={**world.nodes, NodeName("mono512"): replace(node, units=units)})
 
 
+def gateway_crashing(*crashes_s: float) -> Observed:
+    """Return a world in which the gateway has ended so often."""
+    world = running(desired())
+    ended = replace(unit(world, "gateway-0.0"), alive=False, ready=False, exit="exit code 1", crashes_s=crashes_s)
+    units = {**world.nodes[NodeName("alpha")].units, ended.id: ended}
+    return replace(on_alpha(world, units=units), gateway=None)
+
+
 def drained(*names: str) -> Desired:
     return replace(lab(), drained=names)
 
@@ -302,6 +310,15 @@ def test_a_swap_takes_nothing_down_before_the_new_model_is_there():
     assert _kinds(reconcile(*CASES["swap_to_a_missing_model"])) == [
         "Sync", "Drain", "Stop", "Start", "AwaitReady", "Publish",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("crashes", "kind"), [((30.0, 60.0, 95.0, 120.0, 300.0), "failed"), ((2.0, 20.0, 45.0), "hold")]
+)
+def test_nothing_is_done_for_a_gateway_that_is_not_started_now(crashes, kind):
+    plan = reconcile(desired(), gateway_crashing(*crashes), WATCH)
+    assert [change.kind for change in plan.changes] == [kind]
+    assert plan.actions == ()
 
 
 def test_a_gateway_is_replaced_by_one_that_listens_beside_it():
