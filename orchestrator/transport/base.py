@@ -110,7 +110,8 @@ class NodeTransport(Protocol):
         """Put a copy of a file of this machine, as `push` does, without holding it in memory.
 
         `report` is called with the bytes sent so far, now and then and at the end. There is no limit to the whole; a
-        minute without a byte taken is a CommandTimeoutError. Raises TransportError, and OSError for the local file.
+        minute without a byte taken is a CommandTimeoutError. The content may not be on the disk yet: who counts on it
+        after a power failure reads and syncs it. Raises TransportError, and OSError for the local file.
         """
         ...
 

@@ -47,7 +47,8 @@ STALL_S = 60.0
 PIECE_BYTES = 1024 * 1024
 AT_ONCE = 6  # commands over one connection; sshd allows 10 sessions (MaxSessions), streams take some of them
 
-# $1 path, $2 mode, $3 size. A connection that is lost ends the input early, which the size tells.
+# $1 path, $2 mode, $3 size, $4 `durable` to wait for the disk. A connection that is lost ends the input early,
+# which the size tells.
 _PUSH = """umask 077
 if [ -d "$1" ]; then echo 'push: Is a directory' >&2; exit 1; fi
 folder=${1%/*}/
@@ -59,7 +60,7 @@ trap '' PIPE
 cat > "$new" || exit 1
 if [ "$(wc -c < "$new")" -ne "$3" ]; then echo 'push: the transfer was cut short' >&2; exit 1; fi
 chmod "$2" "$new" || exit 1
-sync "$new" 2>/dev/null
+[ "$4" != durable ] || sync "$new" 2>/dev/null
 mv -f -- "$new" "$1"
 """
 
@@ -161,7 +162,7 @@ class SshTransport:
 
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         """Put a file; see `NodeTransport.push`."""
-        done = await self.run(_push_argv(path, mode, len(data)), input=data, timeout_s=PUSH_S)
+        done = await self.run(push_argv(path, mode, len(data), is_durable=True), input=data, timeout_s=PUSH_S)
         self._check_pushed(path, done.exit_code, done.stderr.decode("utf-8", "replace"))
 
     async def push_file(self, local_path: str, path: str, *, mode: int, report: Callable[[int], None]) -> None:
@@ -169,7 +170,7 @@ class SshTransport:
         source = await asyncio.to_thread(open, local_path, "rb")
         with source:
             size = os.fstat(source.fileno()).st_size
-            async with self.stream(_push_argv(path, mode, size)) as stream:
+            async with self.stream(push_argv(path, mode, size, is_durable=False)) as stream:
                 done = 0
                 try:
                     while (piece := await asyncio.to_thread(source.read, PIECE_BYTES)) and not stream.is_over():
@@ -358,8 +359,12 @@ def socket_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="orchestrate-", dir="/tmp"))
 
 
-def _push_argv(path: str, mode: int, size: int) -> list[str]:
-    return ["sh", "-c", _PUSH, "push", path, f"{mode:o}", str(size)]
+def push_argv(path: str, mode: int, size: int, *, is_durable: bool) -> list[str]:
+    """Return the command that takes a file of `size` bytes from its stdin and puts it at an absolute path.
+
+    A large file is not made durable here: that can take a disk many minutes without a sign of life.
+    """
+    return ["sh", "-c", _PUSH, "push", path, f"{mode:o}", str(size), "durable" if is_durable else ""]
 
 
 async def _exchange(stream: SshStream, data: bytes) -> bytes:
