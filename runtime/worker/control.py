@@ -16,6 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from runtime.worker import wire
 from runtime.worker.settings import Group
+from schemas import exits
 
 logger = logging.getLogger(__name__)
 
@@ -116,17 +117,17 @@ class Client:
         frame = await self._socket.recv()
         return _decode(frame, 0)
 
-    async def lost(self) -> str:
-        """Wait until rank 0 is gone or refuses our key; return which of the two, in words."""
+    async def lost(self) -> tuple[int, str]:
+        """Wait until rank 0 is gone or refuses our key; return the code of `schemas.exits` for it, and words."""
         is_connected = False
         while True:
             event = parse_monitor_message(await self._monitor.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                return "rank 0 does not accept the key of this rank"
+                return exits.GROUP_REFUSED, "rank 0 does not accept the key of this rank"
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 is_connected = True
             elif is_connected:
-                return "the connection to rank 0 was lost"
+                return exits.RANK_LOST, "the connection to rank 0 was lost"
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """Let the last messages leave, for `linger_ms` at most, and close."""

@@ -138,11 +138,10 @@ class Follower:
                 assert_never(message)
 
     async def _watch(self) -> None:
-        reason = await self._client.lost()
-        if self._is_welcome:
+        code, words = await self._client.lost()
+        if code == exits.RANK_LOST:
             await asyncio.sleep(UNREAD_S)
-        is_refused = not self._is_welcome and "key" in reason
-        self._finish(exits.GROUP_REFUSED if is_refused else exits.RANK_LOST, reason)
+        self._finish(code, words)
 
     async def _tick(self) -> None:
         began = beaten = last = time.monotonic()
