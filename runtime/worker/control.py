@@ -4,6 +4,7 @@ Rank 0 binds a ROUTER, every other rank connects a DEALER. One message is one fr
 the key of the connection, never from what a message says.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -53,7 +54,8 @@ class Server:
         try:
             self._socket.bind(f"tcp://{group.control}")
         except zmq.ZMQError as error:
-            self.close(0)
+            self._shut(0)
+            self._context.destroy(0)
             raise ControlError(f"cannot listen for the other ranks on {group.control}: {error}") from error
 
     def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002 - the authenticator's interface
@@ -86,12 +88,17 @@ class Server:
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 yield
 
-    def close(self, linger_ms: int = LINGER_MS) -> None:
-        """Let the last messages leave, for `linger_ms` at most, and close."""
+    async def close(self) -> None:
+        """Let the last messages leave, for LINGER_MS at most, and close."""
+        self._shut(LINGER_MS)
+        await asyncio.to_thread(self._context.destroy, LINGER_MS)
+
+    def _shut(self, linger_ms: int) -> None:
+        """Close the sockets, which belong to the loop; only the wait for what lingers may leave it."""
         self._socket.disable_monitor()
+        self._monitor.close(0)
         self._socket.close(linger_ms)
         self._guard.stop()
-        self._context.destroy(linger_ms)
 
 
 class Client:
@@ -129,11 +136,13 @@ class Client:
             elif is_connected:
                 return exits.RANK_LOST, "the connection to rank 0 was lost"
 
-    def close(self, linger_ms: int = LINGER_MS) -> None:
-        """Let the last messages leave, for `linger_ms` at most, and close."""
+    async def close(self) -> None:
+        """Let the last messages leave, for LINGER_MS at most, and close."""
+        # The sockets belong to the loop; only the wait for what lingers may leave it.
         self._socket.disable_monitor()
-        self._socket.close(linger_ms)
-        self._context.destroy(linger_ms)
+        self._monitor.close(0)
+        self._socket.close(LINGER_MS)
+        await asyncio.to_thread(self._context.destroy, LINGER_MS)
 
 
 def _secure(socket: Any, group: Group) -> None:

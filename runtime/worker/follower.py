@@ -60,7 +60,7 @@ class Follower:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(self._client.close)
+        await self._client.close()
         return end
 
     # On the loop.

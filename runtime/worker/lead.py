@@ -103,7 +103,7 @@ class Lead:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(self._server.close)
+        await self._server.close()
 
     def report(self) -> WorkerGroup:
         """Return what is known of the group."""
