@@ -21,8 +21,10 @@ from schemas import exits
 
 logger = logging.getLogger(__name__)
 
-MOST_MESSAGE_BYTES = 256 * 1024 * 1024
+MOST_ROUND_BYTES = 256 * 1024 * 1024
 """A round holds at most the prompts of a full batch, some seven bytes a token."""
+MOST_WORD_BYTES = 1024 * 1024
+"""What the others say is short; a stranger may send as much before its key is looked at."""
 RECONNECT_MS = 200
 LINGER_MS = 1000
 """What last messages get to leave before the process ends."""
@@ -46,7 +48,7 @@ class Server:
         self._guard.start()
         self._guard.configure_curve_callback(domain="*", credentials_provider=self)
         self._socket: Any = self._context.socket(zmq.ROUTER)
-        _secure(self._socket, group)
+        _secure(self._socket, group, MOST_WORD_BYTES)
         self._socket.curve_server = True
         # A message to a rank whose connection is gone raises instead of vanishing.
         self._socket.router_mandatory = True
@@ -108,7 +110,7 @@ class Client:
         """Begin to connect; rank 0 need not be there yet."""
         self._context = zmq.asyncio.Context()
         self._socket: Any = self._context.socket(zmq.DEALER)
-        _secure(self._socket, group)
+        _secure(self._socket, group, MOST_ROUND_BYTES)
         self._socket.curve_serverkey = group.peers[0].encode()
         self._socket.reconnect_ivl = RECONNECT_MS
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED
@@ -145,13 +147,13 @@ class Client:
         await asyncio.to_thread(self._context.destroy, LINGER_MS)
 
 
-def _secure(socket: Any, group: Group) -> None:
+def _secure(socket: Any, group: Group, most_bytes: int) -> None:
     socket.curve_publickey = group.peers[group.rank].encode()
     socket.curve_secretkey = group.secret.encode()
     socket.ipv6 = group.control.startswith("[")
     socket.sndhwm = 0  # a stopped rank must not hold up the others; silence ends it soon
     socket.rcvhwm = 0
-    socket.maxmsgsize = MOST_MESSAGE_BYTES
+    socket.maxmsgsize = most_bytes
     socket.linger = LINGER_MS
 
 
