@@ -148,7 +148,10 @@ class _Deciding:
         if slot.current and breakage is None:
             return Decision(slot, "relaunch", "restart asked for")
         if slot.others:
-            return Decision(slot, "swap" if slot.first.update == "swap" and not slot.is_gateway else "surge")
+            # a surge stops what is left of the wanted ones first: not where the group that serves would lose a rank
+            is_one_launch = {unit.launch for unit in slot.current} & {unit.launch for unit in slot.others} - {None}
+            is_swap = (slot.first.update == "swap" or bool(is_one_launch)) and not slot.is_gateway
+            return Decision(slot, "swap" if is_swap else "surge")
         return Decision(slot, "start" if breakage is None else "relaunch")
 
     def _without_its_node(self, slot: Slot, lost: list[NodeName]) -> Decision:

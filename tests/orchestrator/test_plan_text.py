@@ -17,7 +17,7 @@ from orchestrator.observed import (
     Reachable,
     Unreachable,
 )
-from orchestrator.plan import Plan, plan_data, render
+from orchestrator.plan import Drain, Plan, Stop, plan_data, render
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action
@@ -161,6 +161,14 @@ def two_machines(**nodes: Reachable | Unreachable) -> Observed:
     )
 
 
+def lab_led_from_afar(address: str) -> Desired:
+    """Return a stack whose group is called on another machine than the gateway's, at this address."""
+    nodes = {**LAB, "m4max": {**LAB["m4max"], "addresses": {"lan": address}}}
+    titan = {**TITAN, "nodes": ["m4max", "mono512"]}
+    stack = stack_of({"titan": titan}, nodes=nodes, gateway={"node": "mono512", "port": 1234}, roles=ONE_RUNG)
+    return expand(stack, OWNER)
+
+
 def lab_running(wanted: Desired | None = None) -> Observed:
     wanted = wanted or lab()
     return running(wanted, two_machines())
@@ -227,6 +235,9 @@ FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
         ),
         lab_running(),
         PlanPolicy(),
+    ),
+    "group_of_which_only_the_first_rank_changes": (
+        lab_led_from_afar("10.0.0.7"), lab_running(lab_led_from_afar("10.0.0.2")), PlanPolicy()
     ),
     "group_over_an_unreachable_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy()),
     "group_over_a_lost_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy(assume_lost=LOST)),
@@ -319,6 +330,12 @@ def test_nothing_is_done_for_a_gateway_that_is_not_started_now(crashes, kind):
     plan = reconcile(desired(), gateway_crashing(*crashes), WATCH)
     assert [change.kind for change in plan.changes] == [kind]
     assert plan.actions == ()
+
+
+def test_a_group_that_serves_keeps_all_its_ranks_until_it_is_drained():
+    order = execution_order(reconcile(*FLEET["group_of_which_only_the_first_rank_changes"]), seed=0)
+    first_stop = next(index for index, action in enumerate(order) if isinstance(action, Stop))
+    assert any(isinstance(action, Drain) for action in order[:first_stop])
 
 
 def test_a_gateway_is_replaced_by_one_that_listens_beside_it():
