@@ -57,6 +57,8 @@ class Engine:
     build: Callable[[Ask], Launch]
     alive_path: str = "/health"
     """What answers with 200 once the model is loaded."""
+    has_key: bool = True
+    """Whether it is started with our key; another is told none."""
     own: frozenset[str] = frozenset({"program"})
     """The arguments that are for us and no options of the engine."""
 

@@ -34,5 +34,6 @@ MLX_LM_SERVER = Engine(
     form="mlx",
     reserved=RESERVED,
     build=build,
+    has_key=False,
     own=frozenset({"program", "exposed"}),
 )

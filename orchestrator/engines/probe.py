@@ -18,9 +18,10 @@ PROMPT = "Say hello."
 
 async def is_alive(http: httpx.AsyncClient, spec: EngineSpec, url: str, token: str | None) -> bool:
     """Tell whether an engine has its model loaded, as far as it says; cheap enough for every look. Never raises."""
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    engine = ENGINES[spec.engine]
+    headers = {"authorization": f"Bearer {token}"} if token and engine.has_key else {}
     try:
-        answer = await http.get(f"{url}{ENGINES[spec.engine].alive_path}", headers=headers)
+        answer = await http.get(f"{url}{engine.alive_path}", headers=headers)
     except httpx.HTTPError:
         return False
     return answer.status_code == httpx.codes.OK
@@ -33,6 +34,7 @@ async def probe(http: httpx.AsyncClient, spec: EngineSpec, url: str, token: str 
     """
     body = {"model": upstream_model(spec), "max_tokens": 1, "temperature": 0, "stream": False}
     chat = {**body, "messages": [{"role": "user", "content": PROMPT}]}
+    token = token if ENGINES[spec.engine].has_key else None
     reason = await _ask(http, f"{url}/v1/chat/completions", chat, token)
     if reason is None or not reason.startswith("HTTP 4"):
         return reason
@@ -51,7 +53,7 @@ async def _ask(http: httpx.AsyncClient, url: str, body: Mapping[str, Any], token
         return f"HTTP {answer.status_code}: {answer.text[:REASON_CHARS]}"
     try:
         content = answer.json()
-        tokens = content.get("usage", {}).get("completion_tokens", 0)
+        tokens = (content.get("usage") or {}).get("completion_tokens", 0)
         return None if tokens or _said(content["choices"][0]) else "it answered without a token"
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return f"it did not answer as OpenAI's API does: {answer.text[:REASON_CHARS]}"

@@ -27,7 +27,7 @@ from schemas.stack import HelperEndpoint, LocalFallback, Role, RoleFallback, Ser
 
 OWNER = "orchestrate"
 """Whom `/v1/models` names as the owner of roles, aliases and our own models."""
-TOKEN_ENGINES = frozenset({"mlx", "llama-server", "vllm"})
+TOKEN_ENGINES = frozenset({"mlx", "llama-server", "vllm", "command"})
 """Engines that are started with the worker token as their key. Nobody else is told it."""
 
 

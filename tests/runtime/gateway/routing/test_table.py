@@ -175,7 +175,7 @@ def test_the_table_says_what_it_was_made_from() -> None:
         ("vllm", "w1"),
         ("mlx-lm-server", None),
         ("ollama", None),
-        ("command", None),
+        ("command", "w1"),
     ],
 )
 def test_an_engine_is_asked_under_its_own_name_and_told_the_token_only_where_it_was_started_with_it(
