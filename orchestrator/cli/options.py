@@ -19,6 +19,7 @@ from orchestrator.directories import Directories
 from orchestrator.node.client import LockedError, ShimError
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import EVERYTHING
+from orchestrator.rollback import RollbackError
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName
 from schemas.compose import stack_names
@@ -136,7 +137,7 @@ def run(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         raise  # who read our output has left; click ends the program without a word
     except BaseExceptionGroup as group:
         raise _failure(_first(group)) from group
-    except (ConfigurationError, ShimError, TransportError, OSError) as error:
+    except (ConfigurationError, RollbackError, ShimError, TransportError, OSError) as error:
         raise _failure(error) from error
 
 
@@ -166,7 +167,7 @@ def _failure(error: BaseException) -> BaseException:
             )
         case TransportError():
             return CommandError(ExitCode.PARTIAL, f"{error}")
-        case ShimError():
+        case ShimError() | RollbackError():
             return CommandError(ExitCode.ERROR, f"{error}")
         case BrokenPipeError():
             return error

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.options import run
 from orchestrator.cluster import reach
 from orchestrator.controller import Controller, Planned, still_looked_at
 from orchestrator.directories import Directories
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.revisions import GitStamp
+from orchestrator.rollback import RollbackError
 from schemas.base import NodeName
 from schemas.node import Node
 from tests.orchestrator.test_plan_text import CODER, desired, running
@@ -42,3 +47,12 @@ def test_the_way_leads_also_to_a_node_that_left_the_files(tmp_path):
     (conf / "stacks").mkdir()
     (conf / "nodes.yaml").write_text("alpha: {reach: local}\n")
     assert {ALPHA, BETA} <= set(control.cluster().nodes)
+
+
+def test_a_rollback_whose_files_are_gone_is_told_without_a_traceback():
+    async def restarting() -> None:
+        raise RollbackError("The files of generation 3 are gone.")
+
+    with pytest.raises(CommandError, match="files of generation 3") as told:
+        run(restarting())
+    assert told.value.code == ExitCode.ERROR
