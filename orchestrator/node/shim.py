@@ -755,8 +755,8 @@ def start(request: Json) -> Json:
     before = read_record(unit.directory)
     end_group(before, launch.grace_s)  # orphans of a run whose supervisor and leader were killed
     with gate(unit.state):
-        if (end := end_of(unit, before)) is not None:
-            write_ends(unit, [*read_ends(unit), end])
+        if (end := end_of(unit, before)) is not None and end not in (ends := read_ends(unit))[-1:]:
+            write_ends(unit, [*ends, end])  # once, however often a start fails before the record is written
     run = Run(unit, launch, {"version": VERSION, **dict.fromkeys(RECORD_TYPES)}, Log(unit.log, max_bytes), lock)
     run.save(
         launch=os.urandom(8).hex(),

@@ -57,6 +57,17 @@ def test_a_program_that_cannot_be_run_is_a_crash(shim: Shim) -> None:
     assert ends(shim) == [("died", 127, None)]
 
 
+def test_an_end_counts_once_when_a_start_fails_before_its_record_is_written(shim: Shim) -> None:
+    shim.start("a", *FAILS)
+    shim.dead("a")
+    record = (shim.directory("a") / "record.json").read_bytes()
+    shim.start("a", *FOREVER)
+    shim.stop("a")
+    (shim.directory("a") / "record.json").write_bytes(record)  # as if that start had not come to write its own
+    shim.start("a", *FOREVER)
+    assert ends(shim) == [("died", 7, None)]
+
+
 def test_only_the_last_ten_ends_are_kept(shim: Shim) -> None:
     for _ in range(12):
         shim.start("a", "/no/such/program")
