@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from schemas.base import Frozen
 
 QUIET_S = 120.0
-"""A watcher looks every ten seconds; one whose report is older than this is not it any more."""
+"""A watcher looks every twenty seconds; one whose report is older than this is not it any more."""
 WatcherState = Literal["well", "mending", "waiting", "blocked"]
 
 

@@ -10,6 +10,7 @@ from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_opt
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.options import conf_option, controller, note, print_json, run
 from orchestrator.controller import Controller, Planned
+from orchestrator.journal import actor
 from orchestrator.node.client import ShimError
 from orchestrator.plan import Plan, Start
 from orchestrator.policy import PlanPolicy
@@ -62,10 +63,11 @@ def _failed(plan: Plan) -> tuple[str, ...]:
 
 async def _forgive(control: Controller, planned: Planned) -> None:
     """Let the crashes so far of everything that is started count no more, so that the next ones have their backoff."""
+    cluster = planned.cluster.signed(actor(), planned.generation)
     started = [placed.unit for action in planned.plan.actions if isinstance(action, Start) for placed in action.units]
     for name in sorted({unit.node for unit in started}):
         units = [unit.id for unit in started if unit.node == name]
         try:
-            await planned.cluster.nodes[name].shim.forgive(control.stack, units)
+            await cluster.nodes[name].shim.forgive(control.stack, units)
         except (ShimError, TransportError) as error:
             raise CommandError(ExitCode.PARTIAL, f"Nothing was restarted: {error}") from error
