@@ -24,7 +24,7 @@ from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import RoutingTable, identity_of
 from runtime.gateway.watch import watch_files
 from schemas.problems import ConfigurationError, Problem
-from schemas.routes import Routes
+from schemas.routes import Instance, Routes
 from schemas.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class Reloader:
             routes, problems = await asyncio.to_thread(self._read_routes)
             conf = Path(routes.conf) if routes is not None and routes.conf is not None else self._sources.conf
             overrides = routes.overrides if routes else ()
+            before = frozenset(self._routes.instances if self._routes else ())
             stack, stack_problems = await asyncio.to_thread(self._read_stack, conf, overrides)
             try:
                 # Thousands of instances take a while: the loop goes on serving meanwhile.
@@ -111,7 +112,7 @@ class Reloader:
                 self._note((_failed(self._sources.conf, "building the routing table", error),))
             else:
                 if routes is not None and written != self._written and not problems:
-                    self._renew(routes)
+                    self._renew(routes, before)
                 self._written = written
 
     async def _watch(self, directory: Path, pattern: str, *, is_recursive: bool) -> None:
@@ -149,12 +150,15 @@ class Reloader:
         self._on_table(table)
         log.info("configuration taken over: generation=%d digest=%s", table.generation, table.digest)
 
-    def _renew(self, routes: Routes) -> None:
-        """Give every instance a new start: the orchestrator writes the file once it has seen them answer.
+    def _renew(self, routes: Routes, before: frozenset[Instance]) -> None:
+        """Give instances a new start: the orchestrator writes their entries once it has seen them answer.
 
-        A worker that was killed comes back at the same address, so its breaker would keep it out for minutes.
+        A worker that was killed comes back at the same address, so its breaker would keep it out for minutes; its entry
+        is written again as it was. Where other entries changed, the file was written for them.
         """
-        self._pool.renew([identity_of(instance) for instance in routes.instances if instance.state == "ready"])
+        written = frozenset(routes.instances)
+        started = written if written == before else written - before
+        self._pool.renew([identity_of(instance) for instance in started if instance.state == "ready"])
 
     def _note(self, problems: tuple[Problem, ...]) -> None:
         """Record what is wrong with the newest files."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runtime.gateway.routing.breaker import Closed, Open
 from schemas.stack import Helper, HelperModel, Stack
 from tests.fakes.upstream import FakeUpstream, answers, refuses
 from tests.runtime.gateway.harness import (
@@ -21,10 +22,12 @@ from tests.runtime.gateway.harness import (
     GatewayProcess,
     gateway_process,
     local_gateway,
+    service_document,
     stack_document,
     until,
     words_of,
 )
+from tests.runtime.gateway.harness import instance as entry
 
 CHAT_PATH = "/v1/chat/completions"
 Running = tuple[Conf, GatewayProcess, FakeUpstream, dict[str, Any]]
@@ -191,6 +194,22 @@ async def test_a_worker_that_comes_back_at_the_same_address_is_used_at_once(tmp_
             await answers_soon(gateway, "chat")
             (endpoint,) = (await gateway.config())["endpoints"]
             assert endpoint["state"] == "ready"
+
+
+async def test_what_happens_to_one_service_closes_no_breaker_of_another(tmp_path: Path) -> None:
+    async with FakeUpstream() as bad, FakeUpstream() as old, FakeUpstream() as new:
+        async with local_gateway(tmp_path, service_document("a", "b")) as gateway:
+            await gateway.publish(entry("a", bad.url), entry("b", old.url))
+            bad.behave = refuses(500)
+            async with gateway.client() as client:
+                for _ in range(3):
+                    assert (await client.post(CHAT_PATH, json=CHAT)).status_code == 200
+            assert isinstance(gateway.standing("a").breaker, Open)
+            await gateway.publish(entry("a", bad.url), entry("b", old.url, "replacing"))
+            await gateway.publish(entry("a", bad.url), entry("b", new.url))
+            assert isinstance(gateway.standing("a").breaker, Open)
+            await gateway.publish(entry("a", bad.url), entry("b", new.url))
+            assert isinstance(gateway.standing("a").breaker, Closed), "nothing else changed: it was started again"
 
 
 async def test_routes_bring_instances_and_take_them_away(tmp_path: Path) -> None:
