@@ -72,7 +72,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     def fail() -> None:
         nonlocal code
         if lead is not None:
-            lead.fail(exits.RANK_FAILED, "rank 0 stopped generating")
+            # A group that is stopped before it has formed ends the thread that waits for it.
+            if not lead.is_draining:
+                lead.fail(exits.RANK_FAILED, "rank 0 stopped generating")
         else:
             code = exits.FAILED
         is_over.set()

@@ -65,6 +65,7 @@ class Lead:
         Raises ControlError.
         """
         self.end: End | None = None
+        self.is_draining = False
         self._settings = settings
         self._group = group
         self._on_end = on_end
@@ -79,7 +80,6 @@ class Lead:
         self._ended: Future[None] = Future()
         self._pending: _Pending | None = None
         self._rounds = 0
-        self._is_draining = False
         self._tasks: list[asyncio.Task[None]] = []
 
     # On the loop.
@@ -93,8 +93,11 @@ class Lead:
             self._tasks.append(task)
 
     def drain(self) -> None:
-        """Note that this process was asked to stop: ranks that leave are no loss any more."""
-        self._is_draining = True
+        """Note that this process was asked to stop: ranks that leave are no loss any more, and nobody is admitted."""
+        self.is_draining = True
+        for waiting in (self._formed, self._loaded):
+            if not waiting.done():
+                waiting.set_exception(GroupEndedError("the group was stopped"))
 
     async def close(self) -> None:
         """End the other ranks, with code 0 unless the group has failed."""
@@ -162,8 +165,12 @@ class Lead:
             async with asyncio.timeout(FORM_S):
                 await self._arrived.wait()
         except TimeoutError:
+            if self.is_draining:
+                return
             missing = [str(number) for number, rank in self._ranks.items() if rank.hello is None]
             self.fail(exits.GROUP_NOT_FORMED, f"rank {', '.join(missing)} did not arrive within {FORM_S:g} s")
+            return
+        if self._formed.done():
             return
         for number, rank in self._ranks.items():
             found = wire.differences(own, rank.hello) if rank.hello else []
@@ -212,7 +219,7 @@ class Lead:
                 assert_never(message)
 
     def _miss(self, number: int) -> None:
-        if not self._is_draining:
+        if not self.is_draining:
             self.fail(exits.RANK_LOST, f"rank {number} was stopped")
 
     def _suspect(self, code: int, message: str) -> None:
@@ -227,7 +234,7 @@ class Lead:
     def _probe(self) -> None:
         beat = self._heartbeat()
         for number, rank in self._ranks.items():
-            if rank.hello is not None and not self._server.send(number, beat) and not self._is_draining:
+            if rank.hello is not None and not self._server.send(number, beat) and not self.is_draining:
                 self.fail(exits.RANK_LOST, f"rank {number} was lost")
 
     async def _tick(self) -> None:

@@ -180,6 +180,14 @@ def test_term_to_all_ranks_lets_a_request_finish(tiny_model_dir: Path, tmp_path:
         assert group.wait_exits() == dict.fromkeys(range(2), exits.OK)
 
 
+def test_term_ends_a_group_that_has_not_formed(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Group(tiny_model_dir, tmp_path, 2, without=(1,)) as group:
+        wait_until(lambda: group.lead.http.get("/ready").json()["phase"] != "starting", "it waits for rank 1")
+        group.lead.terminate()
+        assert group.lead.wait_exit() == exits.OK
+        assert "did not end within" not in group.lead.text()
+
+
 def refused(group: Group, words: str) -> None:
     """Check that a group does not form, and that every log says why."""
     assert group.wait_exits() == dict.fromkeys(group.processes, exits.GROUP_REFUSED)
