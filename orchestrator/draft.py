@@ -28,8 +28,11 @@ from schemas.base import ModelName, NodeName, UnitId
 from schemas.routes import Instance
 from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec
 
-STOP_GRACE_S = 15.0
-"""Between TERM and KILL. A gateway, which drains on TERM, gets its drain time on top."""
+STOP_GRACE_S = 20.0
+"""Between TERM and KILL: a worker lets its answers finish for 10 s and takes up to 9 s more.
+
+A gateway, which drains on TERM, gets its drain time on top.
+"""
 SILENT_GRACE_S = 5.0
 """The same for a unit that does not answer: it is not likely to hear the TERM."""
 REWIRE = ActionId("rewire")
