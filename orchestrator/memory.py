@@ -102,7 +102,11 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
 
 
 def memory_conflicts(desired: Desired, observed: Observed) -> list[str]:
-    """Return a sentence for every node whose models need more memory than it has."""
+    """Return a sentence for every node whose models declare more memory than it has; an estimate forbids nothing."""
+    declared = {
+        slot: replace(unit, memory_gib=None) if unit.is_estimate else unit for slot, unit in desired.units.items()
+    }
+    desired = replace(desired, units=declared)
     return [
         f"the models on {name} need {needed:.1f} GiB, it offers {capacity:.1f}; "
         "move a service to another node or choose a smaller model"

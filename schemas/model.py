@@ -30,6 +30,6 @@ class Model(Frozen):
     kind: Annotated[Literal["chat", "embedding", "reranking"], COLD] = "chat"
     """What it does."""
     memory_gib: Annotated[float | None, Field(gt=0), HOT] = None
-    """Memory that a unit serving it needs, in GiB; without it nothing is checked, and it is replaced by swap."""
+    """Memory that a unit serving it needs, in GiB; without it, an estimate may defer a start but refuses no plan."""
     context: Annotated[int | None, Field(ge=16), COLD] = None
     """The longest prompt plus answer, in tokens; the model's own limit when absent."""

@@ -208,6 +208,12 @@ def gateway_crashing(*crashes_s: float) -> Observed:
     return replace(on_alpha(world, units=units), gateway=None)
 
 
+def undeclared(wanted: Desired) -> Desired:
+    """Return the same without a word about memory."""
+    models = {name: model.model_copy(update={"memory_gib": None}) for name, model in wanted.models.items()}
+    return replace(wanted, models=models, units={k: replace(u, memory_gib=None) for k, u in wanted.units.items()})
+
+
 def drained(*names: str) -> Desired:
     return replace(lab(), drained=names)
 
@@ -271,6 +277,11 @@ FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
         replace(lab(titan=TITAN, coder={**CODER, "model": "m18", "nodes": ["mono512"], "max_batch": 4}),
                 drained=("titan",)),
         running(drained("titan"), lab_running()),
+        PlanPolicy(),
+    ),
+    "estimates_that_do_not_fit": (
+        undeclared(lab(coder={"model": "m3", "nodes": ["mono512"]}, tiny={"model": "m3", "nodes": ["mono512"]})),
+        replace(two_machines(), facts={ModelName("m3"): replace(LLAMA, weights_bytes=300 << 30)}),
         PlanPolicy(),
     ),
     "model_that_cannot_be_shared": (
