@@ -41,7 +41,6 @@ EVERY_S = 0.25
 STALE_S = 14 * 24 * 3600.0  # what was given up so long ago is not gone on with
 RESERVE_BYTES = 64 * 1024 * 1024  # for everybody else who writes to that disk meanwhile
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!@-]{0,250}")
-PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,250}")
 
 
 class KeeperError(Exception):
@@ -213,9 +212,14 @@ def checked_files(manifest: Json) -> dict[str, Json]:
     """Return a manifest's files; none of them leads out of the folder."""
     files: dict[str, Json] = manifest["files"]
     for name in files:
-        if not all(PART.fullmatch(part) for part in name.split("/")) or name == MANIFEST:
+        if not all(map(is_plain, name.split("/"))) or name in {MANIFEST, f".{MANIFEST}"}:
             raise KeeperError("bad_request", f"{name!r} is no file of a model")
     return files
+
+
+def is_plain(part: str) -> bool:
+    """Tell whether one part of a file's path leads nowhere else and is not how a push names what is not whole yet."""
+    return part not in {"", ".", ".."} and not part.startswith(".push.") and not {"\0", "\n"} & set(part)
 
 
 def content(files: Json) -> str:

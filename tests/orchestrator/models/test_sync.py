@@ -382,6 +382,9 @@ async def test_node_without_python_is_named(shop: Shop, tmp_path: Path) -> None:
         {"slug": "a", "entry": "x", "manifest": {"files": {"../../evil": {"size": 1, "sha256": "x"}}}},
         {"slug": "a", "entry": "x", "manifest": {"files": {"/etc/evil": {"size": 1, "sha256": "x"}}}},
         {"slug": "a", "entry": "x", "manifest": {"files": {"manifest.json": {"size": 1, "sha256": "x"}}}},
+        {"slug": "a", "entry": "x", "manifest": {"files": {"a/../../evil": {"size": 1, "sha256": "x"}}}},
+        {"slug": "a", "entry": "x", "manifest": {"files": {".push.evil": {"size": 1, "sha256": "x"}}}},
+        {"slug": "a", "entry": "x", "manifest": {"files": {"a\nb": {"size": 1, "sha256": "x"}}}},
         {"slug": "a"},
     ],
 )
@@ -396,6 +399,22 @@ def test_keeper_stays_in_its_root(tmp_path: Path, request_: dict[str, object]) -
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["ok"], answer["error"]["code"]) == (1, False, "bad_request")
     assert not names(tmp_path)
+
+
+def test_keeper_takes_every_name_that_a_store_takes(tmp_path: Path) -> None:
+    program = Path(sys.modules[NodeStore.__module__].__file__ or "").with_name("keeper.py")
+    files = {name: {"size": 1, "sha256": "x"} for name in (".x/config.json", "a (1).txt", "ünï.json", "..a")}
+    request = {"root": str(tmp_path / "root"), "slug": "a", "entry": "x", "manifest": {"version": 1, "files": files}}
+
+    done = subprocess.run(
+        [sys.executable, "-S", str(program), "prepare"],
+        input=json.dumps(request) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert json.loads(done.stdout)["missing"] == list(files)
 
 
 def test_both_sides_compute_one_digest_of_a_models_content(hub: ModelHub, shop: Shop) -> None:
