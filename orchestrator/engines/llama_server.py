@@ -10,6 +10,7 @@ RESERVED = frozenset(
         "ssl-key-file", "ssl-cert-file",
         # other models than the stack's, which it would fetch or let clients choose
         "model-url", "hf-repo", "hf-file", "hf-token", "hf", "hfr", "hff", "mu", "docker-repo",
+        "hf-repo-draft", "hfd", "hfrd",
         "models-dir", "models-preset", "models-autoload", "models-max",
     }
 )  # fmt: skip

@@ -74,6 +74,11 @@ def test_what_the_stack_decides_cannot_be_decided_again(engine: str) -> None:
             assert problems(spec(engine, **{option.replace("-", "_"): "x"}), "127.0.0.1")
 
 
+@pytest.mark.parametrize("option", ["hf-repo-draft", "hf_repo_draft", "hfd", "hfrd"])
+def test_llama_server_fetches_no_draft_model(option: str) -> None:
+    assert problems(spec("llama-server", **{option: "lab/draft"}), "127.0.0.1")
+
+
 @pytest.mark.parametrize("key", ["--host", "-h", "a b", "", "x=y", "ünicode", "n\n"])
 def test_argument_that_is_no_option_is_refused(key: str) -> None:
     wanted = EngineSpec(
