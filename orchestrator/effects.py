@@ -51,7 +51,7 @@ class RealEffects:
         node = self._node(action.node)
         try:
             await provision(node.transport, await node.site(), report)
-        except TransportError as error:
+        except (TransportError, OSError) as error:
             raise EffectError(str(error)) from error
 
     async def pull(self, action: Pull, report: Report) -> None:
@@ -69,7 +69,7 @@ class RealEffects:
             else:
                 site = await node.site()
                 await self._models.bring(NodeStore(node.transport, site.python, site.cache), wish, report)
-        except (StoreError, TransportError) as error:
+        except (StoreError, TransportError, OSError) as error:
             raise EffectError(str(error)) from error
 
     async def start(self, action: Start) -> None:
