@@ -248,11 +248,12 @@ class Controller:
         command: str = "apply",
         by: str | None = None,
         stop: asyncio.Event | None = None,
+        is_followed: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Execute a plan and record its generation, however it ends.
 
         `command` is what the journal calls it, `by` who does it: the user where it is None. Once `stop` is set nothing
-        more is begun.
+        more is begun. `is_followed` tells whether it was cut short for another apply that goes on with what it left.
         """
         who, began = by or actor(), time.time()
         failures: list[str] = []
@@ -273,7 +274,7 @@ class Controller:
             outcome = await execute(planned.plan, effects, note, stop)
         finally:
             try:
-                await _settled(effects)
+                await _settled(effects, is_followed=is_followed())
             finally:
                 self._record(planned, outcome, command, who, began, tuple(failures))
         if outcome.is_complete and planned.desired.units:
@@ -396,11 +397,11 @@ class Controller:
         await asyncio.gather(*(collect_on(node) for node in seen))
 
 
-async def _settled(effects: RealEffects) -> None:
+async def _settled(effects: RealEffects, *, is_followed: bool) -> None:
     """Leave the routes in order; what cannot be done now is done by the next apply."""
     with contextlib.suppress(EffectError, TimeoutError):
         async with asyncio.timeout(SETTLE_S):
-            await effects.settle()
+            await effects.settle(is_followed=is_followed)
 
 
 def still_looked_at(planned: Planned) -> dict[NodeName, Node]:

@@ -135,14 +135,16 @@ class RealEffects:
             problems = tuple(str(problem) for problem in served.problems)
             raise EffectError("the gateway cannot use the files and keeps its last good routes", log_tail=problems)
 
-    async def settle(self) -> None:
+    async def settle(self, *, is_followed: bool = False) -> None:
         """After the last action: let no request wait for a successor that did not come.
 
-        What was to make way for one and was not stopped serves again.
+        What was to make way for one and was not stopped serves again. `is_followed`: another apply goes on at once, and
+        what waits is for it to serve, or to give up.
         """
         for entry in self._making_way.values():
             await self._routes.publish(entry)
-        await self._routes.forget_replaced()
+        if not is_followed:
+            await self._routes.forget_replaced()
         await self._routes.mark_drained()
 
     # -- internals -------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Coroutine, Mapping, Set
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from orchestrator.controller import Controller, Planned, Wanted
-from orchestrator.execute import ActionFailed, Event, Outcome
+from orchestrator.execute import ActionFailed, Emit, Event, Outcome
 from orchestrator.node.client import LockedError, ShimError
 from orchestrator.pace import Pace
 from orchestrator.plan import Change, Defer, Plan, Start
@@ -207,9 +208,13 @@ class Watcher:
                 fields = {"target": change.target, "verb": change.verb, "cause": change.cause}
                 self._tell(Told("change", f"{change.target}  {change.verb}  {change.cause}", fields))
             command = f"watch: {_cause(again.plan)}"
-            self._pass = WatchPass(again.plan, lambda emit: control.apply(again, emit, command, ACTOR), self._show)
+
+            def apply(emit: Emit) -> Coroutine[Any, Any, Outcome]:
+                return control.apply(again, emit, command, ACTOR, is_followed=lambda: work.is_cut)
+
+            work = self._pass = WatchPass(again.plan, apply, self._show)
             try:
-                outcome = await self._pass.run()
+                outcome = await work.run()
             finally:
                 self._pass = None
         return self._ended(again, outcome)

@@ -21,8 +21,11 @@ class WatchPass:
         self._emit = emit
         self._active: dict[ActionId, Action] = {}
         self._gives_way = False
+        self.is_cut = False
+        """It gave way and was cut short: what it leaves behind is put in order, which is not cut again."""
         self._applying: asyncio.Task[Outcome] | None = None
         self._own_ends = _own_ends(plan)
+        self._looks = 0
 
     async def run(self) -> Outcome | None:
         """Carry it out; None where it gave way before it was done."""
@@ -43,7 +46,7 @@ class WatchPass:
     def give_way(self) -> None:
         """End as soon as nothing is under way that should not be cut short."""
         self._gives_way = True
-        self._end_where_nothing_is_lost()
+        self._look_soon()
 
     def _note(self, event: Event) -> None:
         match event:
@@ -54,12 +57,21 @@ class WatchPass:
             case _:
                 pass
         self._emit(event)
-        if self._gives_way:  # not from within the execution, which is about to begin what waited for this event
-            asyncio.get_running_loop().call_soon(self._end_where_nothing_is_lost)
+        if self._gives_way:
+            self._look_soon()
 
-    def _end_where_nothing_is_lost(self) -> None:
+    def _look_soon(self) -> None:
+        """Look once the execution has begun what waited for the latest event: it is woken in the loop's next round."""
+        self._looks += 1
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._end_where_nothing_is_lost, self._looks)
+
+    def _end_where_nothing_is_lost(self, look: int) -> None:
+        if look != self._looks or self.is_cut:
+            return
         can_be_cut = all(isinstance(action, AwaitReady | Sync | Provision | Pull) for action in self._active.values())
         if self._applying is not None and self._active and can_be_cut:
+            self.is_cut = True
             self._applying.cancel()
 
 

@@ -48,3 +48,14 @@ async def test_what_was_to_make_way_serves_again_when_the_writing_was_cut_short(
     assert draining.cancelled()
     await effects.settle()
     assert await published.states() == {OLD: "ready"}
+
+
+async def test_requests_go_on_waiting_where_another_apply_goes_on_with_it(tmp_path):
+    published = Fixture(Directories(tmp_path / "state", tmp_path / "cache"))
+    await published.routes.publish(instance(OLD))
+    await published.routes.retire(OLD, is_replaced=True)
+    effects = RealEffects(published.cluster, nothing(STACK, "/conf", NODES), Stamp(8, None), {})
+    await effects.settle(is_followed=True)
+    assert await published.states() == {OLD: "replacing"}
+    await effects.settle()
+    assert await published.states() == {}

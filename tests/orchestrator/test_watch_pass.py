@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from orchestrator.execute import Event, execute
+from orchestrator.execute import ActionStarted, Emit, Event, Outcome, execute
 from orchestrator.plan import AwaitReady, Plan, Stop
 from orchestrator.reconcile import reconcile
 from orchestrator.watch_pass import WatchPass
 from tests.orchestrator.test_execute import RecordingEffects
-from tests.orchestrator.test_plan_text import desired, empty
+from tests.orchestrator.test_plan_text import CODER, SWAPPED, desired, empty, running
 
 
 class Trial:
@@ -74,3 +74,43 @@ async def test_giving_way_waits_for_what_must_be_finished():
     assert await asyncio.wait_for(trial.work.run(), 10) is None
     kinds = {type(event.action).__name__ for event in trial.events}
     assert kinds & {"Sync", "Start", "Rewire"}
+
+
+async def test_what_a_cut_leaves_in_order_is_not_cut_again():
+    trial = Trial("AwaitReady")
+    settling, settled = asyncio.Event(), asyncio.Event()
+
+    async def apply(emit: Emit) -> Outcome:
+        try:
+            return await execute(trial.plan, trial.effects, emit)
+        finally:
+            settling.set()
+            await asyncio.sleep(0.1)
+            settled.set()
+
+    work = WatchPass(trial.plan, apply, trial.events.append)
+    running = asyncio.create_task(work.run())
+    await asyncio.wait_for(trial.effects.blocked.wait(), 10)
+    assert not work.is_cut
+    work.give_way()
+    await asyncio.wait_for(settling.wait(), 10)
+    assert work.is_cut
+    work.give_way()
+    assert await asyncio.wait_for(running, 10) is None
+    assert settled.is_set()
+
+
+async def test_a_swap_is_not_cut_between_its_stop_and_its_start():
+    beside: dict[str, object] = {**CODER, "nodes": ["beta"]}
+    wanted, world = desired(coder=SWAPPED, titan=beside), running(desired())
+    plan = reconcile(wanted, world)
+    effects = RecordingEffects(wanted, world, blocking="Sync")
+
+    def give_way_at_the_stop(event: Event) -> None:
+        if isinstance(event, ActionStarted) and isinstance(event.action, Stop):
+            work.give_way()
+
+    work = WatchPass(plan, lambda emit: execute(plan, effects, emit), give_way_at_the_stop)
+    assert await asyncio.wait_for(work.run(), 10) is None
+    assert effects.blocked.is_set()
+    assert effects.order[-2:] == ["Stop", "Start"]
