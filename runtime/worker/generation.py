@@ -133,8 +133,9 @@ class GenerationThread:
             self._report(None)
 
     def _load(self) -> LoadedModel:
-        self._report(Progress("loading", 0.0))
-        last = 0.0
+        # A group's ranks join before they load: the others must expect rank 0's silence meanwhile.
+        self._report(Progress("joining") if self._settings.group else Progress("loading", 0.0))
+        last = -1.0
 
         def progress(share: float) -> None:
             nonlocal last

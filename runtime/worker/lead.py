@@ -312,6 +312,7 @@ class Lead:
             self._formed.result()
             sharded.check(self._group, directory)
             joined = sharded.join(self._group)
+            progress(0.0)
             self._loop.call_soon_threadsafe(self._beat)
             model = sharded.load_part(self._group, joined, directory, max_context, progress)
         except GroupEndedError:

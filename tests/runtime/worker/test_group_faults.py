@@ -182,7 +182,7 @@ def test_term_to_all_ranks_lets_a_request_finish(tiny_model_dir: Path, tmp_path:
 
 def test_term_ends_a_group_that_has_not_formed(tiny_model_dir: Path, tmp_path: Path) -> None:
     with Group(tiny_model_dir, tmp_path, 2, without=(1,)) as group:
-        wait_until(lambda: group.lead.http.get("/ready").json()["phase"] != "starting", "it waits for rank 1")
+        wait_until(lambda: group.lead.http.get("/ready").json()["phase"] == "joining", "it waits for rank 1")
         group.lead.terminate()
         assert group.lead.wait_exit() == exits.OK
         assert "did not end within" not in group.lead.text()
