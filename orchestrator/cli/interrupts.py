@@ -1,8 +1,9 @@
-"""I/O: Ctrl-C while something is changed: once to stop in good order, twice to stop at once."""
+"""I/O: Ctrl-C, TERM or HUP while something is changed: once to stop in good order, twice to stop at once."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
@@ -24,14 +27,17 @@ def stop_at_interrupt() -> Iterator[asyncio.Event]:
     def interrupted() -> None:
         nonlocal is_impatient
         if not stop.is_set():
-            click.echo("Interrupted: what has begun is brought to an end; once more to leave at once.", err=True)
             stop.set()
+            with contextlib.suppress(OSError):  # the terminal may be what has gone
+                click.echo("Interrupted: what has begun is brought to an end; once more to leave at once.", err=True)
         elif task is not None:
             is_impatient = True
             task.cancel()
 
-    before = signal.getsignal(signal.SIGINT)
-    loop.add_signal_handler(signal.SIGINT, interrupted)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    caught = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as nohup leaves HUP
+    for number in caught:
+        loop.add_signal_handler(number, interrupted)
     try:
         yield stop
     except asyncio.CancelledError:
@@ -41,5 +47,6 @@ def stop_at_interrupt() -> Iterator[asyncio.Event]:
         message = "Interrupted in the middle of an action. Running it again is safe."
         raise CommandError(ExitCode.INTERRUPTED, message) from None
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, before)
+        for number in caught:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
