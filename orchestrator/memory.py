@@ -83,7 +83,7 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
     """Return what is free on each node that answered, in GiB; None where it does not say.
 
     What is available less what is kept free, and less what living units that still load will take: how much of that
-    they have taken already is not known.
+    they have taken already is not known. Of a node that declares its memory never more than living units leave of that.
     """
     free: dict[NodeName, float | None] = {}
     for name, node in observed.nodes.items():
@@ -98,6 +98,11 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
         if now is None or unit.silent_s or (unit.slot.rpartition(".")[0], unit.launch) in loaded:
             continue
         free[unit.node] = now - (known.of(unit) or 0.0)
+    for name, node in desired.nodes.items():
+        if node.memory_gib is not None and name in free:
+            used = sum(known.of(unit) or 0.0 for unit in alive if unit.node == name)
+            left, now = node.memory_gib - node.reserve_gib - used, free[name]
+            free[name] = left if now is None else min(now, left)
     return free
 
 

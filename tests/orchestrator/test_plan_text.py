@@ -214,6 +214,13 @@ def undeclared(wanted: Desired) -> Desired:
     return replace(wanted, models=models, units={k: replace(u, memory_gib=None) for k, u in wanted.units.items()})
 
 
+def changed_node(world: Observed, name: str) -> Observed:
+    """Return the world in which a node has more memory than the stack may have of it."""
+    node = world.nodes[NodeName(name)]
+    roomy = replace(node, memory_gib=512.0, memory_available_gib=400.0)
+    return replace(world, nodes={**world.nodes, NodeName(name): roomy})
+
+
 def drained(*names: str) -> Desired:
     return replace(lab(), drained=names)
 
@@ -261,6 +268,11 @@ FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
     "crash_loop": (lab(), crashing(30.0, 60.0, 95.0, 120.0, 300.0), PlanPolicy()),
     "target": (lab(heal=True), without(lab_running(), "coder-0.0"), PlanPolicy(targets=("coder",))),
     "target_unknown": (lab(), lab_running(), PlanPolicy(targets=("codr",))),
+    "swap_for_lack_of_declared_memory": (
+        lab(titan=TITAN, coder={"model": "m18", "nodes": ["m4max"], "max_batch": 4}),
+        changed_node(lab_running(lab(titan=TITAN, coder={"model": "m18", "nodes": ["m4max"]})), "m4max"),
+        PlanPolicy(),
+    ),
     "restart_asked_for": (lab(), lab_running(), PlanPolicy(targets=("titan",), restart=("titan",))),
     "gateway_silent": (lab(), changed(lab_running(), "gateway-0.0", silent_s=31.0), PlanPolicy()),
     "node_left": (
