@@ -92,10 +92,10 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
             available = node.memory_available_gib
             free[name] = None if available is None else available - reserve
     alive = [unit for unit in observed.units() if unit.alive]
-    loaded = {(slot_of(unit.id).rpartition(".")[0], unit.launch) for unit in alive if unit.ready}
+    loaded = {_whole(unit) for unit in alive if unit.ready}
     for unit in alive:
         now = free[unit.node]
-        if now is None or unit.silent_s or (unit.slot.rpartition(".")[0], unit.launch) in loaded:
+        if now is None or unit.silent_s or _whole(unit) in loaded:
             continue
         free[unit.node] = now - (known.of(unit) or 0.0)
     for name, node in desired.nodes.items():
@@ -104,6 +104,13 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
             left, now = node.memory_gib - node.reserve_gib - used, free[name]
             free[name] = left if now is None else min(now, left)
     return free
+
+
+def _whole(unit: ObservedUnit) -> tuple[str | None, ...]:
+    """Return what has loaded when one of it is ready: all ranks of a launch, else the unit on its node."""
+    if isinstance(unit.spec, WorkerSpec) and unit.spec.group is not None:
+        return (slot_of(unit.id).rpartition(".")[0], unit.launch)
+    return (unit.id, unit.node, unit.launch)
 
 
 def memory_conflicts(desired: Desired, observed: Observed) -> list[str]:
