@@ -136,6 +136,9 @@ def down(stack: str, conf: Path | None, as_json: bool, yes: bool, timeout: float
         async with control.lock(f"down {stack}", waits=note):
             planned = await control.plan_down()
             if planned.plan.is_empty:
+                last = next(control.journal.latest(), None)
+                if last is not None and last.command != "down":  # a watcher that waits to start something ends by it
+                    await control.apply(planned, lambda _: None, "down")
                 _say(f"Nothing of stack {stack} is running.", as_json, {"type": "result", "outcome": "unchanged"})
                 return ExitCode.FINE
             return await confirm_and_execute(control, planned, as_json, yes, "down")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.main import main
 from orchestrator.cli.options import run
 from orchestrator.cluster import reach
 from orchestrator.controller import Controller, Planned, still_looked_at
 from orchestrator.directories import Directories
+from orchestrator.journal import Generation
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.revisions import GitStamp
@@ -56,3 +60,15 @@ def test_a_rollback_whose_files_are_gone_is_told_without_a_traceback():
     with pytest.raises(CommandError, match="files of generation 3") as told:
         run(restarting())
     assert told.value.code == ExitCode.ERROR
+
+
+def test_down_is_recorded_once_also_where_nothing_lives(tmp_path, monkeypatch, capsys):
+    """A watcher that waits before it starts a unit again learns by it that the stack was taken down."""
+    monkeypatch.setenv("ORCHESTRATE_STATE", str(tmp_path / "state"))
+    conf = Path(__file__).parents[2] / "conf"
+    control = Controller(conf, "quickstart", (), Directories.from_environment(os.environ))
+    control.journal.record(Generation(1, None, False, (), str(conf), "me@here", 1.0, (), "applied"))
+    for _ in range(2):
+        assert main(["--conf", str(conf), "down", "quickstart", "--yes"]) == ExitCode.FINE
+        assert "Nothing of stack quickstart is running." in capsys.readouterr().out
+    assert [generation.command for generation in control.journal.latest()] == ["down", "apply"]
