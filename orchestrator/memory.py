@@ -98,10 +98,10 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
         if now is None or unit.silent_s or _whole(unit) in loaded:
             continue
         free[unit.node] = now - (known.of(unit) or 0.0)
-    for name, node in desired.nodes.items():
-        if node.memory_gib is not None and name in free:
+    for name, declared in desired.nodes.items():
+        if declared.memory_gib is not None and name in free:
             used = sum(known.of(unit) or 0.0 for unit in alive if unit.node == name)
-            left, now = node.memory_gib - node.reserve_gib - used, free[name]
+            left, now = declared.memory_gib - declared.reserve_gib - used, free[name]
             free[name] = left if now is None else min(now, left)
     return free
 
