@@ -136,6 +136,8 @@ class _Deciding:
         if lost:
             return self._without_its_node(slot, lost)
         breakage, is_asked = slot.breakage(), slot.id in self.restarts
+        if slot.others and not self._may_reroute:
+            return Decision(slot, "leave", self._gateway_unseen())
         if slot.current and breakage is None and not is_asked:
             return Decision(slot, "keep")
         if slot.alive and not self._may_reroute:
