@@ -282,7 +282,7 @@ def render(plan: Plan, heading: str) -> str:
     ]
     lines += [f"Conflict: {conflict}" for conflict in plan.conflicts]
     lines += [f"Note: {note}" for note in plan.notes]
-    if plan.is_empty and not plan.conflicts:
+    if plan.is_empty and not plan.conflicts and not plan.left_out:
         return "\n".join([*lines, "No changes. What runs is what the stack says."])
     if plan.routing:
         lines.append("Routing: " + "; ".join(plan.routing) + ".")

@@ -274,6 +274,7 @@ FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
         PlanPolicy(),
     ),
     "restart_asked_for": (lab(), lab_running(), PlanPolicy(targets=("titan",), restart=("titan",))),
+    "target_without_anything_to_do": (lab(), without(lab_running(), "coder-0.0"), PlanPolicy(targets=("titan",))),
     "gateway_silent": (lab(), changed(lab_running(), "gateway-0.0", silent_s=31.0), PlanPolicy()),
     "node_left": (
         replace(desired(), nodes={**desired().nodes, **lab().nodes}, left=frozenset({NodeName("m4max")})),
@@ -359,6 +360,18 @@ def test_a_group_that_serves_keeps_all_its_ranks_until_it_is_drained():
     order = execution_order(reconcile(*FLEET["group_of_which_only_the_first_rank_changes"]), seed=0)
     first_stop = next(index for index, action in enumerate(order) if isinstance(action, Stop))
     assert any(isinstance(action, Drain) for action in order[:first_stop])
+
+
+def test_an_old_unit_that_may_be_routed_to_stays_while_the_gateway_cannot_be_seen():
+    coder = {"model": "m18", "nodes": ["m4max"]}
+    wanted = lab(titan=TITAN, coder=coder)
+    world = lab_running(wanted)
+    old = unit(lab_running(lab(titan=TITAN, coder={**coder, "max_batch": 4})), "coder-0.0")
+    node = world.nodes[NodeName("m4max")]
+    both = replace(node, units={**node.units, old.id: old})
+    plan = reconcile(wanted, unseen(replace(world, nodes={**world.nodes, NodeName("m4max"): both}), "mono512"))
+    assert not any(isinstance(action, Stop) for action in plan.actions)
+    assert any("may route to what runs" in change.cause for change in plan.changes)
 
 
 def test_a_gateway_is_replaced_by_one_that_listens_beside_it():
