@@ -88,7 +88,11 @@ def expand(
         *(unit for name, service in stack.services.items() for unit in _service_units(stack, name, service, lost)),
     ]
     nodes = {name: node for name, node in sorted(stack.nodes.items()) if node.reach != "none"}
-    left = {name: node for name, node in sorted((remembered or {}).items()) if name not in stack.nodes}
+    left = {
+        name: node
+        for name, node in sorted((remembered or {}).items())
+        if name not in stack.nodes and not any(_is_one_machine(node, other) for other in nodes.values())
+    }
     return Desired(
         stack=stack.stack,
         owner=owner,
@@ -101,6 +105,13 @@ def expand(
         models=stack.models,
         left=frozenset(left),
     )
+
+
+def _is_one_machine(one: Node, other: Node) -> bool:
+    """Tell whether two nodes are certainly one machine: a node that was renamed is looked at by its new name alone."""
+    if one.reach != other.reach or one.reach == "none":
+        return False
+    return one.reach == "local" or (one.host is not None and (one.host, one.user) == (other.host, other.user))
 
 
 def nothing(stack: StackName, owner: str, nodes: Mapping[NodeName, Node]) -> Desired:

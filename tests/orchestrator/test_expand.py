@@ -15,7 +15,7 @@ from orchestrator.reconcile import reconcile
 from orchestrator.sharding import group_problems, sharding_conflicts
 from schemas.base import ModelName, NodeName
 from schemas.node import Node
-from tests.properties.worlds import OWNER, fleet_of
+from tests.properties.worlds import OWNER, fleet_of, stack_of
 
 GATEWAY = {"node": "alpha", "port": 8000}
 RING = {"backend": "ring", "strategy": "tensor"}
@@ -116,3 +116,11 @@ def test_planning_grows_with_the_fleet_and_not_faster():
         return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
     assert calls(80) < 4.5 * calls(20)
+
+
+def test_a_renamed_node_is_looked_at_by_its_new_name_alone():
+    stack = stack_of({"coder": {"model": "m1", "nodes": ["alpha"]}})
+    alpha = stack.nodes[NodeName("alpha")]
+    elsewhere = alpha.model_copy(update={"host": "elsewhere.lan"})
+    wanted = expand(stack, "/conf", remembered={NodeName("old"): alpha, NodeName("gone"): elsewhere})
+    assert wanted.left == {"gone"}
