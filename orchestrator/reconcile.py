@@ -87,7 +87,8 @@ class _Reconciliation:
         draft.conflicts += sharding_conflicts(self.desired, self.observed.facts)
         self._defer_unreachable()
         self._rewire()
-        for decision in self.decisions.of.values():
+        # A watcher that leaves a stack may be who carries this out: it goes last, when everything else is done.
+        for decision in sorted(self.decisions.of.values(), key=lambda decision: decision.slot.id == WATCHER_GROUP):
             self._write(decision)
         self._withdraw_the_gone()
         self._pull()
@@ -252,6 +253,8 @@ class _Reconciliation:
                 if (decision := self.decisions.of.get(group)) is not None
                 for unit in decision.stops()
             )
+        elif slot.id == WATCHER_GROUP:
+            after = tuple(action.id for action in self.draft.actions.values() if not isinstance(action, Defer))
         places = {place_of(unit): removal(self.desired, unit.node) for unit in slot.alive}
         for place, cause in places.items():
             self.draft.drifted += 1

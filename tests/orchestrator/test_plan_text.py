@@ -341,6 +341,14 @@ def test_a_swap_drains_and_stops_before_it_starts():
     ]  # fmt: skip
 
 
+def test_a_watcher_that_leaves_the_stack_is_stopped_when_everything_else_is_done():
+    """It may be the watcher that carries the plan out."""
+    healing = expand(stack_of({"coder": CODER}, 8000, None).model_copy(update={"heal": True}), OWNER)
+    plan = reconcile(desired(coder=SWAPPED), running(healing), PlanPolicy(heals=True))
+    stop = next(action for action in plan.actions if action.id.startswith("stop:watcher"))
+    assert set(stop.after) == {action.id for action in plan.actions} - {stop.id}
+
+
 def test_a_swap_takes_nothing_down_before_the_new_model_is_there():
     assert _kinds(reconcile(*CASES["swap_to_a_missing_model"])) == [
         "Sync", "Drain", "Stop", "Start", "AwaitReady", "Publish",
