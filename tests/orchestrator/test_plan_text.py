@@ -23,7 +23,7 @@ from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action
 from schemas.base import HelperName, ModelName, NodeName, StackName, UnitId
 from tests.properties.test_planner import execution_order
-from tests.properties.worlds import OWNER, losing, stack_of
+from tests.properties.worlds import OWNER, fleet_of, losing, stack_of
 
 CODER = {"model": "m1", "nodes": ["alpha"]}
 
@@ -343,8 +343,10 @@ def test_a_swap_drains_and_stops_before_it_starts():
 
 def test_a_watcher_that_leaves_the_stack_is_stopped_when_everything_else_is_done():
     """It may be the watcher that carries the plan out."""
-    healing = expand(stack_of({"coder": CODER}, 8000, None).model_copy(update={"heal": True}), OWNER)
-    plan = reconcile(desired(coder=SWAPPED), running(healing), PlanPolicy(heals=True))
+    gateway = {"node": "alpha", "port": 8000}
+    healing = fleet_of({"coder": CODER}, gateway).model_copy(update={"heal": True})
+    world = running(expand(healing, OWNER), empty(gamma=Reachable(memory_gib=16.0, memory_available_gib=12.0)))
+    plan = reconcile(expand(fleet_of({"coder": SWAPPED}, gateway), OWNER), world, PlanPolicy(heals=True))
     stop = next(action for action in plan.actions if action.id.startswith("stop:watcher"))
     assert set(stop.after) == {action.id for action in plan.actions} - {stop.id}
 
