@@ -286,7 +286,11 @@ def test_a_controller_killed_in_the_middle_is_mended_by_the_next_apply(trial):
 def test_of_two_applies_at_once_the_second_names_the_first_and_exits_5(trial):
     first = trial.popen("apply", "quickstart", "--yes")
     poll((trial.state / "units" / "quickstart").is_dir)
-    second = trial.run("apply", "quickstart", "--yes", code=5)
+    first.send_signal(signal.SIGSTOP)  # however slow the second one is, the first is still at it
+    try:
+        second = trial.run("apply", "quickstart", "--yes", code=5)
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert f"pid {first.pid}" in second.stderr
     out, err = first.communicate(timeout=120)
     assert first.returncode == 0, out + err
