@@ -59,6 +59,8 @@ class Sampling:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids with what is added to their logits, in the order of the ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ class Request:
     max_tokens: int | None
     is_stream: bool
     include_usage: bool
+    choices: int = 1
+    """Answers to the one prompt."""
+    logprobs: int | None = None
+    """How many of the most probable tokens are told beside each one of the answer; none tells nothing."""
 
 
 def parse_chat(body: dict[str, Any], model: str) -> Request:

@@ -15,6 +15,10 @@ class Insert:
     tokens: list[int]
     max_tokens: int
     sampling: Sampling
+    logprobs: int | None = None
+    """How many of the most probable tokens to tell with each one; none tells nothing."""
+    constraint: str | None = None
+    """A serialised llguidance grammar that the answer obeys; every rank compiles it itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,15 @@ class Commands:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities in the model's own distribution, before anything the request asks for."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+    """The most probable tokens, the most probable first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """What one step gave one request; with a finish it has left the batch."""
 
@@ -36,6 +49,10 @@ class Token:
     """`stop` for an end token, `length` for the last one that was allowed."""
     error: Exception | None = None
     """Why the token could not be chosen; any token at all stands in its place."""
+    logprobs: TokenLogprobs | None = None
+    """None where the request asked for none."""
+    cached: int | None = None
+    """With the first token: how many tokens of the prompt were taken from the prompt cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from schemas.base import Frozen
 from schemas.messages import Phase, WorkerMemory, WorkerVersions
 from schemas.sharding import Backend, Strategy
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised with every change of these types."""
 
 
@@ -73,6 +73,7 @@ class WireSampling(Frozen):
     repetition_penalty: float
     frequency_penalty: float
     presence_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
 
 
 class WireInsert(Frozen):
@@ -82,6 +83,8 @@ class WireInsert(Frozen):
     tokens: list[int]
     max_tokens: int
     sampling: WireSampling
+    logprobs: int | None
+    constraint: str | None
 
 
 class Round(Frozen):
@@ -168,7 +171,10 @@ def round_of(number: int, commands: Commands) -> Round:
                 repetition_penalty=insert.sampling.repetition_penalty,
                 frequency_penalty=insert.sampling.frequency_penalty,
                 presence_penalty=insert.sampling.presence_penalty,
+                logit_bias=insert.sampling.logit_bias,
             ),
+            logprobs=insert.logprobs,
+            constraint=insert.constraint,
         )
         for insert in commands.inserts
     ]
@@ -178,7 +184,14 @@ def round_of(number: int, commands: Commands) -> Round:
 def commands_of(message: Round) -> Commands:
     """Return what a round asks for; the inverse of `round_of`."""
     inserts = tuple(
-        Insert(insert.id, insert.tokens, insert.max_tokens, Sampling(**insert.sampling.model_dump()))
+        Insert(
+            insert.id,
+            insert.tokens,
+            insert.max_tokens,
+            Sampling(**insert.sampling.model_dump()),
+            insert.logprobs,
+            insert.constraint,
+        )
         for insert in message.inserts
     )
     return Commands(inserts, tuple(message.removes))

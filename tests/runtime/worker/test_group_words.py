@@ -92,7 +92,7 @@ def hello(**identity: object) -> wire.Hello:
         (hello(files={"config.json": "aa"}), ["it has no model.safetensors"]),
         (hello(files={**IDENTITY.files, "x.jinja": "cc"}), ["it has a x.jinja that rank 0 has not"]),
         (hello(files={**IDENTITY.files, "config.json": "cc"}), ["its config.json has other contents"]),
-        (HELLO.model_copy(update={"launch": "m", "protocol": 2}), ["it speaks protocol 2", "another launch"]),
+        (HELLO.model_copy(update={"launch": "m", "protocol": 99}), ["it speaks protocol 99", "another launch"]),
         (HELLO.model_copy(update={"shape": SHAPE.model_copy(update={"split": None})}), ["its split is None"]),
     ],
 )  # fmt: skip
