@@ -27,7 +27,7 @@ MakeSteps = Callable[[LoadedModel, int], Steps]
 KV_SAMPLE_ROUNDS = 64
 """Rounds between two measurements of the caches' size: they grow by a step of 256 tokens at a time."""
 
-JOIN_S = 5.0
+STOP_S = 5.0
 """A round that takes longer than this does not delay the end of the process."""
 
 
@@ -117,9 +117,9 @@ class GenerationThread:
         """End the thread after the round under way; give up on one that does not end."""
         self._is_stopping = True
         self._commands.put(None)
-        await asyncio.to_thread(self._thread.join, JOIN_S)
+        await asyncio.to_thread(self._thread.join, STOP_S)
         if self._thread.is_alive():
-            logger.warning("the generation thread did not end within %g s", JOIN_S)
+            logger.warning("the generation thread did not end within %g s", STOP_S)
 
     def _main(self) -> None:
         try:

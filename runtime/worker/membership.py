@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from runtime.worker import wire
 from runtime.worker.settings import Group, Settings
-from runtime.worker.sharded import JOIN_S
+from runtime.worker.sharded import CONNECT_S
 from schemas.messages import Phase, WorkerMemory
 
 FORM_S = 120.0
@@ -46,7 +46,7 @@ class Silence:
 
     def is_over(self, now: float) -> bool:
         """Tell whether the rank was silent for too long; while it joins its interpreter is locked."""
-        return self.age_s(now) > (JOIN_S + SILENCE_S if self.phase == "joining" else SILENCE_S)
+        return self.age_s(now) > (CONNECT_S + SILENCE_S if self.phase == "joining" else SILENCE_S)
 
 
 def hello(settings: Settings, group: Group, identity: wire.Identity) -> wire.Hello:

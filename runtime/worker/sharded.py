@@ -20,7 +20,7 @@ from schemas.sharding import sharding_problems, split_layers
 
 logger = logging.getLogger(__name__)
 
-JOIN_S = 60
+CONNECT_S = 60
 """What the collectives get to connect. Ring gives up dialling after 31 s and accepts for ever."""
 
 
@@ -40,8 +40,8 @@ def join(group: Group) -> Any:
 
     Raises JoinError.
     """
-    logger.info("joining %d ranks over %s as rank %d, within %d s", group.size, group.backend, group.rank, JOIN_S)
-    signal.setitimer(signal.ITIMER_REAL, JOIN_S)
+    logger.info("joining %d ranks over %s as rank %d, within %d s", group.size, group.backend, group.rank, CONNECT_S)
+    signal.setitimer(signal.ITIMER_REAL, CONNECT_S)
     try:
         joined: Any = mx.distributed.init(strict=True, backend=group.backend)
         if (joined.size(), joined.rank()) != (group.size, group.rank):
