@@ -38,6 +38,14 @@ def identify(model_dir: Path) -> Identity:
     return Identity(versions=status.versions(), code=_code(), files=files)
 
 
+def fingerprint(model_dir: Path) -> str:
+    """Return one digest for everything that `identify` reads of a model; raises OSError where it cannot be read."""
+    state = hashlib.sha256()
+    for name, digest in sorted(identify(model_dir).files.items()):
+        state.update(f"{name} {digest};".encode())
+    return state.hexdigest()
+
+
 def _whole(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
