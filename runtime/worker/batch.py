@@ -31,6 +31,8 @@ class Job:
     max_tokens: int
     sampling: Sampling
     stop: tuple[str, ...]
+    constraint: str | None = None
+    """A serialised llguidance grammar that the answer obeys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class Batch:
                 events.append(Failure(job.id, "The request could not enter the batch."))
             else:
                 self._running[job.id] = running
-                inserts.append(Insert(job.id, job.tokens, job.max_tokens, job.sampling))
+                inserts.append(Insert(job.id, job.tokens, job.max_tokens, job.sampling, constraint=job.constraint))
         return inserts
 
     def _collect(self, token: Token, events: list[Event]) -> None:

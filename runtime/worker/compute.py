@@ -85,6 +85,9 @@ class Compute:
     def _insert(self, insert: Insert) -> bool:
         try:
             chooser = self.new_chooser(insert.sampling, self.model.limits.vocabulary, len(insert.tokens))
+            if insert.constraint is not None:
+                # Behind all others: what the grammar forbids, nothing may allow again.
+                chooser.add(self.model.grammars.constraint(insert.constraint))
             (uid,) = self._generator.insert(
                 [insert.tokens],
                 max_tokens=[insert.max_tokens],

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from runtime.worker.constrain import Grammars
 from runtime.worker.prompt import Limits
 from runtime.worker.text import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_level_table
 
@@ -29,6 +30,8 @@ class LoadedModel:
     end_tokens: frozenset[int]
     size_bytes: int
     new_detokenizer: Callable[[], Detokenizer]
+    grammars: Grammars
+    """Compiles what answers are constrained to."""
 
 
 def load(
@@ -59,7 +62,8 @@ def load(
         token_length=max(len(token) for token in tokenizer.get_vocab()),
     )
     end_tokens = frozenset(int(token) for token in tokenizer.eos_token_ids)
-    return LoadedModel(module, tokenizer, limits, end_tokens, size, _detokenizer_factory(tokenizer))
+    grammars = Grammars(tokenizer, vocabulary, end_tokens)
+    return LoadedModel(module, tokenizer, limits, end_tokens, size, _detokenizer_factory(tokenizer), grammars)
 
 
 def _materialise(module: Any, progress: Callable[[float], None]) -> int:

@@ -56,6 +56,10 @@ class Chooser:
         self.sampler = self._fenced_sampler(sampler) if sampler else None
         self.processors = [self._fenced_processor(processor) for processor in processors]
 
+    def add(self, processor: Processor) -> None:
+        """Add a processor behind the others."""
+        self.processors.append(self._fenced_processor(processor))
+
     def _fenced_sampler(self, sampler: Sampler) -> Sampler:
         def choose(logprobs: mx.array) -> mx.array:
             try:
