@@ -81,6 +81,14 @@ def quickstart_model_dir(quickstart_cache: Path) -> Path:
     return found.path
 
 
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the MLX directory of a random model that answers within milliseconds; its heads divide by 2 and 3."""
+    from tests.runtime.worker.tiny import write_model  # brings mlx, which most tests can do without
+
+    return write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
 @pytest.fixture
 def quickstart_state(quickstart_cache: Path, tmp_path: Path) -> Path:
     """Return a state directory of this test's own whose store already holds the quickstart model."""

@@ -1,4 +1,7 @@
-"""Stacks that really run: the program, the worker, the model, the gateway."""
+"""Stacks that really run: the program, the worker, the model, the gateway.
+
+What is shown does not depend on the model in most tests: they serve a tiny one, which loads and answers at once.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,49 @@ import pytest
 from tests.e2e.trial import Trial
 
 
-def trial_in(root: Path, cache: Path, stack: str = "quickstart") -> Trial:
-    """Return a stack below `root` that is not running yet, whose store holds the quickstart model."""
+def trial_in(root: Path, cache: Path | None, stack: str = "quickstart", model: Path | None = None) -> Trial:
+    """Return a stack below `root` that is not running yet.
+
+    `cache` is a store that holds the quickstart model, `model` an MLX directory to serve in its place.
+    """
     state = root / "state"
     state.mkdir(parents=True)
-    (state / "cache").symlink_to(cache, target_is_directory=True)
-    return Trial(root, state, stack)
+    if cache is not None:
+        (state / "cache").symlink_to(cache, target_is_directory=True)
+    return Trial(root, state, stack, model)
+
+
+def up_in(root: Path, cache: Path | None, stack: str = "quickstart", model: Path | None = None) -> Iterator[Trial]:
+    """Yield a stack that is up, and take it down."""
+    trial = trial_in(root, cache, stack, model)
+    try:
+        trial.run("up", stack, "--yes")
+        yield trial
+    finally:
+        trial.close()
 
 
 @pytest.fixture
-def trial(tmp_path: Path, quickstart_cache: Path) -> Iterator[Trial]:
+def trial(tmp_path: Path, tiny_model_dir: Path) -> Iterator[Trial]:
     """Return a stack that is not running yet."""
-    trial = trial_in(tmp_path / "trial", quickstart_cache)
+    trial = trial_in(tmp_path / "trial", None, model=tiny_model_dir)
     yield trial
     trial.close()
 
 
 @pytest.fixture(scope="module")
-def trio(tmp_path_factory: pytest.TempPathFactory, quickstart_cache: Path) -> Iterator[Trial]:
+def trio(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[Trial]:
     """Return a group of three ranks that is up, shared by the tests of a module; each leaves it up and healthy."""
-    trial = trial_in(tmp_path_factory.mktemp("trio") / "trial", quickstart_cache, "trio")
-    try:
-        trial.run("up", "trio", "--yes")
-        yield trial
-    finally:
-        trial.close()
+    yield from up_in(tmp_path_factory.mktemp("trio") / "trial", None, "trio", tiny_model_dir)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, quickstart_cache: Path) -> Iterator[Trial]:
+def running(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[Trial]:
     """Return a stack that is up, shared by the tests of a module; each leaves it up and healthy."""
-    trial = trial_in(tmp_path_factory.mktemp("running") / "trial", quickstart_cache)
-    try:
-        trial.run("up", "quickstart", "--yes")
-        yield trial
-    finally:
-        trial.close()
+    yield from up_in(tmp_path_factory.mktemp("running") / "trial", None, model=tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, quickstart_cache: Path) -> Iterator[Trial]:
+    """Return the shipped stack with the shipped model, up, shared by the tests of a module."""
+    yield from up_in(tmp_path_factory.mktemp("real") / "trial", quickstart_cache)

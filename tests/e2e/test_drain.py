@@ -1,4 +1,4 @@
-"""One of two replicas taken out of the routes and put back, with the real model, under streaming load."""
+"""One of two replicas taken out of the routes and put back, under streaming load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def states(trial: Trial) -> dict[str, str]:
 
 
 def stream(trial: Trial) -> str:
-    body = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 24, "stream": True}
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 300, "stream": True}
     try:
         url = f"{trial.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=body, timeout=120, trust_env=False) as answer:

@@ -17,23 +17,16 @@ from tests.e2e.trial import REPOSITORY, Trial, free_port, is_alive, poll
 from tests.e2e.watching import Watching
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-WRITE_MODEL = """import sys
-from pathlib import Path
-from tests.runtime.worker.tiny import write_model
-write_model(Path(sys.argv[1]))
-"""
 
 
 @pytest.fixture
-def ladder(tmp_path, quickstart_cache) -> Iterator[Trial]:
+def ladder(tmp_path, tiny_model_dir) -> Iterator[Trial]:
     """Return a running stack: a group of two ranks, a worker alone behind it, a helper behind both."""
-    trial = trial_in(tmp_path / "trial", quickstart_cache)
-    model = tmp_path / "tiny"
-    subprocess.run([sys.executable, "-c", WRITE_MODEL, str(model)], cwd=REPOSITORY, check=True)
+    trial = trial_in(tmp_path / "trial", None)
     port = free_port()
     helper = subprocess.Popen([sys.executable, "-m", "tests.fakes.upstream", "--port", str(port)], cwd=REPOSITORY)
     stack = yaml.safe_load(trial.file.read_text())
-    stack["models"] = {"tiny": {"source": f"path:{model}", "memory_gib": 0.1}}
+    stack["models"] = {"tiny": {"source": f"path:{tiny_model_dir}", "memory_gib": 0.1}}
     group = {"nodes": ["local", "local"], "sharding": {"backend": "ring", "strategy": "tensor"}}
     stack["services"] = {"group": {"model": "tiny", **group}, "solo": {"model": "tiny", "nodes": ["local"]}}
     stack["helpers"] = {"box": {"url": f"http://127.0.0.1:{port}", "models": {"any": {}}}}

@@ -1,4 +1,4 @@
-"""The whole way with the real model: up, change, reload, lose, heal, down."""
+"""The whole way: up, change, reload, lose, heal, down."""
 
 from __future__ import annotations
 
@@ -17,14 +17,6 @@ import pytest
 from tests.e2e.trial import PROGRAM, Trial, is_alive, poll
 
 pytestmark = pytest.mark.e2e
-
-
-def test_up_answers_and_says_what_to_do_next(running):
-    out = running.run("up", "quickstart", "--yes").stdout
-    assert "No changes. What runs is what the stack says." in out
-    assert "Paris" in out
-    assert f"curl {running.url}/v1/chat/completions" in out
-    assert "down quickstart" in out
 
 
 def test_a_second_up_restarts_nothing(running):
@@ -153,7 +145,7 @@ def test_an_alias_added_to_the_file_answers_and_disturbs_nothing(running):
     body = {
         "model": "chat",
         "messages": [{"role": "user", "content": "Tell a story."}],
-        "max_tokens": 24,
+        "max_tokens": 1500,
         "stream": True,
     }
     with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body, timeout=60, trust_env=False) as stream:
@@ -190,6 +182,7 @@ def test_a_broken_file_keeps_the_last_good_routes_and_is_shown_everywhere(runnin
 
 
 def test_a_killed_worker_is_told_at_once_and_healed_by_one_start(running):
+    said = running.answer()
     os.kill(running.pids()["chat-0.0"], signal.SIGKILL)
     poll(lambda: "chat-0.0" not in running.units())
     began = time.monotonic()
@@ -202,7 +195,7 @@ def test_a_killed_worker_is_told_at_once_and_healed_by_one_start(running):
     changes = [line for line in running.json("plan", "quickstart") if line["type"] == "change"]
     assert [(change["kind"], change["target"]) for change in changes] == [("start", "local/chat-0.0")]
     running.run("apply", "quickstart", "--yes")
-    assert "Paris" in running.chat().json()["choices"][0]["message"]["content"]
+    assert running.answer() == said
 
 
 @pytest.mark.slow
@@ -231,21 +224,6 @@ def test_a_saved_plan_is_applied_and_a_stale_one_refused(running, tmp_path):
     stale = running.run("apply", str(saved), "--yes", code=6)
     assert "stale" in stale.stderr
     running.run("apply", "quickstart", "--yes")
-
-
-def test_the_openai_sdk_talks_to_it_streamed_and_not(running):
-    from openai import OpenAI
-
-    client = OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
-    whole = client.chat.completions.create(model="chat", messages=messages, max_tokens=16, temperature=0)
-    assert "Paris" in (whole.choices[0].message.content or "")
-    assert whole.usage is not None
-    assert whole.usage.completion_tokens > 0
-    stream = client.chat.completions.create(model="chat", messages=messages, max_tokens=16, temperature=0, stream=True)
-    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
-    assert "".join(pieces) == whole.choices[0].message.content
-    assert "chat" in [model.id for model in client.models.list()]
 
 
 def test_an_applied_stack_of_another_directory_is_left_alone(running, tmp_path):

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from orchestrator.snapshots import Snapshots, read_files
-from tests.e2e.conftest import trial_in
+from tests.e2e.conftest import trial_in, up_in
 from tests.e2e.trial import Trial, is_alive, poll
 from tests.e2e.watching import Watching
 
@@ -20,14 +20,9 @@ MODEL = "models.smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, quickstart_cache) -> Iterator[Trial]:
+def up(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir) -> Iterator[Trial]:
     """Return a stack that is up; each test leaves it up and healthy, and its file as it was."""
-    trial = trial_in(tmp_path_factory.mktemp("watched") / "trial", quickstart_cache)
-    try:
-        trial.run("up", "quickstart", "--yes")
-        yield trial
-    finally:
-        trial.close()
+    yield from up_in(tmp_path_factory.mktemp("watched") / "trial", None, model=tiny_model_dir)
 
 
 def answers(trial: Trial, model: str = "chat") -> bool:
@@ -232,8 +227,8 @@ def test_an_interrupt_ends_it_and_what_runs_goes_on(up):
 
 
 @pytest.mark.slow
-def test_a_crash_loop_ends_as_failed_and_restart_tries_again(tmp_path, quickstart_cache):
-    trial = trial_in(tmp_path / "loop", quickstart_cache)
+def test_a_crash_loop_ends_as_failed_and_restart_tries_again(tmp_path, tiny_model_dir):
+    trial = trial_in(tmp_path / "loop", None, model=tiny_model_dir)
     broken = tmp_path / "broken-model"
     broken.mkdir()
     (broken / "config.json").write_text('{"model_type": "llama"}')

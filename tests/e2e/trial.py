@@ -56,7 +56,8 @@ def poll(what: Callable[[], T | None], deadline_s: float = 30.0) -> T:
 class Trial:
     """One copy of the shipped configuration, and everything that runs of one of its stacks."""
 
-    def __init__(self, root: Path, state: Path, stack: str = "quickstart") -> None:
+    def __init__(self, root: Path, state: Path, stack: str = "quickstart", model: Path | None = None) -> None:
+        """`model` is an MLX directory that is served instead of the shipped model, under its name."""
         self.stack = stack
         self.root = root
         self.conf = root / "conf"
@@ -69,6 +70,9 @@ class Trial:
         first, last = free_range(32)
         node = self.conf / "nodes" / "local.yaml"
         node.write_text(node.read_text() + f"  ports: {first}-{last}\n")
+        if model is not None:
+            path = self.conf / "models" / "smollm2-135m-instruct.yaml"
+            path.write_text(f"smollm2-135m-instruct: {{source: 'path:{model}', memory_gib: 0.5}}\n")
         self.url = f"http://127.0.0.1:{self.port}"
 
     def edit(self, before: str, after: str) -> None:
@@ -109,6 +113,14 @@ class Trial:
         messages = [{"role": "user", "content": "What is the capital of France?"}]
         request = {"model": model, "messages": messages, "max_tokens": 12, "temperature": 0, **body}
         return httpx.post(f"{self.url}/v1/chat/completions", json=request, timeout=60, trust_env=False)
+
+    def answer(self) -> str:
+        """Return what the model says to a question that must be answered: the same at every time."""
+        response = self.chat()
+        assert response.status_code == 200, response.text
+        text: str = response.json()["choices"][0]["message"]["content"]
+        assert text
+        return text
 
     def admin(self) -> dict[str, Any]:
         answer: dict[str, Any] = httpx.get(f"{self.url}/admin/config", timeout=10, trust_env=False).json()

@@ -1,4 +1,4 @@
-"""The tiny model, and one worker that most tests share."""
+"""One worker of the tiny model that most tests share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,12 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.worker.process import Worker
-from tests.runtime.worker.tiny import write_model
-
-
-@pytest.fixture(scope="session")
-def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")
