@@ -41,6 +41,8 @@ def worker_argv(
     argv += ["--max-batch", str(spec.max_batch), "--max-waiting", str(spec.max_waiting)]
     if spec.model.context is not None:
         argv += ["--max-context", str(spec.model.context)]
+    if spec.model.kind != "chat":
+        argv += ["--kind", spec.model.kind]
     if spec.group is not None and meeting is not None:
         argv += ["--rank", str(spec.rank), "--size", str(spec.group.size)]
         argv += ["--backend", spec.group.backend, "--strategy", spec.group.strategy]

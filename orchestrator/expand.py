@@ -15,6 +15,7 @@ from orchestrator.addresses import called_at
 from orchestrator.ladders import RoleShape, role_shape
 from schemas.base import HelperName, ModelName, NodeName, RoleName, ServiceName, SlotId, StackName, UnitId
 from schemas.hashing import routing_fields
+from schemas.kinds import role_kinds
 from schemas.model import Model
 from schemas.node import Node
 from schemas.stack import Helper, Service, Sharding, Stack
@@ -85,6 +86,7 @@ def expand(
     units = [
         DesiredUnit(gateway, unit_id(gateway), "surge", None, GATEWAY_READY_TIMEOUT_S, GATEWAY_DRAIN_S),
         *_watcher(stack),
+    kinds = role_kinds(stack)
         *(unit for name, service in stack.services.items() for unit in _service_units(stack, name, service, lost)),
     ]
     nodes = {name: node for name, node in sorted(stack.nodes.items()) if node.reach != "none"}
@@ -99,7 +101,7 @@ def expand(
         overrides=overrides,
         units={unit.spec.slot: unit for unit in sorted(units, key=lambda unit: unit.spec.slot)},
         nodes={**nodes, **left},
-        roles={name: role_shape(role) for name, role in stack.roles.items()},
+        roles={name: role_shape(role, kinds[name]) for name, role in stack.roles.items()},
         routing=routing_fields(stack),
         helpers=dict(sorted(stack.helpers.items())),
         models=stack.models,
@@ -212,5 +214,10 @@ def _ranks(
 
 def _model_spec(name: ModelName, model: Model) -> ModelSpec:
     return ModelSpec(
-        name=name, source=model.source, revision=model.revision, digest=model.digest, context=model.context
+        name=name,
+        source=model.source,
+        revision=model.revision,
+        digest=model.digest,
+        context=model.context,
+        kind=model.kind,
     )

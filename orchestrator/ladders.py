@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas.base import HelperName, RoleName, ServiceName
+from schemas.model import ModelKind
 from schemas.stack import HelperEndpoint, LocalFallback, Role, RoleFallback, ServiceEndpoint
 
 
@@ -34,6 +35,9 @@ class RoleShape:
     """The role that it falls back to."""
     is_skipped: bool = False
     """Without an endpoint it is answered without being done, as reranking can be."""
+    kind: ModelKind = "chat"
+    dimensions: int | None = None
+    """The length of its vectors, where the files pin it."""
 
     @property
     def fallback(self) -> str:
@@ -45,17 +49,17 @@ class RoleShape:
         return "fallback skip" if self.is_skipped else "no fallback"
 
 
-def role_shape(role: Role) -> RoleShape:
-    """Return the ladder of a role of the files."""
+def role_shape(role: Role, kind: ModelKind = "chat") -> RoleShape:
+    """Return the ladder of a role of the files, which is of a kind."""
     places = sorted(role.endpoints.items(), key=lambda place: (place[1].priority, place[0]))
-    rungs = tuple(_rung(endpoint) for _, endpoint in places)
+    shape = RoleShape(tuple(_rung(endpoint) for _, endpoint in places), kind=kind, dimensions=role.dimensions)
     match role.fallback:
         case LocalFallback(local=service):
-            return RoleShape(rungs, local=service)
+            return replace(shape, local=service)
         case RoleFallback(role=other):
-            return RoleShape(rungs, role=other)
+            return replace(shape, role=other)
         case fallback:
-            return RoleShape(rungs, is_skipped=fallback == "skip")
+            return replace(shape, is_skipped=fallback == "skip")
 
 
 def _rung(endpoint: ServiceEndpoint | HelperEndpoint) -> Rung:

@@ -17,6 +17,8 @@ PROCESS_GIB = 0.25
 """The interpreter and its libraries (measured: 0.2 GiB with mlx on Linux)."""
 CACHED_TOKENS = 4096
 """Tokens for which keys and values are counted, for each place of the batch."""
+TEXT_TOKENS = 512
+"""Tokens of a text to embed or rank for which memory is counted, for each place of the batch."""
 SHOWN_NODES = 8
 
 
@@ -24,8 +26,8 @@ def unit_memory(spec: AnyUnitSpec, declared: float | None, facts: ModelFacts | N
     """Return what a unit needs in GiB, None where nothing says it, and whether that is an estimate.
 
     Declared: the model's `memory_gib`. Else, from the model's files: the weights, plus the larger of a fifth of them
-    and the keys and values (two bytes a number) of `max_batch` requests with 4,096 tokens each. A rank has its share of
-    it. Every process has 0.25 GiB on top of an estimate.
+    and the keys and values (two bytes a number) of `max_batch` requests with 4,096 tokens each, of encoders what one
+    layer makes of `max_batch` texts. A rank has its share of it. Every process has 0.25 GiB on top of an estimate.
     """
     if not isinstance(spec, WorkerSpec | EngineSpec):
         return None, False
@@ -33,7 +35,8 @@ def unit_memory(spec: AnyUnitSpec, declared: float | None, facts: ModelFacts | N
         return declared * share_of(spec), False
     if facts is None or facts.weights_bytes is None:
         return None, False
-    extra = max(facts.weights_bytes * OVERHEAD_SHARE, _cache_bytes(spec, facts))
+    working = _cache_bytes(spec, facts) if spec.model.kind == "chat" else _layer_bytes(spec, facts)
+    extra = max(facts.weights_bytes * OVERHEAD_SHARE, working)
     return (facts.weights_bytes + extra) / GIB * share_of(spec) + PROCESS_GIB, True
 
 
@@ -44,6 +47,16 @@ def _cache_bytes(spec: WorkerSpec | EngineSpec, facts: ModelFacts) -> float:
     width = facts.hidden / heads * (facts.kv_heads or heads)
     limits = [limit for limit in (spec.model.context, facts.context, CACHED_TOKENS) if limit is not None]
     return 2 * 2 * facts.layers * width * min(limits) * spec.max_batch
+
+
+def _layer_bytes(spec: WorkerSpec | EngineSpec, facts: ModelFacts) -> float:
+    """Return what one layer makes of a batch of texts, in four bytes a number: nothing is kept from token to token."""
+    if facts.heads is None or facts.hidden is None:
+        return 0.0
+    limits = [limit for limit in (spec.model.context, facts.context, TEXT_TOKENS) if limit is not None]
+    tokens = min(limits)
+    rows = 4 * facts.hidden + 2 * (facts.intermediate or 4 * facts.hidden)
+    return 4.0 * spec.max_batch * tokens * (rows + facts.heads * tokens)
 
 
 def with_estimates(desired: Desired, facts: Mapping[ModelName, ModelFacts]) -> Desired:

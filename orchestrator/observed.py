@@ -107,6 +107,10 @@ class ModelFacts:
     intermediate: int | None = None
     context: int | None = None
     weights_bytes: int | None = None
+    dimensions: int | None = None
+    """The length of the vectors that it makes of texts, whether it is used for that or not."""
+    licence: str | None = None
+    """As its card names it, such as `apache-2.0`."""
 
 
 @dataclass(frozen=True, slots=True)

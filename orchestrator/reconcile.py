@@ -29,6 +29,7 @@ from orchestrator.drain import drained_notes, is_slot_drained
 from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_of, slots_of
 from orchestrator.helpers.compare import mismatches, to_pull
+from orchestrator.kinds import dimension_conflicts, kind_notes
 from orchestrator.memory import memory_conflicts, memory_notes, with_estimates
 from orchestrator.observed import HelperSilent, Observed, ObservedUnit, Reachable, Unreachable
 from orchestrator.placement import owner_conflicts
@@ -85,6 +86,7 @@ class _Reconciliation:
         draft.conflicts += address_conflicts(specs, self.desired.nodes)
         draft.conflicts += engine_conflicts(self.desired)
         draft.conflicts += sharding_conflicts(self.desired, self.observed.facts)
+        draft.conflicts += dimension_conflicts(self.desired, self.observed.facts)
         self._defer_unreachable()
         self._rewire()
         # A watcher that leaves a stack may be who carries this out: it goes last, when everything else is done.
@@ -102,7 +104,7 @@ class _Reconciliation:
             memory=tuple(memory_notes(self.desired, self.observed)),
             outages=tuple(outages(self.desired, self.observed, self.services)),
             helpers=tuple(self._helper_notes()),
-            notes=tuple(drained_notes(self.desired)),
+            notes=(*drained_notes(self.desired), *kind_notes(self.desired, self.observed.facts)),
             next_look_s=min(waits, default=None),
             drifted=draft.drifted,
             nodes_seen=sum(isinstance(node, Reachable) for node in self.observed.nodes.values()),

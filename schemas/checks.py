@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from schemas.kinds import kind_problems
 from schemas.problems import nearest
 from schemas.unit import GATEWAY_SERVICE, WATCHER_SERVICE
 
@@ -43,6 +44,7 @@ def check_tree(tree: Tree, name: str) -> list[Finding]:
     findings = [finding for check in checks for finding in check(tree)]
     if isinstance(tree.get("stack"), str) and tree["stack"] != name:
         findings.append(Finding(("stack",), f"expected the file's own name, {name!r}, found {tree['stack']!r}"))
+    findings += [Finding(path, message) for path, message in kind_problems(tree)]
     return findings + list(_check_ports(tree)) + list(_check_memory(tree))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.base import Frozen
+from schemas.model import ModelKind
 from schemas.sharding import Backend, Strategy
 
 Phase = Literal["starting", "joining", "loading", "warming", "ready", "recovering", "draining", "failed"]
@@ -29,6 +30,9 @@ class WorkerReadiness(Frozen):
 class WorkerMemory(Frozen):
     """Memory of one worker process, in bytes."""
 
+    kind: ModelKind = "chat"
+    dimensions: int | None = None
+    """The length of an embedding model's vectors; none before the load and for other kinds."""
     active_bytes: int
     """In use by MLX arrays."""
     peak_bytes: int

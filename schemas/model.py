@@ -17,19 +17,26 @@ SOURCE_PATTERN = rf"^(hub:{_NAME}/{_NAME}((/{_PART})*/{_GGUF})?|package:{_NAME}(
 """What `orchestrator.models.sources` can parse; `schemas.checks` refuses what a pattern cannot say."""
 
 
+ModelKind = Literal["chat", "embedding", "reranking"]
+"""What a model does: answers, vectors of texts, or an order of documents for a query."""
+
+
 class Model(Frozen):
     """One model, at one revision."""
 
     source: Annotated[str, StringConstraints(pattern=SOURCE_PATTERN), COLD]
-    """Where it comes from: `hub:org/name`, `hub:org/name/file.gguf`, `package:python-package/file`, `path:/directory`,
+    """Where it comes from: `hub:org/name`, `hub:org/name/file.gguf`, `package:python-package/file.gguf`,
+    `package:python-package/directory`, `path:/directory`,
     `path:/file.gguf` (for engines other than `mlx`) or `ollama:name:tag`."""
     revision: Annotated[str | None, StringConstraints(min_length=1, max_length=128), COLD] = None
     """The pinned revision: a commit for `hub:`, the package's version for `package:`."""
     digest: Annotated[str | None, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$"), COLD] = None
-    """The SHA-256 of the one file that a `package:` or `hub:` source names; anything else is refused."""
-    kind: Annotated[Literal["chat", "embedding", "reranking"], COLD] = "chat"
-    """What it does."""
+    """The SHA-256 of the one file that a `package:` or `hub:` source names; of a directory in a package, of the list of
+    its files. Anything else is refused."""
+    kind: Annotated[ModelKind, COLD] = "chat"
+    """What it does. The kind of a role follows from its models'."""
     memory_gib: Annotated[float | None, Field(gt=0), HOT] = None
     """Memory that a unit serving it needs, in GiB; without it, an estimate may defer a start but refuses no plan."""
     context: Annotated[int | None, Field(ge=16), COLD] = None
-    """The longest prompt plus answer, in tokens; the model's own limit when absent."""
+    """The longest prompt plus answer, in tokens; the model's own limit when absent. Of embedding and reranking models
+    the longest text: more of it is cut off."""

@@ -23,7 +23,7 @@ from schemas.base import (
     ServiceKey,
     StackKey,
 )
-from schemas.model import Model
+from schemas.model import Model, ModelKind
 from schemas.node import Address, Node
 from schemas.policy import Breaker, HealthCheck, Limits, Policy, Seconds, Timeouts
 
@@ -117,6 +117,8 @@ class HelperModel(Frozen):
 
     ensure: Annotated[Literal["present"] | None, HOT] = None
     """`present`: a helper that can pull models is asked to have it."""
+    kind: Annotated[ModelKind | None, HOT] = None
+    """What it does, where the role that names it does not show it by `dimensions`, `skip` or its other models."""
 
 
 class Helper(Frozen):
@@ -216,7 +218,7 @@ class Role(Frozen):
     timeout_s: Annotated[Seconds | None, HOT] = None
     """Seconds to the first content of an answer, for all its endpoints."""
     dimensions: Annotated[int | None, Field(ge=1), HOT] = None
-    """The length of its vectors; answers of another length are refused."""
+    """The length of its vectors: models whose files say another are refused, and so are answers of another length."""
 
 
 class KeysFile(Frozen):

@@ -34,18 +34,11 @@ UNBUILT = (
         "services.*.start", "on-demand services arrive with the worker's cold loads; `always` works now", ("always",)
     ),
     Unbuilt("services.*.idle_stop_s", "idle stops arrive with on-demand services"),
-    Unbuilt("models.*.kind", "embedding and reranking models arrive with the worker's encoders", ("chat",)),
     Unbuilt(
         "helpers.*.api",
-        "TEI and Infinity arrive with embeddings and reranking; `openai`, `ollama` and `worker` work now",
+        "TEI and Infinity arrive with adapters of their own; `openai`, `ollama` and `worker` work now",
         ("openai", "ollama", "worker"),
     ),
-    Unbuilt(
-        "roles.*.fallback",
-        "`skip` arrives with reranking; `error`, `{local: service}` and `{role: other}` work now",
-        refuses=("skip",),
-    ),
-    Unbuilt("roles.*.dimensions", "pinned dimensions arrive with embeddings"),
     Unbuilt("roles.*.limits.queue", "queues arrive with role limits"),
     Unbuilt("policies.*.limits.queue", "queues arrive with role limits"),
     Unbuilt(

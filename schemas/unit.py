@@ -9,6 +9,7 @@ from pydantic import Field
 
 from schemas.base import Frozen, ModelKey, NodeKey, ServiceKey, SlotId, UnitId
 from schemas.hashing import spec_hash
+from schemas.model import ModelKind
 
 GATEWAY_SERVICE = "gateway"
 """The name under which the gateway's unit runs; no service may be called so."""
@@ -24,6 +25,7 @@ class ModelSpec(Frozen):
     revision: str | None = None
     digest: str | None = None
     context: int | None = None
+    kind: ModelKind = "chat"
 
 
 class GroupSpec(Frozen):

@@ -32,12 +32,12 @@ ONLY_IN = {
 }
 MUST_BE_PURE = (
     "schemas/base.py", "schemas/stack.py", "schemas/node.py", "schemas/model.py", "schemas/policy.py",
-    "schemas/exits.py", "schemas/sharding.py",
+    "schemas/exits.py", "schemas/kinds.py", "schemas/sharding.py",
     "schemas/unit.py", "schemas/routes.py", "schemas/hashing.py", "schemas/checks.py", "schemas/explain.py",
     "orchestrator/expand.py", "orchestrator/observed.py", "orchestrator/placement.py", "orchestrator/reconcile.py",
     "orchestrator/budget.py", "orchestrator/causes.py", "orchestrator/addresses.py", "orchestrator/consequences.py",
     "orchestrator/decide.py", "orchestrator/drain.py", "orchestrator/draft.py",
-    "orchestrator/groups.py", "orchestrator/ladders.py",
+    "orchestrator/groups.py", "orchestrator/kinds.py", "orchestrator/ladders.py",
     "orchestrator/link_verdict.py",
     "orchestrator/memory.py", "orchestrator/policy.py", "orchestrator/scope.py", "orchestrator/sharding.py",
     "orchestrator/plan.py", "orchestrator/simulate.py", "orchestrator/commands.py",

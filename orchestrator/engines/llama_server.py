@@ -28,7 +28,9 @@ def build(ask: Ask) -> Launch:
         defaults["ctx-size"] = spec.model.context * spec.max_batch
     else:
         defaults |= {"ctx-size": 0, "kv-unified": True}
-    defaults |= {"jinja": True, "no-webui": True}
+    defaults |= {"jinja": True, "no-webui": True} if spec.model.kind == "chat" else {"no-webui": True}
+    if spec.model.kind != "chat":
+        defaults["embeddings" if spec.model.kind == "embedding" else "reranking"] = True
     argv = [ask.program, "--model", ask.model_path, "--alias", spec.model.name]
     argv += ["--host", ask.host, "--port", str(ask.port), *options(spec, LLAMA_SERVER, defaults, "separate")]
     return Launch(tuple(argv), {"LLAMA_API_KEY": ask.token})

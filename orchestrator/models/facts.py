@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.observed import ModelFacts
@@ -38,10 +39,17 @@ _GGUF_SIZES = {0: "B", 1: "b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "
 _STRING, _ARRAY = 8, 9
 
 
-def config_facts(config: Mapping[str, Any], weights_bytes: int | None) -> ModelFacts | None:
+def config_facts(
+    config: Mapping[str, Any],
+    weights_bytes: int | None,
+    *,
+    modules: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    licence: str | None = None,
+) -> ModelFacts | None:
     """Return what a `config.json` says; None where it does not even say what kind of model it is.
 
-    A model that also sees or hears has its language part's numbers in `text_config`.
+    A model that also sees or hears has its language part's numbers in `text_config`. `modules` are the steps behind the
+    model that its `modules.json` names, each with its type and its own configuration.
     """
     architecture = _architecture(config)
     if architecture is None:
@@ -58,7 +66,32 @@ def config_facts(config: Mapping[str, Any], weights_bytes: int | None) -> ModelF
         intermediate=found["intermediate"],
         context=found["context"],
         weights_bytes=weights_bytes,
+        dimensions=_vector_length(found["hidden"], modules),
+        licence=licence,
     )
+
+
+def card_licence(card: str) -> str | None:
+    """Return the licence that a model's card (README.md) names in the YAML between the dashes at its top."""
+    matter = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
+    named = re.search(r"^license:[ \t]*[\"']?([A-Za-z0-9._-]+)", matter[1], re.MULTILINE) if matter else None
+    return named[1] if named else None
+
+
+def _vector_length(hidden: int | None, modules: Sequence[tuple[str, Mapping[str, Any]]]) -> int | None:
+    """Return the length of vectors: what pooling joins together, or what a dense layer behind it makes of that.
+
+    The keys are those of sentence-transformers' `Pooling` and `Dense` modules.
+    """
+    length = hidden
+    for kind, config in modules:
+        if kind == "Pooling":
+            width = _number([config], ("word_embedding_dimension", "embedding_dimension")) or length
+            modes = sum(value is True for key, value in config.items() if key.startswith("pooling_mode_"))
+            length = None if width is None else width * max(modes, 1)
+        elif kind == "Dense":
+            length = _number([config], ("out_features",)) or length
+    return length
 
 
 def gguf_facts(start: bytes, weights_bytes: int | None) -> ModelFacts | None:
@@ -81,6 +114,7 @@ def gguf_facts(start: bytes, weights_bytes: int | None) -> ModelFacts | None:
         intermediate=numbers["intermediate"],
         context=numbers["context"],
         weights_bytes=weights_bytes,
+        dimensions=numbers["hidden"],
     )
 
 

@@ -1,7 +1,7 @@
 """I/O: ask a hub for the configuration of models: `python -m orchestrator.models.hub_facts REPO REVISION [REPO ...]`.
 
 A program of its own, as `hub_download` is. It prints a JSON line for each model that could be asked, as they come:
-`{"repo": ..., "revision": as asked, "config": {...}, "weights_bytes": n or null}`.
+`{"repo": ..., "revision": as asked, "config": {...}, "weights_bytes": n or null, "licence": name or null}`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from orchestrator.models.hub_download import WEIGHTS
 
 CONFIG = "config.json"
+LICENCE = "license:"
+"""How the tag begins by which a hub names a model's licence."""
 
 
 def look(repo: str, revision: str) -> dict[str, Any]:
@@ -22,11 +24,14 @@ def look(repo: str, revision: str) -> dict[str, Any]:
     from huggingface_hub import HfApi, hf_hub_download
 
     api = HfApi()
-    commit = api.model_info(repo, revision=revision).sha
+    info = api.model_info(repo, revision=revision)
+    commit, tags = info.sha, info.tags or ()
     tree = api.list_repo_tree(repo, revision=commit, recursive=True)
     sizes = [int(getattr(entry, "size", 0)) for entry in tree if entry.path.endswith(WEIGHTS)]
     config = json.loads(Path(hf_hub_download(repo, CONFIG, revision=commit)).read_bytes())
-    return {"repo": repo, "revision": revision, "config": config, "weights_bytes": sum(sizes) or None}
+    licence = next((tag.removeprefix(LICENCE) for tag in tags if tag.startswith(LICENCE)), None)
+    said = {"config": config, "weights_bytes": sum(sizes) or None, "licence": licence}
+    return {"repo": repo, "revision": revision, **said}
 
 
 def main(arguments: list[str]) -> int:

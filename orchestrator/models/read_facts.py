@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.models.errors import StoreError
-from orchestrator.models.facts import config_facts, gguf_facts
+from orchestrator.models.facts import card_licence, config_facts, gguf_facts
 from orchestrator.models.fetch_hub import DEFAULT_REVISION
 from orchestrator.models.sources import HubSource, PackageSource, parse_source, slug
 from orchestrator.models.store import InstalledModel, Store
@@ -32,6 +32,7 @@ KNOWN_S = 24 * 3600.0
 UNKNOWN_S = 600.0
 """How long a hub that did not answer is not asked again."""
 HEADER_BYTES = 8 * 1024 * 1024
+CARD_CHARS = 64 * 1024
 
 
 async def known_facts(
@@ -56,8 +57,34 @@ def installed_facts(model: InstalledModel) -> ModelFacts | None:
             with model.loadable.open("rb") as file:
                 return gguf_facts(file.read(HEADER_BYTES), _size(model, ".gguf"))
         config = json.loads((model.path / "config.json").read_bytes())
-        return config_facts(config, _size(model, ".safetensors")) if isinstance(config, dict) else None
+        if not isinstance(config, dict):
+            return None
+        modules, licence = _modules(model.path), _licence(model.path)
+        return config_facts(config, _size(model, ".safetensors"), modules=modules, licence=licence)
     except (OSError, ValueError):
+        return None
+
+
+def _modules(folder: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the steps behind a sentence encoder, in their order: the last part of their type, and their numbers."""
+    try:
+        listed = json.loads((folder / "modules.json").read_bytes())
+        steps = [(str(step["type"]).rpartition(".")[2], str(step["path"])) for step in listed if step["path"]]
+        found = []
+        for kind, name in steps:
+            place = folder / Path(name).name / "config.json"  # a step is a folder of the model's own
+            config = json.loads(place.read_bytes()) if place.is_file() else {}
+            found.append((kind, config if isinstance(config, dict) else {}))
+        return found
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _licence(folder: Path) -> str | None:
+    try:
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as card:
+            return card_licence(card.read(CARD_CHARS))
+    except OSError:
         return None
 
 
@@ -122,7 +149,8 @@ async def _from_hub(
         try:
             answer = json.loads(line)
             config, size = dict(answer["config"]), answer["weights_bytes"]
-            answers[str(answer["repo"]), str(answer["revision"])] = config_facts(config, size)
+            facts = config_facts(config, size, licence=answer.get("licence"))
+            answers[str(answer["repo"]), str(answer["revision"])] = facts
         except (ValueError, KeyError, TypeError):
             return  # a warning of a library, or why a hub did not answer
 

@@ -238,14 +238,11 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
     [
         ("services.chat.engine=ollama", "services.chat.engine", "an Ollama box is a helper"),
         ("services.chat.start=on-demand", "services.chat.start", "on-demand services arrive"),
-        ("roles.chat.fallback=skip", "roles.chat.fallback", "`skip` arrives with reranking"),
-        ("roles.chat.dimensions=768", "roles.chat.dimensions", "embeddings"),
         ("roles.chat.limits={queue: 8}", "roles.chat.limits.queue", "role limits"),
         ("gateway.auth={keys_file: keys.yaml}", "gateway.auth", "key store"),
         ("history.bodies=true", "history.bodies", "request history"),
         ("models.other={source: 'ollama:phi'}", "models.other.source", "managed engines"),
-        ("models.other={source: 'hub:a/b', kind: embedding}", "models.other.kind", "encoders"),
-        ("helpers.box={url: 'http://h:1', api: tei, models: {m: {}}}", "helpers.box.api", "embeddings"),
+        ("helpers.box={url: 'http://h:1', api: tei, models: {m: {}}}", "helpers.box.api", "adapters of their own"),
         ("helper_nodes={}", "helper_nodes", "embeddings and reranking"),
     ],
 )

@@ -56,6 +56,7 @@ EDITS: dict[str, tuple[str, Any]] = {
     "Helper.models": ("helpers.rtx.models", {"nomic-embed-text:v1.5": {}}),
     "Helper.key": ("helpers.rtx.key", "secret"),
     "HelperModel.ensure": ("helpers.rtx.models.nomic-embed-text:v1.5.ensure", None),
+    "HelperModel.kind": ("helpers.rtx.models.nomic-embed-text:v1.5.kind", "embedding"),
     "ServiceEndpoint.service": ("roles.chat.endpoints.coder.service", "titan"),
     "ServiceEndpoint.priority": ("roles.chat.endpoints.coder.priority", 3),
     "ServiceEndpoint.weight": ("roles.chat.endpoints.coder.weight", 3),
