@@ -1,6 +1,7 @@
 # Two commands matter: `make run` and `make test`. The others are for maintainers.
 PYTHON ?=
-export PYTHON
+COVERAGE ?= no
+export PYTHON COVERAGE
 BIN = .venv/bin
 SETUP = PYTHON='$(PYTHON)' scripts/setup-venv.sh
 
@@ -14,7 +15,7 @@ stop:  ## stop everything that `make run` started
 	@$(SETUP) run
 	@$(BIN)/orchestrate down quickstart --yes
 
-test:  ## set everything up and run the tests
+test:  ## set everything up and run the tests; COVERAGE=yes measures their coverage as well
 	@$(SETUP) dev
 	@scripts/run-tests.sh -m "not slow and not cluster"
 

@@ -31,6 +31,28 @@ settings.register_profile(
 settings.load_profile("repository")
 
 
+# Whole modules are handed out to the workers (scripts/run-tests.sh). These start first: one that began last would keep
+# its worker busy long after the others have nothing left to do.
+LONG_MODULES = (
+    "tests/e2e/",
+    "tests/runtime/worker/test_group_",
+    "tests/orchestrator/test_cli.py",
+    "tests/orchestrator/test_models_cli.py",
+    "tests/runtime/worker/",
+    "tests/runtime/gateway/",
+    "tests/properties/",
+    "tests/orchestrator/models/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        found = (number for number, begin in enumerate(LONG_MODULES) if item.nodeid.startswith(begin))
+        return next(found, len(LONG_MODULES))
+
+    items.sort(key=place)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="Write the golden files instead of comparing them.")
 
