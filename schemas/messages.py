@@ -6,15 +6,20 @@ from typing import Literal
 
 from schemas.base import Frozen
 from schemas.model import ModelKind
+from schemas.on_demand import OnDemandReport
 from schemas.sharding import Backend, Strategy
+from schemas.verdict import Verdict
 
-Phase = Literal["starting", "joining", "loading", "warming", "ready", "recovering", "draining", "failed"]
-"""`joining` while the ranks of a group connect; `warming` until the first token after a load; `recovering` after a
-failed round until another token was produced."""
+Phase = Literal[
+    "starting", "cold", "joining", "loading", "warming", "ready", "recovering", "unloading", "draining", "failed"
+]
+"""`cold` while a worker that loads on demand holds no model; `joining` while the ranks of a group connect; `warming`
+until the first token after a load; `recovering` after a failed round until another token was produced; `unloading`
+while a model's memory is given back."""
 
 
 class WorkerReadiness(Frozen):
-    """The answer of `/ready`: 200 where `is_ready`, else 503."""
+    """The answer of `/ready`: 200 where `takes_requests`, else 503."""
 
     model: str
     """The name under which the worker serves its model."""
@@ -25,14 +30,23 @@ class WorkerReadiness(Frozen):
     """Share of the weights in memory while loading, 0 to 1; none in other phases."""
     load_s: float | None = None
     """Seconds from the start of the process to its first token; none before it."""
+    kind: ModelKind = "chat"
+    dimensions: int | None = None
+    """The length of an embedding model's vectors; none before the load and for other kinds."""
+    on_demand: OnDemandReport | None = None
+    """None for a worker that always holds its model."""
+    canary: Verdict | None = None
+    """What was found of a sharded group before anybody is sent to it; none before it was judged, and for no group."""
+
+    @property
+    def takes_requests(self) -> bool:
+        """Tell whether requests may be sent: one to a model that is not in memory loads it."""
+        return self.is_ready or (self.on_demand is not None and self.phase not in {"starting", "draining", "failed"})
 
 
 class WorkerMemory(Frozen):
     """Memory of one worker process, in bytes."""
 
-    kind: ModelKind = "chat"
-    dimensions: int | None = None
-    """The length of an embedding model's vectors; none before the load and for other kinds."""
     active_bytes: int
     """In use by MLX arrays."""
     peak_bytes: int
@@ -42,7 +56,9 @@ class WorkerMemory(Frozen):
     model_bytes: int
     """The weights' part of `active_bytes`."""
     kv_bytes: int
-    """The key-value caches' part of `active_bytes`."""
+    """The part of `active_bytes` that the running requests' key-value caches take."""
+    prompt_cache_bytes: int = 0
+    """The part of `active_bytes` that is kept for prompts to come."""
     rss_bytes: int | None
     """Resident set of the process; none where the system does not tell it cheaply (macOS)."""
     rss_peak_bytes: int
@@ -82,6 +98,35 @@ class WorkerTokens(Frozen):
     """Seconds since the last generated token; none before the first."""
 
 
+class WorkerPromptCache(Frozen):
+    """The key-value caches that a worker keeps, so that a conversation's next turn computes only what is new."""
+
+    limit_bytes: int
+    """Of what is kept and of the running requests' caches together."""
+    bytes: int
+    """Kept now; in a group, on the rank that keeps most."""
+    entries: int
+    lookups: int
+    """Prompts that were looked up since the start."""
+    hits: int
+    """Those of which a beginning was known."""
+    cached_tokens: int
+    """Tokens of prompts that needed not be computed."""
+
+
+class WorkerSpeculation(Frozen):
+    """What a draft model proposes to the model."""
+
+    draft: str
+    """The draft model's directory, by its name."""
+    draft_tokens: int
+    """Tokens proposed for one step."""
+    proposed: int
+    """Since the start."""
+    accepted: int
+    """Those that the model chose as well."""
+
+
 class WorkerVersions(Frozen):
     """Versions that decide what the worker computes."""
 
@@ -89,6 +134,17 @@ class WorkerVersions(Frozen):
     python: str
     mlx: str
     mlx_lm: str
+
+
+class WorkerLink(Frozen):
+    """What one rank has measured of its links, in probes made while the group was idle."""
+
+    latency_us: float
+    """Microseconds that adding up 4 KiB of every rank takes: the median of one probe."""
+    latency_age_s: float
+    bandwidth_gbps: float | None
+    """Gigabits a second at which 4 MiB of every rank are added up; none before the first such probe."""
+    bandwidth_age_s: float | None
 
 
 class WorkerRank(Frozen):
@@ -102,6 +158,10 @@ class WorkerRank(Frozen):
     """Seconds since it was last heard; none for rank 0 itself, and before its first word."""
     memory: WorkerMemory | None
     """None before its first heartbeat."""
+    round: int = 0
+    """The last round that it had begun at that heartbeat."""
+    link: WorkerLink | None = None
+    """None before the first probe, which needs an idle group."""
 
 
 class WorkerGroup(Frozen):
@@ -132,5 +192,11 @@ class WorkerStatus(Frozen):
     requests: WorkerRequests
     tokens: WorkerTokens
     versions: WorkerVersions
+    prompt_cache: WorkerPromptCache | None = None
+    """None for a worker that keeps nothing."""
+    speculation: WorkerSpeculation | None = None
+    """None for a worker without a draft model."""
     group: WorkerGroup | None = None
     """None for a worker that has the whole model."""
+    on_demand: OnDemandReport | None = None
+    """None for a worker that always holds its model."""

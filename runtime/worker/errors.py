@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from schemas.on_demand import Loading
+
 
 class RequestError(Exception):
     """The request is at fault; the client can mend it.
@@ -20,11 +22,13 @@ class RequestError(Exception):
 class UnavailableError(Exception):
     """The worker cannot take the request now; the client can come back after `retry_after_s`."""
 
-    def __init__(self, message: str, *, code: str, retry_after_s: int) -> None:
+    def __init__(self, message: str, *, code: str, retry_after_s: int, loading: Loading | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.retry_after_s = retry_after_s
+        self.loading = loading
+        """How far the load is that it takes, or none; told beside the error."""
 
 
 class GenerationError(Exception):

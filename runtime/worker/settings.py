@@ -26,6 +26,22 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDemand:
+    """How a worker that loads its model when it is asked for shares its node's memory."""
+
+    service: str
+    """The name by which neighbours know it."""
+    room: str
+    """The directory that the on-demand workers of the node share."""
+    budget: str | None = None
+    """The file that says how much memory they have together; none leaves it unbounded."""
+    memory_bytes: int | None = None
+    """What the loaded model may need in all; none goes by the size of its weights."""
+    idle_stop_s: float | None = None
+    """Seconds without a request after which the model is dropped; none keeps it until another one needs the memory."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The command line and the environment, read once."""
 
@@ -42,7 +58,11 @@ class Settings:
     """Further requests that wait; beyond them 503."""
     max_context: int | None = None
     """Lowers the model's own context length, in tokens."""
+    prompt_cache_bytes: int = 1 << 30
+    """Bound on the key-value caches kept for prompts to come, those of running requests counted; 0 keeps none."""
     drain_s: float = 10.0
     """Time that requests under way get after a TERM."""
     group: Group | None = None
     """None for a process that has the whole model."""
+    on_demand: OnDemand | None = None
+    """None for a model that is always in memory."""

@@ -1,0 +1,33 @@
+"""I/O: give a dropped model's memory back to the system, and reckon what a model will need."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from pathlib import Path
+
+import mlx.core as mx
+
+OVERHEAD_SHARE = 0.2
+"""Of the weights, for buffers and caches, where nobody says what the model needs."""
+PROCESS_BYTES = 256 << 20
+"""The interpreter and its libraries."""
+
+
+def give_back() -> None:
+    """Free what nothing refers to any more: reference cycles, MLX's buffers, and the allocator's empty pages."""
+    gc.collect()
+    mx.clear_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps freed pages; other systems have no such call
+    if trim is not None:
+        trim(0)
+
+
+def weights_bytes(model_dir: Path) -> int:
+    """Return the size of a model's weights files."""
+    return sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
+
+
+def need_bytes(model_dir: Path) -> int:
+    """Return what a loaded model may need in all, by the size of its weights."""
+    return int(weights_bytes(model_dir) * (1 + OVERHEAD_SHARE)) + PROCESS_BYTES
