@@ -29,7 +29,7 @@ from orchestrator.reconcile import EVERYTHING, reconcile
 from orchestrator.revisions import GitStamp, git_stamp
 from orchestrator.rollback import RollbackError, compose_recovered, forget_old, recover
 from orchestrator.snapshots import Files, Snapshots, files_digest, read_files
-from orchestrator.transport.base import TransportError
+from orchestrator.transport.base import NodeUnreachableError, TransportError
 from schemas.base import NodeName, StackName
 from schemas.compose import Composition, compose, shown_path
 from schemas.node import Node
@@ -212,7 +212,8 @@ class Controller:
         """Hold the stack's lock while the context lasts; raises `LockedError` with the holder's words.
 
         `yields`: the holder is a watcher, whose passes are short and can be done again. A command waits for it, after
-        `waits` was called with its words; a watcher waits for nobody.
+        `waits` was called with its words; a watcher waits for nobody. Raises `NodeUnreachableError` where the gateway's
+        node, whose lock keeps other machines away, does not answer and is not assumed to be lost.
         """
         holder = {**self._holder(command), "yields": yields}
         node = self._this_machine()
@@ -232,7 +233,10 @@ class Controller:
                     await asyncio.sleep(LOCK_POLL_S)
             gateway = await self._gateway_elsewhere()
             if gateway is not None:  # so that commands on two machines exclude each other
-                await held.enter_async_context(gateway.shim.lock(f"apply-{self.stack}", holder))
+                try:
+                    await held.enter_async_context(gateway.shim.lock(f"apply-{self.stack}", holder))
+                except NodeUnreachableError as error:
+                    raise _without_its_lock(error) from error
             yield
 
     @asynccontextmanager
@@ -269,7 +273,8 @@ class Controller:
             emit(event)
 
         outcome: Outcome | None = None
-        effects = RealEffects(cluster, planned.desired, stamp, planned.files)
+        is_routable = isinstance(planned.observed.nodes.get(cluster.gateway), Reachable)
+        effects = RealEffects(cluster, planned.desired, stamp, planned.files, is_routable=is_routable)
         try:
             outcome = await execute(planned.plan, effects, note, stop)
         finally:
@@ -335,16 +340,17 @@ class Controller:
         return reach(self.stack, nodes, self.directories, gateway or self.journal.remembered_gateway())
 
     async def _gateway_elsewhere(self) -> ReachedNode | None:
-        """Return the node with the gateway that runs or is to run, where that is another machine.
+        """Return the node with the gateway that runs, else with the one that is to run, where that is another machine.
 
         One that is assumed to be lost has no lock that anybody could hold.
         """
-        nodes, gateway = self._last_nodes(), self.journal.remembered_gateway()
+        nodes, gateways = self._last_nodes(), [self.journal.remembered_gateway()]
         with contextlib.suppress(ConfigurationError):
             stack = (await asyncio.to_thread(self.compose)).stack
-            nodes, gateway = {**nodes, **stack.nodes}, gateway or stack.gateway.node
+            nodes, gateways = {**nodes, **stack.nodes}, [*gateways, stack.gateway.node]
+        gateway = next((name for name in gateways if name is not None and name not in self.policy.assume_lost), None)
         node = self._reach(nodes, gateway).nodes.get(gateway) if gateway is not None else None
-        return None if node is None or node.is_local or node.name in self.policy.assume_lost else node
+        return None if node is None or node.is_local else node
 
     def _record(
         self,
@@ -395,6 +401,16 @@ class Controller:
 
         seen = [node for name, node in cluster.nodes.items() if isinstance(planned.observed.nodes.get(name), Reachable)]
         await asyncio.gather(*(collect_on(node) for node in seen))
+
+
+def _without_its_lock(error: NodeUnreachableError) -> NodeUnreachableError:
+    """Say why nothing goes on without the gateway's node, and the way out."""
+    reason = str(error).removeprefix(f"{error.node}: ")
+    return NodeUnreachableError(
+        error.node,
+        f"{reason}\nThe gateway is there, and with it the lock that keeps other machines from changing the stack too. "
+        f"Nothing was changed. Where the node is gone for good: --assume-lost {error.node}",
+    )
 
 
 async def _settled(effects: RealEffects, *, is_followed: bool) -> None:

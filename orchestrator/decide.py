@@ -159,6 +159,8 @@ class _Deciding:
     def _without_its_node(self, slot: Slot, lost: list[NodeName]) -> Decision:
         """Leave a slot whose node is gone; of a group that crossed it nothing can serve, so the rest of it goes."""
         why = f"{_and(dict.fromkeys(lost))} is assumed lost; it starts there when the node is back"
+        if slot.is_gateway:
+            why += ", until then nothing is routed; another node serves with gateway.node=NODE"
         halves = [unit for unit in slot.alive if any(self._is_lost(node) for node in group_nodes(unit.spec))]
         rest = [unit for unit in slot.others if unit not in halves]
         half = Slot(slot.id, slot.wanted, current=halves, others=rest, ended=slot.ended, remains=slot.remains)
@@ -201,10 +203,13 @@ class _Deciding:
             decision = self.current[group]
             if decision.mode not in STARTING:
                 continue
-            if asked.stranger is not None:
-                conflicts.append(asked.conflict())
             others = [unit for unit in asked.holders if group_of(unit.slot) != group]
             staying = [unit for unit in others if unit.id not in gone]
+            if asked.unit.is_moved and (asked.stranger is not None or staying):
+                changed[group] = Decision(decision.slot, "defer", asked.taken())
+                continue
+            if asked.stranger is not None:
+                conflicts.append(asked.conflict())
             if staying and all(self._is_kept(unit) for unit in staying):
                 conflicts.append(replace(asked, holders=tuple(staying)).conflict())
             elif staying:
@@ -241,7 +246,7 @@ class _Deciding:
         for decision in self.current.values():
             budget.offer(decision.stops_later())
         waiting += [decision.slot for decision in starting if decision.mode == "start"]
-        for slot in waiting:
+        for slot in sorted(waiting, key=lambda slot: slot.first.is_moved):  # who is at home has the room first
             room = budget.make_room(slot)
             if room is None:
                 changed[slot.id] = Decision(slot, "defer", budget.shortage(slot))

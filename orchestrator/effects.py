@@ -36,13 +36,15 @@ POLL_S = 0.2
 class RealEffects:
     """Does the actions of one plan. Owns `routes.json` while it does."""
 
-    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files) -> None:
+    def __init__(
+        self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files, *, is_routable: bool = True
+    ) -> None:
         self._cluster = cluster
         self._desired = desired
         self._launcher = Launcher(cluster, desired, stamp, files)
         self._awaiter = Awaiter(cluster, desired)
         self._models = ModelSync(cluster.store)
-        self._routes = PublishedRoutes(cluster, desired, stamp, files)
+        self._routes = PublishedRoutes(cluster, desired, stamp, files, is_there=is_routable)
         self._making_way: dict[UnitId, Instance] = {}
         """What was taken out of service for a successor, and still runs."""
 

@@ -21,6 +21,8 @@ from schemas.node import Node
 from schemas.stack import Helper, Service, Sharding, Stack
 from schemas.unit import AnyUnitSpec, EngineSpec, GatewaySpec, GroupSpec, ModelSpec, WatcherSpec, WorkerSpec, unit_id
 
+_Copy = tuple[ServiceName, int]
+"""A service and the number of its replica."""
 GATEWAY_READY_TIMEOUT_S = 30.0
 GATEWAY_DRAIN_S = 30.0
 
@@ -38,6 +40,8 @@ class DesiredUnit:
     drain_s: float
     is_estimate: bool = False
     """`memory_gib` was reckoned from the size of the weights."""
+    is_moved: bool = False
+    """It stands in for a copy whose own node is assumed to be lost, and runs only where there is room for it."""
 
     @property
     def node(self) -> NodeName:
@@ -80,14 +84,15 @@ def expand(
     """Return the units and the routing that a stack asks for, the gateway's unit included.
 
     `remembered` are the nodes that the stack was last applied to: those that have left the files are still looked at.
-    On a node in `lost` no copy is put for which the service names another node.
+    On a node in `lost` no copy is put for which the service names another node with its port.
     """
+    moved = _moved(stack, lost)
+    kinds = role_kinds(stack)
     gateway = GatewaySpec(node=stack.gateway.node, bind=stack.gateway.bind, port=stack.gateway.port)
     units = [
         DesiredUnit(gateway, unit_id(gateway), "surge", None, GATEWAY_READY_TIMEOUT_S, GATEWAY_DRAIN_S),
         *_watcher(stack),
-    kinds = role_kinds(stack)
-        *(unit for name, service in stack.services.items() for unit in _service_units(stack, name, service, lost)),
+        *(unit for name, service in stack.services.items() for unit in _service_units(stack, name, service, moved)),
     ]
     nodes = {name: node for name, node in sorted(stack.nodes.items()) if node.reach != "none"}
     left = {
@@ -128,8 +133,36 @@ def _watcher(stack: Stack) -> Iterator[DesiredUnit]:
         yield DesiredUnit(spec, unit_id(spec), "swap", None, GATEWAY_READY_TIMEOUT_S, 0.0)
 
 
+def _moved(stack: Stack, lost: Collection[NodeName]) -> dict[_Copy, NodeName]:
+    """Return where copies go whose own nodes are lost: the next that their service names.
+
+    A port that the stack asks for is used once on a node: a copy that finds it used everywhere stays where it is.
+    """
+    if not lost:
+        return {}
+    services = stack.services
+    homes = {
+        (name, replica): service.nodes[replica % len(service.nodes)]
+        for name, service in services.items()
+        for replica in range(service.replicas)
+    }
+    used = {(stack.gateway.node, stack.gateway.port)}
+    used |= {(home, port) for (name, _), home in homes.items() if home not in lost and (port := services[name].port)}
+    moved: dict[_Copy, NodeName] = {}
+    for (name, replica), home in homes.items():
+        nodes, port = services[name].nodes, services[name].port
+        if home not in lost or services[name].sharding is not None:
+            continue
+        in_turn = nodes[replica % len(nodes) :] + nodes[: replica % len(nodes)]
+        node = next((node for node in in_turn if node not in lost and (node, port) not in used), None)
+        if node is not None:
+            moved[name, replica] = node
+            used |= {(node, port)} if port else set()
+    return moved
+
+
 def _service_units(
-    stack: Stack, name: ServiceName, service: Service, lost: Collection[NodeName]
+    stack: Stack, name: ServiceName, service: Service, moved: Mapping[_Copy, NodeName]
 ) -> Iterator[DesiredUnit]:
     model = stack.models[service.model]
     model_spec = _model_spec(service.model, model)
@@ -139,11 +172,19 @@ def _service_units(
                 _ranks(stack, name, service, service.sharding, replica, model_spec)
             )
         else:
-            node = _node_of(service.nodes, replica, lost)
+            node = moved.get((name, replica)) or service.nodes[replica % len(service.nodes)]
             specs = [_single(stack, name, service, replica, node, model_spec)]
         for spec in specs:
             memory = None if model.memory_gib is None else model.memory_gib * share_of(spec)
-            yield DesiredUnit(spec, unit_id(spec), service.update, memory, service.ready_timeout_s, service.drain_s)
+            yield DesiredUnit(
+                spec,
+                unit_id(spec),
+                service.update,
+                memory,
+                service.ready_timeout_s,
+                service.drain_s,
+                is_moved=(name, replica) in moved,
+            )
 
 
 def share_of(spec: WorkerSpec | EngineSpec) -> float:
@@ -154,12 +195,6 @@ def share_of(spec: WorkerSpec | EngineSpec) -> float:
     if group.split is not None and len(group.split) == group.size:
         return group.split[spec.rank] / sum(group.split)
     return 1.0 / group.size
-
-
-def _node_of(nodes: tuple[NodeName, ...], replica: int, lost: Collection[NodeName]) -> NodeName:
-    first = replica % len(nodes)
-    in_turn = (*nodes[first:], *nodes[:first])
-    return next((node for node in in_turn if node not in lost), in_turn[0])
 
 
 def _single(

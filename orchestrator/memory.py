@@ -127,9 +127,13 @@ def _whole(unit: ObservedUnit) -> tuple[str | None, ...]:
 
 
 def memory_conflicts(desired: Desired, observed: Observed) -> list[str]:
-    """Return a sentence for every node whose models declare more memory than it has; an estimate forbids nothing."""
+    """Return a sentence for every node whose models declare more memory than it has.
+
+    An estimate forbids nothing, and a copy that moved to the node starts there only where it fits.
+    """
     declared = {
-        slot: replace(unit, memory_gib=None) if unit.is_estimate else unit for slot, unit in desired.units.items()
+        slot: replace(unit, memory_gib=None) if unit.is_estimate or unit.is_moved else unit
+        for slot, unit in desired.units.items()
     }
     desired = replace(desired, units=declared)
     return [

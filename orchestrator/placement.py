@@ -116,11 +116,12 @@ class AskedPort:
     def conflict(self) -> str:
         """Say who has it, and the way out."""
         key = port_key(self.unit)
+        return f"{self.taken()}; stop it or choose another port: {key}={self.port + 1}"
+
+    def taken(self) -> str:
+        """Say who has it."""
         holder = _describe(self.stranger) if self.stranger is not None else f"unit {self.holders[0].id} of this stack"
-        return (
-            f"port {self.port} on {self.unit.node}, wanted by {key}, is taken by {holder}; "
-            f"stop it or choose another port: {key}={self.port + 1}"
-        )
+        return f"port {self.port} on {self.unit.node}, wanted by {port_key(self.unit)}, is taken by {holder}"
 
 
 def asked_ports(desired: Desired, observed: Observed, slots: Iterable[Slot]) -> dict[str, AskedPort]:

@@ -44,12 +44,16 @@ async def read_routes(transport: NodeTransport, path: str) -> Routes | None:
 class PublishedRoutes:
     """The routes of one stack. The lock of the stack keeps other writers away, so they are read once."""
 
-    def __init__(self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files) -> None:
+    def __init__(
+        self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files, *, is_there: bool = True
+    ) -> None:
+        """`is_there`: whether the gateway's node answered; there are no routes on one that is lost."""
         self._cluster = cluster
         self._node = cluster.gateway_node
         self._desired = desired
         self._stamp = stamp
         self._files = files
+        self._is_there = is_there
         self._conf: str | None = None
         self._is_delivered = False
         self._entries: dict[UnitId, Instance] | None = None
@@ -134,6 +138,8 @@ class PublishedRoutes:
         return self._conf
 
     async def _read(self) -> dict[UnitId, Instance]:
+        if self._entries is None and not self._is_there:
+            self._entries, self._drained = {}, self._desired.drained
         if self._entries is None:
             try:
                 routes = await read_routes(self._node.transport, await self._cluster.routes_path())

@@ -16,20 +16,21 @@ from orchestrator.ask import QUESTION, NoAnswerError, ask, chat_role, curl_line
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.interrupts import stop_at_interrupt
 from orchestrator.cli.options import (
+    assume_lost_option,
     conf_option,
     controller,
     note,
+    planning_options,
     policy,
-    policy_options,
     print_json,
     run,
-    stack_options,
     suggest,
 )
 from orchestrator.cli.progress import printer
 from orchestrator.controller import Controller, Planned
 from orchestrator.plan import PLAN_VERSION, plan_data, render
 from orchestrator.readiness import client, gateway_url, is_loopback
+from orchestrator.reconcile import EVERYTHING
 from schemas.stack import Stack
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -39,24 +40,12 @@ timeout_option = click.option(
 
 
 @click.command()
-@stack_options
-@policy_options
+@planning_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan for `apply FILE`.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 when there are changes.")
 @timeout_option
-def plan(
-    stack: str,
-    overrides: tuple[str, ...],
-    conf: Path | None,
-    as_json: bool,
-    targets: tuple[str, ...],
-    assume_lost: tuple[str, ...],
-    out: Path | None,
-    detailed_exitcode: bool,
-    timeout: float | None,
-) -> int:
+def plan(control: Controller, as_json: bool, out: Path | None, detailed_exitcode: bool, timeout: float | None) -> int:
     """Show what apply would do. Changes nothing."""
-    control = controller(conf, stack, overrides, policy(targets, assume_lost))
     planned = run(control.plan(), timeout)
     print_plan(planned, as_json)
     if out is not None:
@@ -69,51 +58,30 @@ def plan(
 
 
 @click.command()
-@stack_options
-@policy_options
+@planning_options
 @yes_option
 @timeout_option
-def apply(
-    stack: str,
-    overrides: tuple[str, ...],
-    conf: Path | None,
-    as_json: bool,
-    targets: tuple[str, ...],
-    assume_lost: tuple[str, ...],
-    yes: bool,
-    timeout: float | None,
-) -> int:
+def apply(control: Controller, as_json: bool, yes: bool, timeout: float | None) -> int:
     """Make what runs be what the stack says.
 
     STACK may be a plan saved with `plan --out FILE`; one that is no longer what would be done is refused.
     """
-    control = controller(conf, stack, overrides, policy(targets, assume_lost))
-    if control.has_file() or not Path(stack).is_file():
+    saved = Path(control.stack)
+    if control.has_file() or not saved.is_file():
         return run(_apply(control, as_json, yes), timeout)
-    if overrides or targets or assume_lost:
-        message = f"{stack} is a saved plan: its overrides are in it, and its options; none can be added."
+    if control.overrides or control.policy != EVERYTHING:
+        message = f"{saved} is a saved plan: its overrides are in it, and its options; none can be added."
         raise CommandError(ExitCode.USAGE, message)
-    control, expected = _load(Path(stack))
+    control, expected = _load(saved)
     return run(_apply(control, as_json, yes, expected), timeout)
 
 
 @click.command()
-@stack_options
-@policy_options
+@planning_options
 @yes_option
 @timeout_option
-def up(
-    stack: str,
-    overrides: tuple[str, ...],
-    conf: Path | None,
-    as_json: bool,
-    targets: tuple[str, ...],
-    assume_lost: tuple[str, ...],
-    yes: bool,
-    timeout: float | None,
-) -> int:
+def up(control: Controller, as_json: bool, yes: bool, timeout: float | None) -> int:
     """Apply, wait until ready, ask the stack one question."""
-    control = controller(conf, stack, overrides, policy(targets, assume_lost))
 
     async def work() -> int:
         code = await _apply(control, as_json, yes)
@@ -125,17 +93,20 @@ def up(
 @click.command()
 @click.argument("stack")
 @conf_option
+@assume_lost_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @yes_option
 @timeout_option
-def down(stack: str, conf: Path | None, as_json: bool, yes: bool, timeout: float | None) -> int:
+def down(
+    stack: str, conf: Path | None, assume_lost: tuple[str, ...], as_json: bool, yes: bool, timeout: float | None
+) -> int:
     """Stop everything that runs of a stack. Models stay in the store."""
-    control = controller(conf, stack)
+    control = controller(conf, stack, policy=policy((), assume_lost))
 
     async def work() -> int:
         async with control.lock(f"down {stack}", waits=note):
             planned = await control.plan_down()
-            if planned.plan.is_empty:
+            if planned.plan.is_empty and not planned.plan.conflicts:
                 last = next(control.journal.latest(), None)
                 if last is not None and last.command != "down":  # a watcher that waits to start something ends by it
                     await control.apply(planned, lambda _: None, "down")

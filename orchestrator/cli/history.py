@@ -13,7 +13,16 @@ import click
 
 from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_option, yes_option
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import conf_option, controller, note, print_json, run, suggest
+from orchestrator.cli.options import (
+    assume_lost_option,
+    conf_option,
+    controller,
+    note,
+    policy,
+    print_json,
+    run,
+    suggest,
+)
 from orchestrator.controller import Controller
 from orchestrator.journal import Generation, Journal, known_numbers
 from orchestrator.node.client import ShimError
@@ -55,15 +64,24 @@ def history(stack: str, number: int | None, conf: Path | None, as_json: bool, li
 @click.argument("stack")
 @click.argument("number", metavar="N", type=click.IntRange(min=1))
 @conf_option
+@assume_lost_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @yes_option
 @timeout_option
-def rollback(stack: str, number: int, conf: Path | None, as_json: bool, yes: bool, timeout: float | None) -> int:
+def rollback(
+    stack: str,
+    number: int,
+    conf: Path | None,
+    assume_lost: tuple[str, ...],
+    as_json: bool,
+    yes: bool,
+    timeout: float | None,
+) -> int:
     """Apply the files and overrides of generation N again, as a new generation. `history` lists them.
 
     Your files are left as they are: what runs differs from them until the next `apply`, which returns to them.
     """
-    control = controller(conf, stack)
+    control = controller(conf, stack, policy=policy((), assume_lost))
 
     async def work() -> int:
         async with control.lock(f"rollback {stack} {number}", waits=note):

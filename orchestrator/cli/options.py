@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import shlex
@@ -90,31 +91,51 @@ def print_json(line: Mapping[str, Any]) -> None:
     click.echo(json.dumps({"version": 1, **line}))
 
 
-def policy_options(command: Command) -> Command:
-    """Add `--target` and `--assume-lost`, which `policy` reads."""
-    for decorate in (
-        click.option(
-            "--assume-lost",
-            "assume_lost",
-            multiple=True,
-            metavar="NODE",
-            help="Take a node that cannot be reached for gone: what ran there is started elsewhere. Repeatable.",
-        ),
-        click.option(
-            "--target",
-            "targets",
-            multiple=True,
-            metavar="NAME",
-            help="Change only this service, slot, node, helper or `gateway`, and what it needs. Repeatable.",
-        ),
-    ):
-        command = decorate(command)
-    return command
+def assume_lost_option(command: Command) -> Command:
+    """Add `--assume-lost`, which `policy` reads."""
+    option = click.option(
+        "--assume-lost",
+        "assume_lost",
+        multiple=True,
+        metavar="NODE",
+        help="Take a node that cannot be reached for gone: what ran there is started elsewhere. Repeatable.",
+    )
+    return option(command)
 
 
 def policy(targets: tuple[str, ...], assume_lost: tuple[str, ...]) -> PlanPolicy:
-    """Return what the options of `policy_options` say."""
+    """Return what `--target` and `--assume-lost` say."""
     return PlanPolicy(targets=targets, assume_lost=frozenset(NodeName(name) for name in assume_lost))
+
+
+def planning_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add STACK, OVERRIDES, `--conf`, `--json`, `--target` and `--assume-lost`.
+
+    The command is called with the `control` that they make, and with `as_json`.
+    """
+    target = click.option(
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="NAME",
+        help="Change only this service, slot, node, helper or `gateway`, and what it needs. Repeatable.",
+    )
+
+    @stack_options
+    @target
+    @assume_lost_option
+    @functools.wraps(command)
+    def call(
+        stack: str,
+        overrides: tuple[str, ...],
+        conf: Path | None,
+        targets: tuple[str, ...],
+        assume_lost: tuple[str, ...],
+        **others: Any,
+    ) -> int:
+        return command(control=controller(conf, stack, overrides, policy(targets, assume_lost)), **others)
+
+    return call
 
 
 def run(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_option, yes_option
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import conf_option, controller, note, print_json, run
+from orchestrator.cli.options import assume_lost_option, conf_option, controller, note, policy, print_json, run
 from orchestrator.controller import Controller, Planned
 from orchestrator.journal import actor
 from orchestrator.node.client import ShimError
 from orchestrator.plan import Plan, Start
-from orchestrator.policy import PlanPolicy
 from orchestrator.transport.base import TransportError
 
 
@@ -21,17 +21,24 @@ from orchestrator.transport.base import TransportError
 @click.argument("stack")
 @click.argument("names", nargs=-1, metavar="[UNIT|SERVICE]...")
 @conf_option
+@assume_lost_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @yes_option
 @timeout_option
 def restart(
-    stack: str, names: tuple[str, ...], conf: Path | None, as_json: bool, yes: bool, timeout: float | None
+    stack: str,
+    names: tuple[str, ...],
+    conf: Path | None,
+    assume_lost: tuple[str, ...],
+    as_json: bool,
+    yes: bool,
+    timeout: float | None,
 ) -> int:
     """Stop units and start them again as they are; without names, try again what has failed.
 
     Their crashes so far count no more. A name is a service, a slot like chat-0.0, a node, or `gateway`.
     """
-    control = controller(conf, stack)
+    control = controller(conf, stack, policy=policy((), assume_lost))
 
     async def work() -> int:
         async with control.lock(f"restart {stack} {' '.join(names)}".strip(), waits=note):
@@ -44,7 +51,7 @@ def restart(
                 else:
                     print_json({"type": "result", "outcome": "unchanged", "message": text})
                 return ExitCode.FINE
-            planned = await control.plan_of(wanted, PlanPolicy(targets=chosen, restart=chosen))
+            planned = await control.plan_of(wanted, replace(control.policy, targets=chosen, restart=chosen))
             if planned.plan.is_empty and not planned.plan.conflicts:
                 print_plan(planned, as_json)
                 return ExitCode.FINE

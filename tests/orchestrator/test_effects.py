@@ -10,8 +10,10 @@ from orchestrator.cluster import reach
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.expand import nothing
-from orchestrator.plan import ActionId, Drain
-from orchestrator.transport.base import Completed, NodeTransport
+from orchestrator.plan import ActionId, Drain, Stop
+from orchestrator.transport.base import Completed, NodeTransport, NodeUnreachableError
+from schemas.base import NodeName
+from schemas.node import Node
 from tests.orchestrator.test_published import LOCAL, NODES, OLD, STACK, Fixture, instance
 
 
@@ -48,6 +50,24 @@ async def test_what_was_to_make_way_serves_again_when_the_writing_was_cut_short(
     assert draining.cancelled()
     await effects.settle()
     assert await published.states() == {OLD: "ready"}
+
+
+class Unreachable:
+    """A node that answers nothing."""
+
+    async def run(self, _argv: Sequence[str], *, input: bytes = b"", timeout_s: float) -> Completed:  # noqa: A002
+        raise NodeUnreachableError("gone", "timed out")
+
+
+async def test_a_unit_is_stopped_also_where_the_node_of_the_routes_is_lost(tmp_path):
+    gone = NodeName("gone")
+    nodes = {**NODES, gone: Node(reach="ssh", host="gone.invalid")}
+    cluster = reach(STACK, nodes, Directories(tmp_path / "state", tmp_path / "cache"), gone)
+    lost = replace(cluster.nodes[gone], transport=Unreachable())
+    cluster = replace(cluster, nodes={**cluster.nodes, gone: lost})
+    effects = RealEffects(cluster, nothing(STACK, "/conf", nodes), Stamp(8, None), {}, is_routable=False)
+    await effects.stop(Stop(id=ActionId("stop"), node=LOCAL, cause="", unit=OLD, grace_s=1.0))
+    await effects.settle()
 
 
 async def test_requests_go_on_waiting_where_another_apply_goes_on_with_it(tmp_path):

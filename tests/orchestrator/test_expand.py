@@ -124,3 +124,26 @@ def test_a_renamed_node_is_looked_at_by_its_new_name_alone():
     elsewhere = alpha.model_copy(update={"host": "elsewhere.lan"})
     wanted = expand(stack, "/conf", remembered={NodeName("old"): alpha, NodeName("gone"): elsewhere})
     assert wanted.left == {"gone"}
+
+
+def moved(lost: str, **services: dict[str, object]) -> dict[str, tuple[str, bool]]:
+    """Return where each slot is put while a node is lost, and whether it is a stand-in."""
+    stack = stack_of({name: {"model": "m1", **body} for name, body in services.items()})
+    wanted = expand(stack, OWNER, lost={NodeName(lost)})
+    return {slot: (unit.node, unit.is_moved) for slot, unit in wanted.units.items() if slot != "gateway-0.0"}
+
+
+def test_a_copy_moves_from_a_lost_node_to_the_next_that_its_service_names():
+    assert moved("alpha", coder={"nodes": ["alpha", "beta"], "replicas": 2}) == {
+        "coder-0.0": ("beta", True), "coder-1.0": ("beta", False),
+    }  # fmt: skip
+    assert moved("alpha", coder={"nodes": ["alpha"]}) == {"coder-0.0": ("alpha", False)}
+
+
+def test_no_copy_moves_to_where_its_port_is_used():
+    both = {"nodes": ["alpha", "beta"], "port": 18150}
+    assert moved("alpha", coder={**both, "replicas": 2})["coder-0.0"] == ("alpha", False)
+    assert moved("alpha", coder=both)["coder-0.0"] == ("beta", True)
+    assert moved("alpha", coder=both, tiny={"nodes": ["beta"], "port": 18150})["coder-0.0"] == ("alpha", False)
+    at_gateway = {"nodes": ["beta", "alpha"], "port": 8000}
+    assert moved("beta", coder=at_gateway)["coder-0.0"] == ("beta", False)

@@ -135,7 +135,11 @@ LADDER = {"endpoints": {"titan": {"service": "titan"}, "coder": {"service": "cod
 
 
 def lab(
-    roles: dict[str, object] | None = None, helpers: object = RTX, heal: bool = False, **services: object
+    roles: dict[str, object] | None = None,
+    helpers: object = RTX,
+    heal: bool = False,
+    lost: frozenset[NodeName] = frozenset(),
+    **services: object,
 ) -> Desired:
     """Return what a stack over two machines and a helper wants: a big group, with a small copy behind it."""
     both = {"titan": TITAN, "coder": {"model": "m18", "nodes": ["mono512"]}}
@@ -147,7 +151,7 @@ def lab(
         gateway={"node": "mono512", "port": 1234},
         roles=roles or {"chat": LADDER},
     )
-    return expand(stack, OWNER)
+    return expand(stack, OWNER, lost=lost)
 
 
 def two_machines(**nodes: Reachable | Unreachable) -> Observed:
@@ -230,6 +234,34 @@ ONE_RUNG = {"chat": {"endpoints": {"titan": {"service": "titan"}}}}
 LLAMA = ModelFacts("llama", layers=30, heads=9, kv_heads=3, hidden=576, intermediate=1536, weights_bytes=270_000_000)
 LOST = frozenset({NodeName("m4max")})
 WATCH = PlanPolicy(heals=True)
+
+
+def assuming_lost(
+    big: str = "m18", coder: str = "m18", port: int | None = None
+) -> tuple[Desired, Observed, PlanPolicy]:
+    """Return a world without m4max, whose small copy may move to mono512, beside the big one there.
+
+    With `port` it has a port of its own, and somebody else has it on mono512.
+    """
+    small = {"model": coder, "nodes": ["m4max", "mono512"], "port": port}
+    services = {"big": {"model": big, "nodes": ["mono512"]}, "coder": small}
+    roles = {"chat": {"endpoints": {"any": {"service": "coder"}}}}
+    world = unseen(lab_running(lab(roles=roles, **services)), "m4max")
+    if port is not None:
+        node = world.nodes[NodeName("mono512")]
+        taken = replace(node, ports={**node.ports, port: PortHolder(4242, "python3 -m http.server")})
+        world = replace(world, nodes={**world.nodes, NodeName("mono512"): taken})
+    return lab(roles=roles, lost=LOST, **services), world, PlanPolicy(assume_lost=LOST)
+
+
+def gateway_on_a_lost_node() -> tuple[Desired, Observed, PlanPolicy]:
+    """Return a world without the gateway's node, in which something else has to stop."""
+    world = lab_running(lab(titan=TITAN, coder={"model": "m18", "nodes": ["m4max"]}))
+    wanted = lab(coder={"model": "m18", "nodes": ["m4max"], "max_batch": 4})
+    gone = frozenset({NodeName("mono512")})
+    return wanted, replace(unseen(world, "mono512"), routes=None, gateway=None), PlanPolicy(assume_lost=gone)
+
+
 FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
     "fleet_first_start": (lab(), two_machines(), PlanPolicy()),
     "fleet_bare_node": (lab(), two_machines(m4max=Reachable(is_provisioned=False)), PlanPolicy()),
@@ -254,6 +286,10 @@ FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
     ),
     "group_over_an_unreachable_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy()),
     "group_over_a_lost_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy(assume_lost=LOST)),
+    "lost_copy_that_moves": assuming_lost(),
+    "lost_copy_without_room": assuming_lost(big="m120", coder="m140"),
+    "lost_copy_whose_port_is_taken": assuming_lost(port=18150),
+    "gateway_on_a_lost_node": gateway_on_a_lost_node(),
     "replicas": (
         lab(roles={"chat": {"endpoints": {"a": {"service": "coder"}}}}, **REPLICAS), two_machines(), PlanPolicy()
     ),
