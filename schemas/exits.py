@@ -18,6 +18,7 @@ GROUP_NOT_FORMED = 74
 RANKS_DISAGREE = 75
 RANK_FAILED = 76
 CANNOT_SHARD = 77
+CANARY_FAILED = 78
 
 _WORDS = {
     RANK_LOST: "a rank of its group was lost",
@@ -28,6 +29,7 @@ _WORDS = {
     RANKS_DISAGREE: "the ranks of its group computed different tokens",
     RANK_FAILED: "a rank of its group failed",
     CANNOT_SHARD: "its model cannot be spread like that",
+    CANARY_FAILED: "its group answered otherwise than one process does",
 }
 _SIGNAL_WORDS = {"SIGALRM": "the collectives of its group did not connect in time"}
 
