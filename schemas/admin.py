@@ -27,8 +27,9 @@ class EndpointReport(Frozen):
     role: str
     url: str
     model: str
-    state: Literal["ready", "not running", "draining", "replacing", "open", "half-open", "wedged"]
-    """`open` and `half-open` are the breaker's; `wedged` is open, and it takes requests without ever giving a token."""
+    state: Literal["ready", "cold", "loading", "not running", "draining", "replacing", "open", "half-open", "wedged"]
+    """`cold`: a request brings its model into memory. `open` and `half-open` are the breaker's; `wedged` is open, and
+    it takes requests without ever giving a token."""
     in_flight: int
     last_error: str | None = None
     priority: int | None = None

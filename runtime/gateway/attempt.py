@@ -50,6 +50,8 @@ class Ask:
     request_id: str
     is_probe: bool = False
     """Whether the gateway itself asks, to see whether the endpoint answers."""
+    wait_s: float = 0.0
+    """How long the client waits for a model that has to be brought into memory."""
 
 
 class Course:

@@ -6,6 +6,10 @@ import json
 import re
 from http import HTTPStatus
 
+from pydantic import ValidationError
+
+from schemas.on_demand import Loading
+
 LONGEST_TEXT = 500
 """Characters of an upstream's text that clients may see."""
 
@@ -43,6 +47,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        loading: Loading | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -51,10 +56,15 @@ class ApiError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         """Sent as Retry-After, rounded up to whole seconds."""
+        self.loading = loading
+        """How far the load of the model is; told beside the error."""
 
     def body(self) -> bytes:
         """Return the JSON document."""
-        return error_body(self.status, self.message, code=self.code, param=self.param)
+        body = error_body(self.status, self.message, code=self.code, param=self.param)
+        if self.loading is None:
+            return body
+        return body[:-1] + b', "loading": ' + self.loading.model_dump_json().encode() + b"}"
 
 
 def error_type(status: int) -> str:
@@ -110,6 +120,24 @@ def cleaned_error(status: int, raw: bytes) -> bytes:
         code=clean(code) if isinstance(code, str) else None,
         param=clean(param) if isinstance(param, str) else None,
     )
+
+
+def told_of_load(raw: bytes) -> tuple[str | None, str | None, Loading | None]:
+    """Return the error's code and message, and how far the load is, of an endpoint that brings its model into memory.
+
+    `raw` is the body as clients may see it; None for what it does not say.
+    """
+    try:
+        document = json.loads(raw)
+        error = document["error"]
+        code, message = error.get("code"), error.get("message")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None, None, None
+    try:
+        loading = Loading.model_validate(document.get("loading"))
+    except ValidationError:
+        loading = None
+    return code if isinstance(code, str) else None, message if isinstance(message, str) else None, loading
 
 
 def _any_text(document: object) -> str | None:

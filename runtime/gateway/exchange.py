@@ -20,6 +20,8 @@ from runtime.gateway.routing.outcome import SUCCESS, Fault, judge_error_event, j
 from runtime.gateway.routing.pool import Lease
 from runtime.gateway.routing.table import Target
 from runtime.gateway.upstream import Connection, UpstreamError
+from schemas.prefer import HEADER as PREFER_HEADER
+from schemas.prefer import PROBE_HEADER, wait_preference
 
 LARGEST_ANSWER = 64 * 1024 * 1024
 """Bytes of an answer that is not streamed."""
@@ -47,7 +49,7 @@ class Exchanges:
         first_due = course.deadline
         if ask.body.is_stream or ask.body.is_collected:
             # Without a stream the first content is the whole answer, however long that takes to generate.
-            first_due = min(first_due, self._now() + target.timeouts.first_token_s)
+            first_due = min(first_due, self._now() + target.timeouts.first_token_s + ask.wait_s)
         connection: Connection | None = None
         try:
             connection = await self._open(ask, target, course, client, first_due)
@@ -262,6 +264,8 @@ def _head(ask: Ask, target: Target, size: int) -> bytes:
         "accept-encoding: identity",
         f"content-length: {size}",
         f"x-request-id: {ask.request_id}",
+        *((f"{PROBE_HEADER}: 1",) if ask.is_probe else ()),
+        *((f"{PREFER_HEADER}: {wait_preference(ask.wait_s)}",) if ask.wait_s >= 1.0 else ()),
         *(() if target.token is None else (f"authorization: Bearer {target.token}",)),
     )
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")

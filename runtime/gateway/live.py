@@ -8,7 +8,7 @@ from typing import Literal
 
 from runtime.gateway.observe.metrics import EndpointGauge, Gauges
 from runtime.gateway.routing.breaker import Closed, HalfOpen
-from runtime.gateway.routing.outcome import SILENT
+from runtime.gateway.routing.outcome import LOADING, SILENT
 from runtime.gateway.routing.pool import Pool, Standing
 from runtime.gateway.routing.select import in_use
 from runtime.gateway.routing.table import Missing, Route, RoutingTable, Target
@@ -125,7 +125,7 @@ def _present(target: Target, standing: Standing, now: float, *, is_serving: bool
         role=target.role,
         url=target.identity.url,
         model=target.identity.model,
-        state=_state(standing),
+        state=_state(target, standing, now),
         in_flight=standing.in_flight,
         last_error=standing.last_error,
         priority=target.priority,
@@ -134,9 +134,14 @@ def _present(target: Target, standing: Standing, now: float, *, is_serving: bool
     )
 
 
-def _state(standing: Standing) -> Literal["ready", "half-open", "open", "wedged"]:
+def _state(
+    target: Target, standing: Standing, now: float
+) -> Literal["ready", "cold", "loading", "half-open", "open", "wedged"]:
     if isinstance(standing.breaker, Closed):
-        return "ready"
+        if standing.asleep == LOADING:
+            return "loading" if standing.busy_until > now or standing.in_flight else "ready"
+        is_dropped = target.idle_stop_s is not None and now - standing.heard_at > target.idle_stop_s
+        return "cold" if standing.asleep or (is_dropped and not standing.in_flight) else "ready"
     if standing.probe is not None and standing.probe.outcome in SILENT:
         return "wedged"
     return "half-open" if isinstance(standing.breaker, HalfOpen) else "open"

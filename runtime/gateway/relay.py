@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Result, keep_alive
 from runtime.gateway.bodies import Body
-from runtime.gateway.errors import ApiError
+from runtime.gateway.errors import ApiError, told_of_load
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.holds import Holds
 from runtime.gateway.observe.metrics import Metrics
-from runtime.gateway.routing.outcome import CLIENT_LEFT
+from runtime.gateway.routing.outcome import CLIENT_LEFT, LOADING
 from runtime.gateway.routing.pool import Lease, Pool
 from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
@@ -46,7 +46,7 @@ class _Failure:
 class _Walk:
     """How far a request has come down the ladder of its route."""
 
-    __slots__ = ("_adapted", "_ask", "attempts", "failures", "route", "skipped", "tried")
+    __slots__ = ("_adapted", "_ask", "attempts", "failures", "has_waited", "route", "skipped", "tried")
 
     def __init__(self, ask: Ask, route: Route) -> None:
         self.route = route
@@ -55,8 +55,15 @@ class _Walk:
         self.skipped: list[Skipped] = []
         self.attempts: dict[int, int] = {}
         """By the number of the rung: each has attempts of its own. A role and a service may have one name."""
+        self.has_waited = False
+        """Whether an endpoint that is loading was asked as the last one."""
         self._ask = ask
         self._adapted: dict[str, Body | ApiError] = {}
+
+    @property
+    def wait_wish_s(self) -> float:
+        """Return how long the client wants to wait for a load."""
+        return self._ask.wait_s
 
     def ask_for(self, target: Target) -> Ask:
         """Return the request as a strict endpoint may have it; it is one that does what is asked."""
@@ -140,10 +147,13 @@ class Relay:
         walk = _Walk(ask, ask.route)
         was_held = False
         while True:
-            lease = self._next(walk, course)
+            lease, wait_s = self._next(walk, course), 0.0
+            if lease is None:
+                lease, wait_s = self._next_loading(walk, course)
             if lease is not None:
                 course.attempts += 1
                 asked = walk.ask_for(lease.target) if lease.target.is_strict else ask
+                asked = replace(asked, wait_s=wait_s) if asked.wait_s != wait_s else asked
                 ended = await self._attempt(asked, lease, course, client)
                 if isinstance(ended, Result):
                     return lease.target.name, ended, ended.verdict.label
@@ -188,6 +198,27 @@ class Relay:
             if not has_trial:
                 break
         return None
+
+    def _next_loading(self, walk: _Walk, course: Course) -> tuple[Lease | None, float]:
+        """Take a place on an endpoint that is loading, once nobody else is left; return it and how long to wait there.
+
+        It says how far it is, so that the client can be told. A client that waits is answered when it is ready.
+        """
+        wait_s = max(0.0, min(walk.wait_wish_s - (self._now() - course.started_at), course.deadline - self._now() - 1))
+        if walk.has_waited or self._is_over(course):
+            return None, 0.0
+        for rung in walk.route.rungs():
+            unfit = walk.unfit(rung) if rung.is_strict else ()
+            for target in rung.targets():
+                was_tried = target.identity in walk.tried
+                if target.identity in unfit or (was_tried and wait_s < 1.0):
+                    continue
+                lease = self._pool.lease_loading(target, is_retry=was_tried)
+                if lease is not None:
+                    walk.has_waited = True
+                    course.fallback = "" if rung is walk.route else rung.name
+                    return lease, wait_s
+        return None, 0.0
 
     def _is_over(self, course: Course) -> bool:
         return self._now() >= course.deadline
@@ -257,11 +288,14 @@ def _exhausted(walk: _Walk) -> tuple[Result | ApiError, str]:
         return refusals[0][1], "client error"
     reasons.update((target.name, f"does not take '{error.param}'") for target, error in refusals)
     named = ", ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no endpoints"
+    told = next((failure.error.body for failure in reversed(failures) if failure.error.verdict.label == LOADING), b"")
+    code, text, loading = told_of_load(told)
     error = ApiError(
         503,
-        f"No endpoint of '{walk.route.name}' can answer now ({named}).",
-        code="no_endpoint_available",
+        f"No endpoint of '{walk.route.name}' can answer now ({named})." + (f" {text}" if loading and text else ""),
+        code=(loading and code) or "no_endpoint_available",
         retry_after_s=RETRY_AFTER_S if (wait_s := walk.wait_s()) is None else wait_s,
+        loading=loading,
     )
     return error, "unavailable"
 

@@ -19,6 +19,8 @@ from runtime.gateway.errors import ApiError, clean
 from runtime.gateway.live import Live
 from runtime.gateway.routing.table import MIB, Card, RoutingTable
 from runtime.gateway.services import Services
+from schemas.prefer import HEADER as PREFER_HEADER
+from schemas.prefer import wait_s
 
 STALL_S = 60.0
 """How long a client may leave a full buffer unread."""
@@ -65,7 +67,8 @@ def _completions(services: Services, path: str, parse: Callable[[bytes], Body]) 
             raise _not_found(body.model)
         client = _StreamClient(request, live)
         try:
-            answer = await relay.relay(Ask(route, path, body, request_id(request)), client)
+            wish_s = wait_s(request.headers.getone(PREFER_HEADER, None))
+            answer = await relay.relay(Ask(route, path, body, request_id(request), wait_s=wish_s), client)
         except ClientLeftError:
             cast(asyncio.Transport, request.transport).abort()
             raise RequestCancelled from None

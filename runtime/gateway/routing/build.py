@@ -186,6 +186,9 @@ class _Builder:
         token = self._worker_token if instance.engine in TOKEN_ENGINES else None
         declared = self._stack.models.get(instance.model)
         target = _target(slot, identity, token, instance.upstream_model or instance.model)
+        service = self._stack.services.get(instance.service)
+        if service is not None and service.start == "on-demand":
+            target = replace(target, is_on_demand=True, idle_stop_s=service.idle_stop_s)
         return replace(target, kind=declared.kind) if declared is not None and declared.kind != "chat" else target
 
     def _helper(self, slot: _Slot, helper: HelperName, model: str) -> Place:

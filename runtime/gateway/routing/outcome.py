@@ -32,10 +32,16 @@ LOADING_S = 5.0
 ABSENT_S = 30.0
 """How long an endpoint without the model comes after all others: the default interval of health checks."""
 LONGEST_BUSY_S = 300.0
-PASSING = frozenset({"busy", "loading"})
+LOADING: Literal["loading"] = "loading"
+"""The label of an endpoint that brings its model into memory."""
+COLD: Literal["cold"] = "cold"
+"""The label of one whose model is not in memory, said to a probe: a client's request would bring it there."""
+PASSING = frozenset({"busy", LOADING})
 """Labels of endpoints that say that they will answer soon."""
 
 _BUSY_WORDS = ("busy", "overloaded", "queue is full", "too many requests", "capacity")
+_COLD_CODE = "model_cold"
+"""The error code of our worker."""
 _MODEL_WORDS = ("model", "not found", "does not exist")
 
 
@@ -79,8 +85,10 @@ def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
     """
     named_s = _seconds(retry_after)
     match status:
+        case 503 if _COLD_CODE in text:
+            return Verdict(COLD, "neutral", "next")
         case 503 if "loading" in text:
-            return Verdict("loading", "neutral", "next", busy_s=LOADING_S if named_s is None else named_s)
+            return Verdict(LOADING, "neutral", "next", busy_s=LOADING_S if named_s is None else named_s)
         case 429:
             return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
         case 503 if named_s is not None or any(word in text for word in _BUSY_WORDS):
@@ -108,7 +116,7 @@ def judge_error_event(kind: str, text: str) -> Verdict:
     if kind == "invalid_request_error":
         return Verdict("client error", "neutral", "pass")
     if "loading" in text:
-        return Verdict("loading", "neutral", "next", busy_s=LOADING_S)
+        return Verdict(LOADING, "neutral", "next", busy_s=LOADING_S)
     if any(word in text for word in _BUSY_WORDS):
         return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S)
     return Verdict("server error", "failure", "next")

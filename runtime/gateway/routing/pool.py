@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from runtime.gateway.routing import breaker
-from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, Verdict
+from runtime.gateway.routing.outcome import CLIENT_LEFT, COLD, LOADING, SUCCESS, Verdict
 from runtime.gateway.routing.select import Choice, choose
 from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
 
@@ -38,6 +39,8 @@ class Standing:
     in_flight: int = 0
     breaker: breaker.State = field(default_factory=breaker.Closed)
     busy_until: float = 0.0
+    asleep: Literal["", "cold", "loading"] = ""
+    """Where its model was not in memory when it was last heard of."""
     absent_until: float = 0.0
     last_error: str | None = None
     heard_at: float = 0.0
@@ -105,6 +108,21 @@ class Pool:
         self.on_failure: Callable[[EndpointIdentity], None] = lambda _: None
         """Called when a breaker has counted a failure, or waits for another trial."""
 
+    def lease_loading(self, target: Target, *, is_retry: bool) -> Lease | None:
+        """Take a place on an endpoint that said that it was loading; None where it has no place, or said no such thing.
+
+        Others skip it meanwhile. Whom nobody else can answer hears from itself how far it is, or waits there.
+        """
+        now = self._clock()
+        standing = self._standings.get(target.identity)
+        if standing is None or standing.asleep != LOADING or not breaker.would_admit(standing.breaker, now):
+            return None
+        if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:
+            return None
+        self._retrying += is_retry
+        self._active += 1
+        return Lease(self, target, self._admit(target, now, target.timeouts.total_s), is_retry=is_retry)
+
     @property
     def standings(self) -> Mapping[EndpointIdentity, Standing]:
         """Everything that is remembered, to be read only."""
@@ -112,12 +130,13 @@ class Pool:
 
     def adopt(self, table: RoutingTable) -> None:
         """Make room for a new table's endpoints. Known ones keep their state, unlisted ones go when they are idle."""
-        listed = {target.identity for target in table.targets()}
+        listed = {target.identity: target for target in table.targets()}
         now = self._clock()
-        for identity in listed:
+        for identity, target in listed.items():
             standing = self._standings.get(identity)
             if standing is None:
                 standing = self._standings[identity] = Standing(heard_at=now)
+                standing.asleep = COLD if target.is_on_demand else ""
             standing.is_listed = True
         for identity in [known for known in self._standings if known not in listed]:
             self._standings[identity].is_listed = False
@@ -193,6 +212,11 @@ class Pool:
         if verdict.effect == "success":
             standing.absent_until = 0.0
             standing.heard_at = now
+            standing.asleep = ""
+        elif verdict.label == COLD:
+            standing.asleep = COLD
+        elif verdict.label == LOADING:
+            standing.asleep = LOADING
         if error is not None:
             standing.last_error = error
         if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:

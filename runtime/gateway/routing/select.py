@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from runtime.gateway.routing.breaker import Closed, Open, State, wait_s, would_admit
+from runtime.gateway.routing.outcome import LOADING
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
 TRIAL_S = 1.0
 """How long the trial of a half-open breaker usually takes."""
 
-Reason = Literal["not running", "draining", "replacing", "misconfigured", "tried", "open", "half-open", "busy", "full"]
+Reason = Literal[
+    "not running", "draining", "replacing", "misconfigured", "tried", "open", "half-open", "busy", "loading", "full"
+]
 
 
 class Standing(Protocol):
@@ -24,6 +27,8 @@ class Standing(Protocol):
     def breaker(self) -> State: ...
     @property
     def busy_until(self) -> float: ...
+    @property
+    def asleep(self) -> str: ...
     @property
     def absent_until(self) -> float: ...
     @property
@@ -109,7 +114,8 @@ def _obstacle(target: Target, standing: Standing, now: float) -> Skipped | None:
         # The lease only bounds a trial that hangs; the usual one ends with its first content.
         return Skipped(target.name, "half-open", retry_s=min(left_s, TRIAL_S))
     if standing.busy_until > now:
-        return Skipped(target.name, "busy", retry_s=standing.busy_until - now)
+        reason: Reason = "loading" if standing.asleep == LOADING else "busy"
+        return Skipped(target.name, reason, retry_s=standing.busy_until - now)
     if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:
         return Skipped(target.name, "full", retry_s=1.0)
     return None

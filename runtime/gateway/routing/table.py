@@ -54,6 +54,10 @@ class Target:
     """Seconds without a sign of life after which it is asked for a token; None while nobody asked for that."""
     is_strict: bool = False
     """Whether it takes only requests that were checked for its engine."""
+    is_on_demand: bool = False
+    """Whether its model is brought into memory by requests."""
+    idle_stop_s: float | None = None
+    """Seconds without a request after which its model is dropped again, as far as the files say."""
 
 
 @dataclass(frozen=True, slots=True)
