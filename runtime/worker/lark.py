@@ -1,0 +1,57 @@
+"""Pure: parts of llguidance's grammar language, Lark with JSON Schemas and special tokens in it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_SPACE = r"( |\r?\n[ \t]{0,40})?"
+"""What may stand between two JSON tokens: enough for every usual layout, and no place to lose oneself in blanks."""
+
+_ANY = r"/(.|\n)*/"
+
+
+class Lark:
+    """Collects the rules of one grammar."""
+
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        """`special_tokens` are ids keyed by text: ordinary text of a grammar never matches these tokens."""
+        self._special = dict(special_tokens)
+        names = sorted(map(re.escape, self._special), key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(names)})") if names else None
+        self._rules: list[str] = []
+
+    def text(self, text: str) -> str:
+        """Return an expression for exactly this text."""
+        parts = self._split.split(text) if self._split else [text]
+        items = [f"<[{self._special[part]}]>" if part in self._special else json.dumps(part) for part in parts if part]
+        return " ".join(items) or '""'
+
+    def json(self, schema: Mapping[str, Any], *, is_strict: bool) -> str:
+        """Return an expression for a JSON value that a schema allows."""
+        options: dict[str, Any] = {"whitespace_pattern": _SPACE}
+        if not is_strict:
+            options |= {"lenient": True, "coerce_one_of": True}
+        return self.rule("%json " + json.dumps({**schema, "x-guidance": options}))
+
+    def until(self, end: str) -> str:
+        """Return an expression for any text up to and with `end`, which begins where it first occurs."""
+        if self._split and self._split.match(end):
+            # A special token ends it: text cannot contain one.
+            return f"{self.rule(_ANY)} {self.text(end)}"
+        return self.rule(f"{_ANY} {json.dumps(end)}", is_lazy=True)
+
+    def rule(self, body: str, *, is_lazy: bool = False) -> str:
+        """Add a rule; return its name. A lazy one ends as early as it can."""
+        name = f"r{len(self._rules)}"
+        self._rules.append(f"{name}{'[lazy]' if is_lazy else ''}: {body}")
+        return name
+
+    def grammar(self, start: str) -> str:
+        """Return the grammar whose answers match `start`."""
+        return "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""])
+
+
+def one_of(alternatives: Sequence[str]) -> str:
+    """Return an expression for one of several."""
+    return alternatives[0] if len(alternatives) == 1 else f"({' | '.join(alternatives)})"
