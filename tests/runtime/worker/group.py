@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from runtime.worker.control import new_keys
 from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
+from tests.runtime.worker.tap import Tap
 from tests.runtime.worker.valve import Valve
 
 GROUP_DEADLINE_S = 120.0
@@ -62,18 +63,21 @@ class Group:
         without: tuple[int, ...] = (),
         ring_valve: int | None = None,
         control_valve: int | None = None,
+        control_tap: int | None = None,
         lost_port: int | None = None,
     ) -> None:
         """`model_dirs`, `keys` (public, secret) and `launches` give single ranks others; `without` are not started.
 
-        Rank `ring_valve` dials its neighbour, and rank `control_valve` dials rank 0, through `self.valve`. Rank
-        `lost_port` dials a port where its neighbour is not.
+        Rank `ring_valve` dials its neighbour, and rank `control_valve` dials rank 0, through `self.valve`; rank
+        `control_tap` dials rank 0 through `self.tap` and then the valve. Rank `lost_port` dials a port where its
+        neighbour is not.
         """
         place.mkdir(parents=True, exist_ok=True)
         control, *ring = free_ports(size + 1)
         self.control = control
         self.keys = new_keys(size)
         self.valve = Valve(control if ring_valve is None else ring[(ring_valve + 1) % size])
+        self.tap = None if control_tap is None else Tap(self.valve.port, self.keys[0], self.keys[control_tap])
         for rank in range(size):
             ports = list(ring)
             if rank == ring_valve:
@@ -101,6 +105,8 @@ class Group:
         def options(rank: int) -> list[str]:
             launch = (launches or {}).get(rank, "launch-1")
             port = self.valve.port if rank == control_valve else control
+            if self.tap is not None and rank == control_tap:
+                port = self.tap.port
             place = ["--rank", str(rank), "--launch", launch, "--control", f"127.0.0.1:{port}"]
             return [*shape, *place, *arguments]
 
@@ -164,6 +170,8 @@ class Group:
 
     def _end_ranks(self) -> None:
         self.valve.close()
+        if self.tap is not None:
+            self.tap.close()
         for rank in self.ranks.values():
             try:
                 rank.process.wait(20)

@@ -1,8 +1,9 @@
-"""I/O: a link between two ranks that can be cut: it then swallows everything and keeps the connections open."""
+"""I/O: a link between two ranks that is listened to, slow, or cut: it then swallows everything and stays open."""
 
 import contextlib
 import socket
 import threading
+import time
 
 from tests.runtime.worker.process import wait_until
 
@@ -12,6 +13,10 @@ class Valve:
 
     def __init__(self, target: int) -> None:
         self.is_cut = False
+        self.delay_s = 0.0
+        """How long everything that passes is held back."""
+        self.seen = bytearray()
+        """What has passed, both ways."""
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -49,7 +54,9 @@ class Valve:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                time.sleep(self.delay_s)
                 if not self.is_cut:
+                    self.seen += data
                     sink.sendall(data)
             if not self.is_cut:
                 sink.shutdown(socket.SHUT_RDWR)
