@@ -39,7 +39,7 @@ def fleet(nodes: int, max_batch: int = 8) -> Stack:
         services[f"group-{first}"] = {
             "model": "large",
             "nodes": [first, second],
-            "sharding": {"backend": "ring", "strategy": "tensor"},
+            "sharding": {"backend": "ring", "strategy": "tensor", "canary": "off"},
             "max_batch": max_batch,
         }
     tree = {

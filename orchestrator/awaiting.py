@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import httpx
 
 from orchestrator.addresses import url_host
+from orchestrator.canary import Asker, NoAnswerError, judge, judge_alone
 from orchestrator.cluster import Cluster
 from orchestrator.engines.probe import is_alive, probe
 from orchestrator.execute import EffectError, Progress, Report
@@ -18,14 +21,20 @@ from orchestrator.node.reports import UnitReport
 from orchestrator.plan import AwaitReady
 from orchestrator.readiness import gateway_reports, worker_readiness
 from orchestrator.records import PORT_LABEL, exit_words
+from orchestrator.references import References
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, UnitId
 from schemas.exits import RANK_LOST
-from schemas.unit import EngineSpec, GatewaySpec, WatcherSpec, slot_of, unit_id
+from schemas.unit import EngineSpec, GatewaySpec, WatcherSpec, WorkerSpec, is_group, slot_of, unit_id
+from schemas.verdict import Verdict
 
 POLL_S = 0.2
 """Between two looks at a unit that is loading; a small model is ready within a second."""
 LOG_TAIL_LINES = 15
+LOOK_S = 2.0
+"""Between two looks at the ranks while their group is asked."""
+END_S = 15.0
+"""For a group to end after its canary has failed."""
 
 Watched = tuple[NodeName, UnitId]
 
@@ -33,31 +42,39 @@ Watched = tuple[NodeName, UnitId]
 class Awaiter:
     """Waits for units of one stack."""
 
-    def __init__(self, cluster: Cluster, desired: Desired) -> None:
+    def __init__(self, cluster: Cluster, desired: Desired, references: References) -> None:
         self._cluster = cluster
         self._desired = desired
+        self._references = references
         self._reasons: dict[UnitId, str] = {}
         """Why an engine that is alive gave no token, at the last try."""
 
     async def until_ready(self, action: AwaitReady, report: Report) -> None:
         """Wait for the unit; its end, the end of another rank, or the time limit is an `EffectError`.
 
-        A group of which one rank has ended is ended whole: none of its ranks can serve.
+        A group of which one rank has ended is ended whole: none of its ranks can serve. So is one that has loaded and
+        fails its canary, for which it gets the same time again.
         """
         watched: tuple[Watched, ...] = ((action.node, action.unit), *action.others)
         try:
             async with asyncio.timeout(action.timeout_s):
-                await self._until_ready(action, watched, report)
+                url = await self._until_ready(action, watched, report)
+            if url is not None:
+                await self._judge_in_time(action, watched, url, report)
         except TimeoutError as error:
             raise EffectError(
                 f"{action.unit} was not ready after {action.timeout_s:.0f} s; it is left as it is{self._why(action)}",
                 log_tail=await self._log_tail(action.node, action.unit),
                 next_step=("logs", self._cluster.stack, slot_of(action.unit)),
             ) from error
+        except NoAnswerError as error:
+            await self._end_the_rest(list(watched))
+            raise EffectError(f"{action.unit} was asked known prompts and did not answer: {error}") from error
         except (TransportError, ShimError) as error:
             raise EffectError(f"{action.unit} could not be watched: {error}") from error
 
-    async def _until_ready(self, action: AwaitReady, watched: tuple[Watched, ...], report: Report) -> None:
+    async def _until_ready(self, action: AwaitReady, watched: tuple[Watched, ...], report: Report) -> str | None:
+        """Return where a group answers that nobody has judged yet; None where nothing is left to do."""
         wanted = next(unit for unit in self._desired.units.values() if unit.id == action.unit)
         async with self._cluster.nodes[action.node].http() as http:
             while True:
@@ -67,8 +84,81 @@ class Awaiter:
                     await self._end_the_rest([each for each in watched if each not in ended])
                     raise self._failure(action.unit, ended, units)
                 if await self._is_ready(http, wanted, units[watched[0]], report):
-                    return
+                    return self._url(wanted, units[watched[0]]) if is_group(wanted.spec) else None
                 await asyncio.sleep(POLL_S)
+
+    async def _judge_in_time(self, action: AwaitReady, watched: tuple[Watched, ...], url: str, report: Report) -> None:
+        try:
+            async with asyncio.timeout(action.timeout_s):
+                await self._judge(action, watched, url, report)
+        except TimeoutError as error:
+            await self._end_the_rest(list(watched))
+            raise EffectError(
+                f"{action.unit} has loaded, and had not answered its canary after {action.timeout_s:.0f} s: it was "
+                "ended; raise its ready_timeout_s, or lower long_tokens of sharding.canary"
+            ) from error
+
+    async def _judge(self, action: AwaitReady, watched: tuple[Watched, ...], url: str, report: Report) -> None:
+        """Ask a group its canary, and let it keep the verdict; one that fails is ended, and an `EffectError`."""
+        node = self._cluster.nodes[action.node]
+        wanted = next(unit for unit in self._desired.units.values() if unit.id == action.unit)
+        spec = wanted.spec
+        assert isinstance(spec, WorkerSpec)  # noqa: S101 - only workers are groups
+        token = self._cluster.directories.worker_token(self._cluster.stack)
+        async with node.http() as http:
+            asker = Asker(http, url, spec.model.name, token, action.timeout_s)
+            verdict = await self._while_alive(action, watched, self._verdict(action, asker, spec, report))
+            await asker.tell(verdict)
+        if verdict.outcome == "failed":
+            await self._await_end(watched)
+            raise EffectError(
+                f"{action.unit} does not answer as one process does: it is not routed to, and was ended",
+                log_tail=verdict.words,
+                next_step=("models", "verify", self._cluster.stack, "--mend"),
+            )
+
+    async def _verdict(self, action: AwaitReady, asker: Asker, spec: WorkerSpec, report: Report) -> Verdict:
+        if action.long_tokens is None:
+            return Verdict(outcome="off")
+        reference = None
+        if not action.is_limited:
+            node = self._cluster.nodes[action.node]
+            reference = await self._references.find(node, spec.model, action.long_tokens)
+        if reference is None:
+            return await judge_alone(asker, action.long_tokens, report)
+        return await judge(asker, reference, report)
+
+    async def _while_alive(
+        self, action: AwaitReady, watched: tuple[Watched, ...], work: Coroutine[Any, Any, Verdict]
+    ) -> Verdict:
+        """Return what the work gives; the end of a rank meanwhile is an `EffectError`."""
+        judging = asyncio.create_task(work)
+        try:
+            while True:
+                await asyncio.wait([judging], timeout=LOOK_S)
+                units = await self._look(watched)
+                ended = [each for each in watched if not _is_alive(units.get(each))]
+                if ended:
+                    await self._end_the_rest([each for each in watched if each not in ended])
+                    raise self._failure(action.unit, ended, units)
+                if judging.done():
+                    return judging.result()
+        finally:
+            judging.cancel()
+            await asyncio.gather(judging, return_exceptions=True)
+
+    async def _await_end(self, watched: tuple[Watched, ...]) -> None:
+        """Wait until a group that was told so has ended; it is ended by force where it does not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                while any(_is_alive(unit) for unit in (await self._look(watched)).values()):
+                    await asyncio.sleep(POLL_S)
+                return
+        await self._end_the_rest(list(watched))
+
+    def _url(self, wanted: DesiredUnit, unit: UnitReport) -> str:
+        assert isinstance(wanted.spec, WorkerSpec | EngineSpec)  # noqa: S101 - others have none
+        return f"http://{url_host(wanted.spec.host)}:{unit.labels.get(PORT_LABEL)}"
 
     async def _look(self, watched: tuple[Watched, ...]) -> Mapping[Watched, UnitReport]:
         """Ask each node once, all at the same time."""
@@ -89,11 +179,11 @@ class Awaiter:
             return unit.pid in await gateway_reports(make, spec.bind, spec.port, {unit.pid or 0}, token)
         if isinstance(spec, WatcherSpec):
             return True
-        url = f"http://{url_host(spec.host)}:{unit.labels.get(PORT_LABEL)}"
+        url = self._url(wanted, unit)
         if isinstance(spec, EngineSpec):
             return await self._engine_is_ready(http, spec, url, token, report)
         readiness = await worker_readiness(http, url, token)
-        if readiness is None or readiness.is_ready:
+        if readiness is None or readiness.takes_requests:
             return readiness is not None
         share = readiness.progress
         done, total = (0, None) if share is None else (round(100 * share), 100)

@@ -25,16 +25,18 @@ from orchestrator.models.wishes import Wish, wish_of
 from orchestrator.node.client import ShimError
 from orchestrator.node.provision import is_provisioned
 from orchestrator.node.reports import NodeReport
-from orchestrator.observed import ModelForm, Observed, ObservedUnit, PortHolder, Reachable, Unreachable
+from orchestrator.observed import ModelForm, Observed, ObservedUnit, OnDemandSeen, PortHolder, Reachable, Unreachable
 from orchestrator.policy import SILENT_LIMIT_S
 from orchestrator.published import read_routes
 from orchestrator.readiness import client, gateway_reports, worker_readiness
 from orchestrator.records import observed_unit
+from orchestrator.references import References
 from orchestrator.transport.base import TransportError
 from schemas.admin import ConfigReport
 from schemas.base import ModelName, NodeName, StackName, UnitId
 from schemas.routes import Routes
-from schemas.unit import EngineSpec, GatewaySpec, WatcherSpec, WorkerSpec, slot_of
+from schemas.stack import Canary
+from schemas.unit import EngineSpec, GatewaySpec, ModelSpec, WatcherSpec, WorkerSpec, slot_of
 
 GIB = 1 << 30
 AT_ONCE = 32
@@ -63,7 +65,8 @@ async def collect(
         facts = group.create_task(known_facts(cluster.store, specs))
         asked = {name: group.create_task(look.node(name, node)) for name, node in cluster.nodes.items()}
     nodes = {name: task.result() for name, task in asked.items()}
-    observed = Observed(nodes, routes, helpers=helpers.result(), facts=facts.result())
+    references = await asyncio.to_thread(References(cluster).known, _canaries(desired))
+    observed = Observed(nodes, routes, helpers=helpers.result(), facts=facts.result(), references=references)
     return await look.with_gateway(observed)
 
 
@@ -149,7 +152,12 @@ class _Look:
         if isinstance(spec, EngineSpec):
             return replace(unit, ready=True) if await is_alive(http, spec, url, self._token) else None
         readiness = await worker_readiness(http, url, self._token)
-        return None if readiness is None else replace(unit, ready=readiness.is_ready, load_s=readiness.load_s)
+        if readiness is None:
+            return None
+        # a group that nobody has judged yet is as one that still loads
+        is_ready = readiness.takes_requests and (spec.group is None or readiness.canary is not None)
+        demand = None if readiness.on_demand is None else OnDemandSeen(readiness.phase, readiness.on_demand)
+        return replace(unit, ready=is_ready, load_s=readiness.load_s, verdict=readiness.canary, demand=demand)
 
     def _wait_for(self, unit: ObservedUnit) -> None:
         if unit.id in self._waited_for:
@@ -211,6 +219,12 @@ class _Look:
             pids = {unit.pid for unit in gateways if unit.node == node and unit.pid is not None}
             reports |= await gateway_reports(self._cluster.nodes[node].http, bind, port, pids, self._token)
         return reports
+
+
+def _canaries(desired: Desired) -> set[tuple[ModelSpec, Canary]]:
+    """Return what the groups of a stack are to be asked."""
+    units = desired.units.values()
+    return {(unit.spec.model, unit.canary) for unit in units if isinstance(unit.spec, WorkerSpec) and unit.canary}
 
 
 def _wish(unit: DesiredUnit) -> Wish | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from orchestrator import engines
 from orchestrator.addresses import bind_address, url_host
 from orchestrator.drain import is_drained
 from orchestrator.engines import EngineError
 from orchestrator.expand import Desired
-from orchestrator.groups import Slot, group_of, is_gateway, listens
+from orchestrator.groups import GroupId, Slot, group_of, is_gateway, listens
 from orchestrator.observed import ModelForm, Observed, ObservedUnit, Reachable
 from orchestrator.placement import Ports, PortsExhaustedError
 from orchestrator.plan import (
@@ -19,11 +21,13 @@ from orchestrator.plan import (
     Drain,
     Provision,
     Publish,
+    Reference,
     Start,
     Stop,
     Sync,
 )
 from orchestrator.policy import SILENT_LIMIT_S
+from orchestrator.referencing import ReferencePlaces
 from schemas.base import ModelName, NodeName, UnitId
 from schemas.routes import Instance
 from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec
@@ -41,17 +45,24 @@ REWIRE = ActionId("rewire")
 class Draft:
     """The changes and actions found so far; adding an action again changes nothing."""
 
-    def __init__(self, desired: Desired, observed: Observed, gateway: NodeName | None) -> None:
+    def __init__(
+        self, desired: Desired, observed: Observed, gateway: NodeName | None, starting: Iterable[Slot] = ()
+    ) -> None:
         self.desired = desired
         self.observed = observed
         self.gateway = gateway
         """Where routes can be written; None where there is no gateway or it cannot be reached."""
         self.actions: dict[ActionId, Action] = {}
         self.conflicts: list[str] = []
+        self.notes: list[str] = []
+        """What is weaker than it should be."""
         self.drifted = 0
         self._changes: list[Change] = []
         self._fetches: list[Change] = []
         self._ports = Ports(desired, observed)
+        self._references = ReferencePlaces(desired, observed, starting)
+        self._limited: set[GroupId] = set()
+        """Groups whose canary has nothing to compare with."""
         routes = observed.routes
         self.published: dict[UnitId, Instance] = {} if routes is None else {i.unit: i for i in routes.instances}
 
@@ -61,7 +72,9 @@ class Draft:
 
     def change(self, kind: ChangeKind, target: str, cause: str, how: str = "") -> None:
         """Add a line."""
-        (self._fetches if kind in ("provision", "fetch") else self._changes).append(Change(kind, target, cause, how))
+        (self._fetches if kind in ("provision", "fetch", "reference") else self._changes).append(
+            Change(kind, target, cause, how)
+        )
 
     def add(self, action: Action) -> ActionId:
         """Add an action; returns its id, for those that wait for it."""
@@ -98,15 +111,18 @@ class Draft:
     ) -> tuple[ActionId, ...]:
         """Add the wait for a slot's first answer, and its entry in the routes; returns what it serves after."""
         first, *others = slot.wanted
+        references = self._reference(slot)
         ready = self.add(
             AwaitReady(
                 id=action_id("ready", first.id),
                 node=first.node,
                 cause=cause,
-                after=after,
+                after=tuple(dict.fromkeys((*after, *references))),
                 unit=first.id,
                 timeout_s=first.ready_timeout_s,
                 others=tuple((unit.node, unit.id) for unit in others),
+                long_tokens=None if first.canary is None else first.canary.long_tokens,
+                is_limited=slot.id in self._limited,
             )
         )
         instance = self.instance_of(first.spec, first.id, port)
@@ -128,7 +144,36 @@ class Draft:
 
     def prepare(self, slot: Slot) -> tuple[ActionId, ...]:
         """Add what the nodes of a slot need before it can start, where it is missing; returns what brings it."""
-        return tuple(dict.fromkeys(action for unit in slot.wanted for action in self._prepare(unit.spec)))
+        prepared = [action for unit in slot.wanted for action in self._prepare(unit.spec)]
+        return tuple(dict.fromkeys((*prepared, *self._reference(slot))))
+
+    def _reference(self, slot: Slot) -> tuple[ActionId, ...]:
+        """Add what makes the answers that a group has to give, where none are kept and some node has room for it."""
+        first = slot.first
+        if first.canary is None or not isinstance(first.spec, WorkerSpec):
+            return ()
+        model, long_tokens = first.spec.model, first.canary.long_tokens
+        name = ActionId(f"reference:{model.name}/{long_tokens}")
+        if name in self.actions:
+            return (name,)
+        if (model.name, long_tokens) in self.observed.references or slot.id in self._limited:
+            return ()
+        place = self._references.place(slot)
+        if isinstance(place, str):
+            self._limited.add(slot.id)
+            self.notes.append(f"the canary of {slot.id} has nothing to compare with: {place}")
+            return ()
+        cause = f"no answers of one process are kept to judge a group by (prompts of up to {long_tokens} tokens)"
+        self.change("reference", f"{place.node}/{model.name}", cause)
+        reference = Reference(
+            id=name,
+            node=place.node,
+            cause=cause,
+            after=self._prepare(place.spec),
+            model=model,
+            long_tokens=long_tokens,
+        )
+        return (self.add(reference),)
 
     def _prepare(self, spec: AnyUnitSpec) -> tuple[ActionId, ...]:
         """Add what a node needs before a unit can start there, where it is missing."""

@@ -17,10 +17,23 @@ from orchestrator.models.node_store import NodeStore
 from orchestrator.models.sync import ModelSync, Wish
 from orchestrator.node.client import ShimError
 from orchestrator.node.provision import provision
-from orchestrator.plan import AwaitReady, Drain, Provision, Publish, Pull, Rewire, Start, Stop, Sync, Withdraw
+from orchestrator.plan import (
+    AwaitReady,
+    Drain,
+    Provision,
+    Publish,
+    Pull,
+    Reference,
+    Rewire,
+    Start,
+    Stop,
+    Sync,
+    Withdraw,
+)
 from orchestrator.published import PublishedRoutes, Stamp
 from orchestrator.readiness import client, gateway_reports, reload_gateway
 from orchestrator.reconcile import GATEWAY_SLOT
+from orchestrator.references import References
 from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, UnitId
@@ -42,7 +55,8 @@ class RealEffects:
         self._cluster = cluster
         self._desired = desired
         self._launcher = Launcher(cluster, desired, stamp, files)
-        self._awaiter = Awaiter(cluster, desired)
+        self._references = References(cluster)
+        self._awaiter = Awaiter(cluster, desired, self._references)
         self._models = ModelSync(cluster.store)
         self._routes = PublishedRoutes(cluster, desired, stamp, files, is_there=is_routable)
         self._making_way: dict[UnitId, Instance] = {}
@@ -73,6 +87,10 @@ class RealEffects:
                 await self._models.bring(NodeStore(node.transport, site.python, site.cache), wish, report)
         except (StoreError, TransportError, OSError) as error:
             raise EffectError(str(error)) from error
+
+    async def reference(self, action: Reference, report: Report) -> None:
+        """Have one process answer the canary's prompts; what is kept is not made again."""
+        await self._references.make(self._node(action.node), action.model, action.long_tokens, report)
 
     async def start(self, action: Start) -> None:
         """Start a unit, or all ranks of a group or none; what is alive already is left alone."""

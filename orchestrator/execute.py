@@ -18,6 +18,7 @@ from orchestrator.plan import (
     Provision,
     Publish,
     Pull,
+    Reference,
     Rewire,
     Start,
     Stop,
@@ -42,7 +43,7 @@ class Progress:
     done: int
     total: int | None
     unit: str
-    """`bytes`, `steps` or `percent`."""
+    """`bytes`, `steps`, `tokens`, `answers` or `percent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Effects(Protocol):
     async def provision(self, action: Provision, report: Report) -> None: ...
     async def pull(self, action: Pull, report: Report) -> None: ...
     async def sync(self, action: Sync, report: Report) -> None: ...
+    async def reference(self, action: Reference, report: Report) -> None: ...
     async def start(self, action: Start) -> None: ...
     async def await_ready(self, action: AwaitReady, report: Report) -> None: ...
     async def publish(self, action: Publish) -> None: ...
@@ -190,7 +192,7 @@ class _Execution:
     async def _perform(self, action: Action) -> None:
         """Do an action; one that was cut short by `stop`, and by nobody else, has failed."""
         report: Report = lambda progress: self._emit(ActionProgress(action, progress))  # noqa: E731
-        if not isinstance(action, Provision | Sync | Pull | AwaitReady | Drain):
+        if not isinstance(action, Provision | Sync | Pull | Reference | AwaitReady | Drain):
             await _perform(action, self._effects, report)
             return
         task = asyncio.ensure_future(_perform(action, self._effects, report))
@@ -218,6 +220,8 @@ async def _perform(action: Action, effects: Effects, report: Report) -> None:
             await effects.pull(action, report)
         case Sync():
             await effects.sync(action, report)
+        case Reference():
+            await effects.reference(action, report)
         case Start():
             await effects.start(action)
         case AwaitReady():

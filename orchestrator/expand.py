@@ -18,7 +18,7 @@ from schemas.hashing import routing_fields
 from schemas.kinds import role_kinds
 from schemas.model import Model
 from schemas.node import Node
-from schemas.stack import Helper, Service, Sharding, Stack
+from schemas.stack import Canary, Helper, Service, Sharding, Stack
 from schemas.unit import AnyUnitSpec, EngineSpec, GatewaySpec, GroupSpec, ModelSpec, WatcherSpec, WorkerSpec, unit_id
 
 _Copy = tuple[ServiceName, int]
@@ -40,6 +40,8 @@ class DesiredUnit:
     drain_s: float
     is_estimate: bool = False
     """`memory_gib` was reckoned from the size of the weights."""
+    canary: Canary | None = None
+    """What a rank's group is asked before it is routed to; None for no group, and where the stack wants none."""
     is_moved: bool = False
     """It stands in for a copy whose own node is assumed to be lost, and runs only where there is room for it."""
 
@@ -184,7 +186,13 @@ def _service_units(
                 service.ready_timeout_s,
                 service.drain_s,
                 is_moved=(name, replica) in moved,
+                canary=_canary(service),
             )
+
+
+def _canary(service: Service) -> Canary | None:
+    asked = None if service.sharding is None else service.sharding.canary
+    return asked if isinstance(asked, Canary) else None
 
 
 def share_of(spec: WorkerSpec | EngineSpec) -> float:

@@ -14,6 +14,7 @@ from orchestrator import engines
 from orchestrator.addresses import AddressError, bind_address, group_addresses, rdma_devices
 from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.commands import (
+    Demand,
     Meeting,
     control_environment,
     gateway_argv,
@@ -188,16 +189,18 @@ class Launcher:
             case EngineSpec() as spec:
                 return await self._engine(spec, node, python, placed.port, token)
             case WorkerSpec() as spec:
-                path = await self._model_path(node, Wish(spec.model, "mlx"))
+                path = await model_path(self._cluster, node, Wish(spec.model, "mlx"))
                 meeting = group.meeting if group else None
-                argv = worker_argv(python, spec, path, placed.port, meeting)
+                budget = str(directories.allotment(stack))
+                demand = Demand(str(directories.room), budget, placed.unit.memory_gib) if spec.on_demand else None
+                argv = worker_argv(python, spec, path, placed.port, meeting, demand)
                 return argv, {**unit_environment(token), **self._rank_environment(placed, spec, directories, group)}
 
     async def _engine(
         self, spec: EngineSpec, node: ReachedNode, python: str, port: int | None, token: str
     ) -> tuple[list[str], Mapping[str, str]]:
         form = engines.model_form(spec)
-        path = "" if form is None else await self._model_path(node, Wish(spec.model, form))
+        path = "" if form is None else await model_path(self._cluster, node, Wish(spec.model, form))
         host = bind_address(spec.host)
         try:
             # A node that runs engines only has no environment of ours.
@@ -221,18 +224,19 @@ class Launcher:
         except OSError as error:
             raise EffectError(f"the worker token cannot be kept: {error}") from error
 
-    async def _model_path(self, node: ReachedNode, wish: Wish) -> str:
-        store = self._cluster.store
-        if node.is_local:
-            here = models_here(store, [wish]).get(wish)
-            path = None if here is None else str(here.loadable)
-        else:
-            site = await node.site()
-            path = await loadable_on(NodeStore(node.transport, site.python, site.cache), wish, store)
-        if path is None:
-            raise EffectError(f"model {wish.model.name} is not on {node.name}; run apply again")
-        return path
-
     def _link_path(self, directories: Directories, placed: Placed) -> str:
         """Return where the link file of a rank lies: with its record, so that both are removed together."""
         return str(directories.state / "units" / self._cluster.stack / placed.unit.id / "links.json")
+
+
+async def model_path(cluster: Cluster, node: ReachedNode, wish: Wish) -> str:
+    """Return what a process on a node is told to load; raises EffectError where the model is not there."""
+    if node.is_local:
+        here = models_here(cluster.store, [wish]).get(wish)
+        path = None if here is None else str(here.loadable)
+    else:
+        site = await node.site()
+        path = await loadable_on(NodeStore(node.transport, site.python, site.cache), wish, cluster.store)
+    if path is None:
+        raise EffectError(f"model {wish.model.name} is not on {node.name}; run apply again")
+    return path

@@ -11,6 +11,7 @@ from schemas.base import HelperName, ModelName, NodeName, SlotId, StackName, Uni
 from schemas.routes import Routes
 from schemas.unit import AnyUnitSpec, slot_of
 
+from schemas.verdict import Verdict
 ModelForm = Literal["mlx", "original"]
 """What of a model a node needs: an MLX directory, or the files as its source carries them, for other engines."""
 Phase = Literal["starting", "running", "exited", "unreadable"]
@@ -65,6 +66,8 @@ class PortHolder:
     """Who listens on a port."""
 
     pid: int | None
+    verdict: Verdict | None = None
+    """What the canary of its group has shown, where it is rank 0 and was judged."""
     """None where the system does not tell."""
     command: str
     unit: tuple[StackName, UnitId] | None = None
@@ -157,3 +160,5 @@ class Observed:
         """Return all units of the stack on the nodes that answered, by node and id."""
         reachable = [(name, node) for name, node in sorted(self.nodes.items()) if isinstance(node, Reachable)]
         return [node.units[unit] for _, node in reachable for unit in sorted(node.units)]
+    references: frozenset[tuple[ModelName, int]] = frozenset()
+    """The models, each with the tokens of its long prompt, for which answers of one process are kept."""

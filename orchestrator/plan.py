@@ -49,6 +49,15 @@ class Pull(_Action):
     model: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference(_Action):
+    """Have one process on the node answer the prompts by which groups of a model are judged; kept for later plans."""
+
+    model: ModelSpec
+    long_tokens: int
+    """Tokens of the longest prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A unit that is started, with the ports that the plan took for it on its node."""
@@ -83,6 +92,10 @@ class AwaitReady(_Action):
     timeout_s: float
     others: tuple[tuple[NodeName, UnitId], ...] = ()
     """The other ranks of its group: the end of any of them is a failure too."""
+    long_tokens: int | None = None
+    """Of a group: tokens of the longest prompt of its canary, which has to pass before it counts as ready."""
+    is_limited: bool = False
+    """No answers of one process are there for its canary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +140,13 @@ class Defer(_Action):
     """Do nothing on a node that cannot be reached: what runs there is unknown."""
 
 
-Action = Provision | Sync | Pull | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
+Action = Provision | Sync | Pull | Reference | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
 
 ChangeKind = Literal[
     "provision",
     "fetch",
     "pull",
+    "reference",
     "start",
     "await",
     "replace",
@@ -150,6 +164,7 @@ SYMBOLS: dict[ChangeKind, str] = {
     "failed": "!",
     "hold": "?",
     "fetch": "~",
+    "reference": "~",
     "start": "+",
     "await": "~",
     "replace": "+/-",
@@ -299,6 +314,7 @@ _COUNTED: tuple[tuple[ChangeKind, str], ...] = (
     ("provision", "to provision"),
     ("fetch", "to fetch"),
     ("pull", "to pull"),
+    ("reference", "reference to compute"),
     ("start", "to start"),
     ("await", "to wait for"),
     ("replace", "to replace"),

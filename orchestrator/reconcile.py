@@ -37,8 +37,9 @@ from orchestrator.plan import ActionId, Defer, Drain, Plan, Publish, Pull, Rewir
 from orchestrator.policy import PlanPolicy
 from orchestrator.scope import scope_of
 from orchestrator.sharding import sharding_conflicts
+from orchestrator.sharing import sharing_conflicts
 from schemas.base import ServiceName, SlotId
-from schemas.unit import GATEWAY_SERVICE, slot_of
+from schemas.unit import GATEWAY_SERVICE, is_on_demand, slot_of
 
 __all__ = ["GATEWAY_SLOT", "STOP_GRACE_S", "reconcile"]
 GATEWAY_SLOT = SlotId(f"{GATEWAY_GROUP}.0")
@@ -71,7 +72,9 @@ class _Reconciliation:
         self.decisions = decide(desired, observed, policy, self.slots, self.scope)
         gateway = self.slots.get(GATEWAY_GROUP)
         self.gateway_node = gateway.first.node if gateway is not None and gateway.wanted else None
-        self.draft = Draft(desired, observed, self.gateway_node if self.decisions.is_gateway_seen else None)
+        starting = [decision.slot for decision in self.decisions.of.values() if decision.mode in STARTING]
+        gateway_node = self.gateway_node if self.decisions.is_gateway_seen else None
+        self.draft = Draft(desired, observed, gateway_node, starting)
         self.services: dict[ServiceName, Service] = {}
         self.restarted: dict[ServiceName, tuple[ActionId, ...]] = {}
         """What the last restarted replica of a service serves after."""
@@ -82,6 +85,7 @@ class _Reconciliation:
         draft.conflicts += owner_conflicts(self.desired, self.observed)
         draft.conflicts += self.decisions.conflicts
         draft.conflicts += memory_conflicts(self.desired, self.observed)
+        draft.conflicts += sharing_conflicts(self.desired, self.observed)
         specs = (unit.spec for unit in self.desired.units.values())
         draft.conflicts += address_conflicts(specs, self.desired.nodes)
         draft.conflicts += engine_conflicts(self.desired)
@@ -104,7 +108,7 @@ class _Reconciliation:
             memory=tuple(memory_notes(self.desired, self.observed)),
             outages=tuple(outages(self.desired, self.observed, self.services)),
             helpers=tuple(self._helper_notes()),
-            notes=(*drained_notes(self.desired), *kind_notes(self.desired, self.observed.facts)),
+            notes=(*drained_notes(self.desired), *draft.notes, *kind_notes(self.desired, self.observed.facts)),
             next_look_s=min(waits, default=None),
             drifted=draft.drifted,
             nodes_seen=sum(isinstance(node, Reachable) for node in self.observed.nodes.values()),
@@ -192,7 +196,7 @@ class _Reconciliation:
     def _start(self, decision: Decision, cause: str, service: Service) -> None:
         slot = decision.slot
         self.draft.drifted += bool(slot.ended)
-        self.draft.change("start", slot.target(), cause)
+        self.draft.change("start", slot.target(), cause, "on demand" if is_on_demand(slot.first.spec) else "")
         self.draft.start(slot, cause, self._room(decision))
         service.coming.append(f"until {slot.first.spec.slot} is ready")
 

@@ -18,6 +18,7 @@ from orchestrator.plan import (
     Provision,
     Publish,
     Pull,
+    Reference,
     Rewire,
     Start,
     Stop,
@@ -40,6 +41,8 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
         case Sync(node=node, model=model, form=form):
             seen = _reachable(observed, node)
             return _with_node(observed, node, replace(seen, models=seen.models | {(ModelName(model.name), form)}))
+        case Reference(model=model, long_tokens=long_tokens):
+            return replace(observed, references=observed.references | {(ModelName(model.name), long_tokens)})
         case Start(units=units):
             launch = _next_launch(action, observed)
             for placed in units:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -10,14 +10,20 @@ from typing import Any, Literal
 from orchestrator.drain import drained_note
 from orchestrator.groups import group_nodes, group_of
 from orchestrator.helpers.compare import describe, helper_data
-from orchestrator.observed import Observed, ObservedUnit, Unreachable
+from orchestrator.observed import Observed, ObservedUnit, OnDemandSeen, Unreachable
 from orchestrator.policy import restart
 from orchestrator.watch_report import WatcherReport
 from schemas.admin import EndpointReport
 from schemas.problems import Problem
 from schemas.unit import WorkerSpec
 
-UnitState = Literal["ready", "loading", "silent", "ended", "backoff", "failed"]
+UnitState = Literal["ready", "cold", "loading", "silent", "ended", "backoff", "failed"]
+_DEMAND_STATES: Mapping[str, UnitState] = {
+    "cold": "cold",
+    "unloading": "cold",
+    "loading": "loading",
+    "warming": "loading",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ def unit_state(unit: ObservedUnit, *, is_watched: bool) -> tuple[UnitState, floa
     if unit.alive:
         if unit.silent_s > 0:
             return "silent", unit.silent_s
+        if unit.demand is not None and unit.ready:
+            return _DEMAND_STATES.get(unit.demand.phase, "ready"), 0.0
         return ("ready" if unit.ready else "loading"), 0.0
     judged = restart(unit.crashes_s)
     if judged.is_loop:
@@ -108,12 +116,29 @@ def _unit_words(unit: ObservedUnit, state: UnitState, seconds: float, status: St
         yield ", ".join(parts)
     else:
         yield unit.exit or unit.phase
+    if unit.demand is not None and unit.alive:
+        yield from _demand_words(unit.demand)
     if state == "silent":
         yield f"has not answered for {seconds:.0f} s"
     elif state == "backoff":
         yield f"next try in {seconds:.0f} s"
     elif state == "failed":
         yield f"ended {len(unit.crashes_s)} times; when mended: restart {status.stack} {group_of(unit.slot)}"
+
+
+def _demand_words(seen: OnDemandSeen) -> Iterator[str]:
+    """Yield how it is with a model that is loaded on demand."""
+    report = seen.report
+    if seen.phase == "cold":
+        yield f"on demand, not in memory for {duration(report.since_s)}"
+    elif report.eta_s is not None:
+        yield f"on demand, {seen.phase}, about {duration(report.eta_s)} left"
+    elif report.idle_s is not None:
+        yield f"on demand, idle for {duration(report.idle_s)}"
+    else:
+        yield "on demand, in use" if seen.phase == "ready" else f"on demand, {seen.phase}"
+    if report.failure is not None:
+        yield f"its last load failed: {report.failure}"
 
 
 def _group_row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, str, str]:
@@ -128,6 +153,7 @@ def _group_row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, s
     if len(members) < size:
         words.append(f"{len(members)} of {size} live")
     words += [f"port {unit.port}" for unit in members if unit.port]
+    words += [unit.verdict.line() for unit in members if unit.verdict is not None and unit.verdict.outcome != "off"]
     if first.started_at:
         words.append(f"up {duration(max(0.0, status.now - first.started_at))}")
     return str(group_of(first.slot)), state, "; ".join(words)
@@ -193,6 +219,10 @@ def status_data(status: StackStatus) -> Iterator[dict[str, Any]]:
             "crashes": len(unit.crashes_s),
             "next_try_s": seconds if state == "backoff" else None,
             "silent_s": unit.silent_s,
+            "on_demand": None
+            if unit.demand is None
+            else {"phase": unit.demand.phase, **unit.demand.report.model_dump()},
+            "canary": unit.verdict.model_dump(mode="json") if unit.verdict is not None else None,
         }
     for node, seen in sorted(observed.nodes.items()):
         line: dict[str, Any] = {"type": "node", "stack": status.stack, "node": node}

@@ -7,10 +7,11 @@ from collections.abc import Callable, Coroutine, Set
 from typing import Any
 
 from orchestrator.execute import ActionDone, ActionFailed, ActionStarted, Emit, Event, Outcome
-from orchestrator.plan import Action, ActionId, AwaitReady, Plan, Provision, Pull, Stop, Sync
+from orchestrator.plan import Action, ActionId, AwaitReady, Plan, Provision, Pull, Reference, Stop, Sync
 
 Apply = Callable[[Emit], Coroutine[Any, Any, Outcome]]
 """Carries the plan out and tells what happens."""
+CAN_BE_CUT = (AwaitReady, Sync, Provision, Pull, Reference)
 
 
 class WatchPass:
@@ -69,7 +70,7 @@ class WatchPass:
     def _end_where_nothing_is_lost(self, look: int) -> None:
         if look != self._looks or self.is_cut:
             return
-        can_be_cut = all(isinstance(action, AwaitReady | Sync | Provision | Pull) for action in self._active.values())
+        can_be_cut = all(isinstance(action, CAN_BE_CUT) for action in self._active.values())
         if self._applying is not None and self._active and can_be_cut:
             self.is_cut = True
             self._applying.cancel()

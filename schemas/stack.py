@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag
 
 from schemas.base import (
     COLD,
@@ -61,9 +61,26 @@ UNION_TAGS = frozenset(
         "named fallback",
         "keys of a file",
         "no keys",
+        "settings of a canary",
+        "no canary",
     }
 )
 """Tags that pydantic puts into the location of an error inside a union; they are no keys of the file."""
+
+
+class Canary(Frozen):
+    """The prompts that a group must answer as one process does before anybody is sent to it."""
+
+    long_tokens: Annotated[int, Field(ge=64, le=131_072), HOT] = 4096
+    """Tokens of its long prompt; as many as the model's context holds where that is less. A CPU reads some ten to a
+    hundred of them a second, and one process reads them once more the first time."""
+
+
+CanaryChoice = Annotated[
+    Annotated[Literal["off"], Tag("no canary")] | Annotated[Canary, Tag("settings of a canary")],
+    Discriminator(lambda value: "settings of a canary" if isinstance(value, Canary | Mapping) else "no canary"),
+    BeforeValidator(lambda value: "off" if value is False else value),  # what YAML makes of a bare `off`
+]
 
 
 class Sharding(Frozen):
@@ -75,6 +92,8 @@ class Sharding(Frozen):
     """`tensor` splits every layer, `pipeline` gives every rank some of the layers."""
     split: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, COLD] = None
     """Share of the layers per rank, for `pipeline`."""
+    canary: Annotated[CanaryChoice, HOT] = Canary()
+    """What a group is asked before requests are sent to it; `off` sends them after its first token."""
 
 
 class Service(Frozen):

@@ -127,6 +127,16 @@ def unit_id(spec: AnyUnitSpec) -> UnitId:
     """Return `<service>-<replica>.<rank>@<spec_hash>`, the name of a unit on its node."""
     return UnitId(f"{spec.slot}@{spec_hash(spec)}")
 
+def is_group(spec: AnyUnitSpec | None) -> bool:
+    """Tell whether a unit is a rank of a sharded group."""
+    return isinstance(spec, WorkerSpec) and spec.group is not None
+
+
+def is_on_demand(spec: AnyUnitSpec | None) -> bool:
+    """Tell whether a unit holds its model only while it is used."""
+    return isinstance(spec, WorkerSpec) and spec.on_demand
+
+
 
 def slot_of(unit: UnitId) -> SlotId:
     """Return the place of a unit: its id up to the `@`."""

@@ -17,6 +17,7 @@ from orchestrator.plan import (
     Provision,
     Publish,
     Pull,
+    Reference,
     Rewire,
     Start,
     Stop,
@@ -157,7 +158,7 @@ class TerminalPrinter:
 
 def is_long(action: Action) -> bool:
     """Tell whether an action may take so long that its beginning is worth a line."""
-    return isinstance(action, Provision | Sync | Pull | AwaitReady | Drain)
+    return isinstance(action, Provision | Sync | Pull | Reference | AwaitReady | Drain)
 
 
 def title(action: Action) -> str:
@@ -169,6 +170,8 @@ def title(action: Action) -> str:
             return f"provision {node}"
         case Pull(helper=helper, model=name):
             return f"pull {helper}/{name}"
+        case Reference(node=node, model=model):
+            return f"compute the reference of {node}/{model.name}"
         case Start(units=units):
             slots = ", ".join(f"{placed.unit.node}/{placed.unit.spec.slot}" for placed in units)
             return f"start {slots}" + (f" on port {units[0].port}" if units[0].port else "")
@@ -193,8 +196,8 @@ def amount(progress: Progress) -> str:
     if progress.unit == "bytes":
         done, total = progress.done / 1e6, (progress.total or 0) / 1e6
         return f"{done:.0f} of {total:.0f} MB" if progress.total else f"{done:.0f} MB"
-    if progress.unit == "packages" and progress.total:
-        return f"{progress.done} of {progress.total} packages"
+    if progress.unit in ("packages", "tokens", "answers") and progress.total:
+        return f"{progress.done} of {progress.total} {progress.unit}"
     if progress.total:
         return f"{round(100 * progress.done / progress.total)} %"
     return str(progress.done or "")

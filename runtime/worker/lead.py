@@ -135,6 +135,10 @@ class Lead:
         )
 
     def fail(self, code: int, message: str) -> None:
+    def refuse(self, words: str) -> None:
+        """End the group, whose answers are wrong."""
+        self.fail(exits.CANARY_FAILED, words)
+
         """End the group; only the first cause counts."""
         if self.end is not None:
             return

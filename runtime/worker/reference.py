@@ -1,8 +1,8 @@
 """I/O: `python -m runtime.worker.reference`: what one process answers to the canary's prompts, as JSON lines.
 
-It computes with mlx-lm's model alone, token by token: nothing of the batch, the prompt cache or the group is in it. The
-last line of stdout is a `schemas.canary.Reference`, those before it tell how far it is. When its stdin ends it ends too:
-who asked for it is gone.
+It computes with mlx-lm's model alone, token by token: nothing of the batch, the prompt cache or the group is in it.
+The last line of stdout is a `schemas.canary.Reference`, those before it tell how far it is. When its stdin ends it ends
+too: who asked for it is gone.
 """
 
 import argparse

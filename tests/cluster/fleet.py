@@ -37,7 +37,7 @@ class Fleet:
         group = {
             "model": "smollm2-135m-instruct",
             "nodes": list(self.hosts),
-            "sharding": {"backend": "ring", "strategy": "tensor"},
+            "sharding": {"backend": "ring", "strategy": "tensor", "canary": {"long_tokens": 64}},
             "ready_timeout_s": 300,
         }
         chosen = {name: body for name, body in {"chat": group, **services}.items() if body is not None}

@@ -129,7 +129,8 @@ _group = st.fixed_dictionaries(
             [["alpha"] * 3, ["alpha", "beta"], ["beta", "gamma"], ["beta", "alpha", "gamma"], ["gamma", "gamma"]]
         ),
         "sharding": st.sampled_from(
-            [{"backend": "ring", "strategy": "tensor"}, {"backend": "ring", "strategy": "pipeline"},
+            [{"backend": "ring", "strategy": "tensor"},
+             {"backend": "ring", "strategy": "pipeline", "canary": "off"},
              {"backend": "nccl", "strategy": "tensor"}]
         ),
         "replicas": st.sampled_from([1, 1, 2]),
@@ -237,7 +238,8 @@ def cases(draw: st.DrawFn) -> Case:
         assume_lost=lost,
         heals=draw(st.booleans()),
     )
-    return Case(desired, replace(_observed(making, unreachable, pasts, draw), facts=facts), policy)
+    kept = draw(st.sampled_from([frozenset(), frozenset({(ModelName("m1"), 4096)})]))
+    return Case(desired, replace(_observed(making, unreachable, pasts, draw), facts=facts, references=kept), policy)
 
 
 def place(making: _Making, units: list[DesiredUnit], state: str, past: Desired, draw: st.DrawFn) -> None:

@@ -1,0 +1,68 @@
+"""Pure: on which node of a group one process can answer the prompts by which the group is judged.
+
+It holds the whole model for a while, beside everything that the same plan starts on its node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.expand import Desired, DesiredUnit
+from orchestrator.groups import Slot
+from orchestrator.memory import KnownMemory, free_memory, gib, unit_memory
+from orchestrator.observed import Observed
+from schemas.base import NodeName
+from schemas.unit import WorkerSpec
+
+
+class ReferencePlaces:
+    """The memory that is left for such processes while a plan is made."""
+
+    def __init__(self, desired: Desired, observed: Observed, starting: Iterable[Slot]) -> None:
+        """`starting` are the slots in which the plan starts something."""
+        self._desired = desired
+        self._observed = observed
+        self._free = free_memory(desired, observed, KnownMemory(desired, observed))
+        self._starting = set()
+        for slot in starting:
+            self._starting.add(slot.id)
+            for node, need in _own(slot).items():
+                self._use(node, need)
+
+    def place(self, slot: Slot) -> DesiredUnit | str:
+        """Return a rank on whose node there is room now, before the slot itself starts; else why there is none."""
+        whole = self._whole(slot)
+        name = slot.first.spec.model.name if isinstance(slot.first.spec, WorkerSpec) else ""
+        if whole is None:
+            return f"how much memory the whole of {name} needs is unknown; declare models.{name}.memory_gib"
+        # what the slot itself is going to take is still there
+        own = _own(slot) if slot.id in self._starting else {}
+        for unit in slot.wanted:
+            free, later = self._free.get(unit.node), own.get(unit.node, 0.0)
+            if free is not None and free + later >= whole:
+                self._use(unit.node, max(0.0, whole - later))
+                return unit
+        return f"no node of it has the {gib(whole)} GiB free that the whole of {name} needs in one process"
+
+    def _whole(self, slot: Slot) -> float | None:
+        spec = slot.first.spec
+        if not isinstance(spec, WorkerSpec):
+            return None
+        model = self._desired.models.get(spec.model.name)
+        alone = spec.model_copy(update={"group": None, "max_batch": 1})
+        declared = None if model is None else model.memory_gib
+        return unit_memory(alone, declared, self._observed.facts.get(spec.model.name))[0]
+
+    def _use(self, node: NodeName, amount_gib: float) -> None:
+        free = self._free.get(node)
+        if free is not None:
+            self._free[node] = free - amount_gib
+
+
+def _own(slot: Slot) -> dict[NodeName, float]:
+    """Return what the units of a slot need on each node, as far as it is known."""
+    needs: dict[NodeName, float] = {}
+    if slot.serves_model:
+        for unit in slot.wanted:
+            needs[unit.node] = needs.get(unit.node, 0.0) + (unit.memory_gib or 0.0)
+    return needs
