@@ -90,9 +90,10 @@ class _Walk:
             self._adapted[engine] = found
         return found
 
-    def is_replacing(self) -> bool:
-        """Tell whether the successor of an endpoint is on its way."""
-        return any(missing.reason == "replacing" for rung in self.route.rungs() for missing in rung.missing)
+    def held_until(self) -> float:
+        """Return until when the successor of an endpoint is waited for; minus infinity where none is on its way."""
+        missing = (missing for rung in self.route.rungs() for missing in rung.missing)
+        return max((each.held_until for each in missing if each.reason == "replacing"), default=-math.inf)
 
     def wait_s(self) -> float | None:
         """Return how long until an endpoint may be free again; None when nobody says."""
@@ -161,7 +162,8 @@ class Relay:
                 walk.failures.append(_Failure(lease.target.name, ended))
                 continue
             # Who was held once waits on while endpoints are only busy: all who were held arrive at the same moment.
-            if not (walk.is_replacing() or (was_held and walk.wait_s() is not None)) or self._is_over(course):
+            is_replacing = walk.held_until() > self._now()
+            if not (is_replacing or (was_held and walk.wait_s() is not None)) or self._is_over(course):
                 break
             held = await self._hold(ask, walk, course, client, is_again=was_held)
             if isinstance(held, ApiError):
@@ -240,8 +242,8 @@ class Relay:
         return found
 
     async def _wait(self, ask: Ask, walk: _Walk, course: Course, client: Client) -> None:
-        wait_s = walk.wait_s()
-        due = course.deadline
+        wait_s, until = walk.wait_s(), walk.held_until()
+        due = min(course.deadline, until) if until > self._now() else course.deadline
         if wait_s is not None:
             due = min(due, self._now() + max(wait_s, SHORTEST_WAIT_S))
         while (left_s := due - self._now()) > 0:

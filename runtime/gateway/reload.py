@@ -23,6 +23,7 @@ from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import RoutingTable, identity_of
 from runtime.gateway.watch import watch_files
+from schemas.base import UnitId
 from schemas.problems import ConfigurationError, Problem
 from schemas.routes import Instance, Routes
 from schemas.stack import Stack
@@ -69,6 +70,8 @@ class Reloader:
         self._routes: Routes | None = None
         self._written: tuple[int, int] | None = None
         """What tells one writing of `routes.json` from another, also of the same text."""
+        self._replaced_since: dict[UnitId, float] = {}
+        """When each instance that is being replaced was first seen so, by the event loop's clock."""
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -91,6 +94,7 @@ class Reloader:
             routes, problems = await asyncio.to_thread(self._read_routes)
             conf = Path(routes.conf) if routes is not None and routes.conf is not None else self._sources.conf
             overrides = routes.overrides if routes else ()
+            self._replaced_since = self._still_replaced(routes, asyncio.get_running_loop().time())
             before = frozenset(self._routes.instances if self._routes else ())
             stack, stack_problems = await asyncio.to_thread(self._read_stack, conf, overrides)
             try:
@@ -129,7 +133,17 @@ class Reloader:
         is_changed = (stack, routes) != (self._stack, self._routes) or self._live.table is None
         if stack is None or not is_changed:
             return None
-        return build_table(stack, routes, environ=os.environ, worker_token=self._sources.worker_token)
+        return build_table(
+            stack,
+            routes,
+            environ=os.environ,
+            worker_token=self._sources.worker_token,
+            replaced_since=self._replaced_since,
+        )
+
+    def _still_replaced(self, routes: Routes | None, now: float) -> dict[UnitId, float]:
+        replacing = [entry.unit for entry in routes.instances if entry.state == "replacing"] if routes else []
+        return {unit: self._replaced_since.get(unit, now) for unit in replacing}
 
     def _swap(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,7 +20,7 @@ from runtime.gateway.routing.table import (
     identity_at,
     identity_of,
 )
-from schemas.base import Frozen, HelperName, RoleName, ServiceName
+from schemas.base import Frozen, HelperName, RoleName, ServiceName, UnitId
 from schemas.hashing import routing_digest, routing_fields
 from schemas.policy import Breaker, HealthCheck, Limits, Policy, Timeouts
 from schemas.routes import Instance, Routes
@@ -29,6 +30,8 @@ OWNER = "orchestrate"
 """Whom `/v1/models` names as the owner of roles, aliases and our own models."""
 TOKEN_ENGINES = frozenset({"mlx", "llama-server", "vllm", "command"})
 """Engines that are started with the worker token as their key. Nobody else is told it."""
+SWAP_S = 60.0
+"""What a swap takes besides draining and loading: the end of the old unit (up to 20 s), the start, the writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +64,36 @@ Part = TypeVar("Part", bound=Frozen)
 
 
 def build_table(
-    stack: Stack, routes: Routes | None, *, environ: Mapping[str, str], worker_token: str | None
+    stack: Stack,
+    routes: Routes | None,
+    *,
+    environ: Mapping[str, str],
+    worker_token: str | None,
+    replaced_since: Mapping[UnitId, float] | None = None,
 ) -> RoutingTable:
     """Build the table of a validated stack.
 
     Without `routes` no service runs. `environ` holds the helpers' keys; a key that is not set makes its endpoints
     misconfigured, not the table bad. `worker_token` goes to our own workers, and to engines that were started with it.
+    `replaced_since` says when instances were first seen as being replaced, by the clock of the event loop: requests
+    wait for a successor as long as who starts it does.
     """
-    return _Builder(stack, routes, environ, worker_token).table()
+    return _Builder(stack, routes, environ, worker_token, replaced_since or {}).table()
 
 
 class _Builder:
     """Holds the inputs while the table is put together. Every list is walked once, however many services there are."""
 
     def __init__(
-        self, stack: Stack, routes: Routes | None, environ: Mapping[str, str], worker_token: str | None
+        self,
+        stack: Stack,
+        routes: Routes | None,
+        environ: Mapping[str, str],
+        worker_token: str | None,
+        replaced_since: Mapping[UnitId, float],
     ) -> None:
         self._stack = stack
+        self._replaced_since = replaced_since
         self._published = routes
         self._environ = environ
         self._worker_token = worker_token
@@ -182,7 +198,8 @@ class _Builder:
 
     def _instance(self, slot: _Slot, instance: Instance, identity: EndpointIdentity) -> Place:
         if instance.state != "ready":
-            return Missing(slot.name, slot.role, instance.state, instance.model, instance.url, priority=slot.priority)
+            gone = Missing(slot.name, slot.role, instance.state, instance.model, instance.url, priority=slot.priority)
+            return replace(gone, held_until=self._held_until(instance)) if instance.state == "replacing" else gone
         token = self._worker_token if instance.engine in TOKEN_ENGINES else None
         declared = self._stack.models.get(instance.model)
         target = _target(slot, identity, token, instance.upstream_model or instance.model)
@@ -190,6 +207,13 @@ class _Builder:
         if service is not None and service.start == "on-demand":
             target = replace(target, is_on_demand=True, idle_stop_s=service.idle_stop_s)
         return replace(target, kind=declared.kind) if declared is not None and declared.kind != "chat" else target
+
+    def _held_until(self, instance: Instance) -> float:
+        """Return when the orchestrator, if it is still at work, has brought the successor or given it up."""
+        since, service = self._replaced_since.get(instance.unit), self._stack.services.get(instance.service)
+        if since is None or service is None:
+            return math.inf
+        return since + service.drain_s + service.ready_timeout_s + SWAP_S
 
     def _helper(self, slot: _Slot, helper: HelperName, model: str) -> Place:
         declared = self._stack.helpers[helper]

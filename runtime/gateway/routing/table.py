@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -71,6 +72,9 @@ class Missing:
     url: str = ""
     detail: str = ""
     priority: int = 1
+    held_until: float = math.inf
+    """Of what is being replaced: when its successor should be there, by the clock of the event loop. Requests do not
+    wait for it any longer: nobody may be working on it any more."""
 
 
 Place = Target | Missing

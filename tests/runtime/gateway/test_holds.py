@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from runtime.gateway import attempt, holds
+from runtime.gateway.routing import build
 from tests.fakes.upstream import Exchange, FakeUpstream, answers, refuses
 from tests.runtime.gateway.harness import (
     CHAT,
@@ -171,6 +172,20 @@ async def test_the_limit_of_all_attempts_ends_the_wait(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "main: replacing" in answer.json()["error"]["message"]
         assert held(gateway) == 0
+
+
+async def test_nobody_waits_longer_than_a_successor_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the orchestrator was killed in the middle of a swap."""
+    monkeypatch.setattr(build, "SWAP_S", 0.5)
+    document = service_document("main")
+    document["services"]["main"] |= {"drain_s": 0.1, "ready_timeout_s": 0.5}
+    async with FakeUpstream() as fake, local_gateway(tmp_path, document) as gateway:
+        await gateway.publish(instance("main", "http://127.0.0.1:9", "replacing"))
+        assert "main: replacing" in (await ask(gateway, CHAT)).json()["error"]["message"]
+        await gateway.reload({**document, "aliases": {"other": ["chat"]}})
+        assert (await ask(gateway, CHAT)).status_code == 503  # and not from the beginning once more
+        await gateway.publish(instance("main", fake.url))
+        assert (await ask(gateway, CHAT)).status_code == 200
 
 
 async def test_a_successor_that_never_comes_ends_the_wait_at_once(swapped: Swapped) -> None:

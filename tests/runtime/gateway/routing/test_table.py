@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.routing.build import build_table
+from runtime.gateway.routing.build import SWAP_S, build_table
 from runtime.gateway.routing.table import Missing, RoutingTable
+from schemas.base import UnitId
 from schemas.routes import Routes
 from schemas.stack import Stack
 
@@ -55,10 +56,16 @@ def instance(service: str, model: str, port: int, state: str = "ready", replica:
     }
 
 
-def table(*instances: dict[str, Any], environ: dict[str, str] | None = None, **changes: Any) -> RoutingTable:
+def table(
+    *instances: dict[str, Any],
+    environ: dict[str, str] | None = None,
+    since: dict[UnitId, float] | None = None,
+    **changes: Any,
+) -> RoutingTable:
     routes = Routes.from_json(json.dumps({"stack": "lab", "generation": 4, "instances": instances}))
     stack = Stack.model_validate_json(json.dumps(STACK | changes))
-    return build_table(stack, routes, environ={"RTX_KEY": "k1"} if environ is None else environ, worker_token="w1")
+    environ = {"RTX_KEY": "k1"} if environ is None else environ
+    return build_table(stack, routes, environ=environ, worker_token="w1", replaced_since=since)
 
 
 def shape(found: RoutingTable, name: str) -> list[list[str]]:
@@ -205,6 +212,13 @@ def test_an_instance_that_is_replaced_is_missing_until_its_successor_is_there() 
     assert missing(table(gone), "chat") == [("main", "replacing")]
     found = table(gone, instance("small", "tiny", 18102, replica=1))
     assert [target.identity.port for target in found.routes["chat"].tiers[0]] == [18102]
+
+
+def test_a_successor_is_waited_for_as_long_as_its_service_may_take() -> None:
+    gone = instance("small", "tiny", 18100, "replacing")
+    services = STACK["services"] | {"small": {**STACK["services"]["small"], "drain_s": 5, "ready_timeout_s": 20}}
+    found = table(gone, since={gone["unit"]: 100.0}, services=services)
+    assert [one.held_until for one in found.routes["chat"].missing if one.name == "main"] == [125.0 + SWAP_S]
 
 
 def with_fallback(role: str, fallback: Any) -> dict[str, Any]:
