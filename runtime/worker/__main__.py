@@ -63,7 +63,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     """Serve until TERM or until generation dies; return the exit code and whether the generation thread still runs."""
     # Sanic and MLX take seconds to import: bad arguments and a taken port are told before.
     from runtime.worker.engine import Engine
+    from runtime.worker.hosting import Always, Host
     from runtime.worker.http import build_app, close_server, open_server
+    from runtime.worker.on_demand import OnDemand
 
     is_over = asyncio.Event()
     code = exits.OK
@@ -85,31 +87,39 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
         engine.abort(f"The group of this model ended: {end.message}.")
         is_over.set()
 
-    if settings.group is None:
-        engine = Engine(settings, fail)
+    host: Host[Engine]
+    if settings.on_demand is not None:
+        try:
+            host = OnDemand(settings, settings.on_demand, lambda on_end: Engine(settings, on_end), fail)
+        except OSError as error:
+            logger.log(logging.ERROR, "the node's on-demand workers cannot be joined: %s", error)
+            return exits.FAILED, False
+    elif settings.group is None:
+        host = Always(Engine(settings, fail))
     else:
         lead = _open_lead(settings, settings.group, end_group)
         if lead is None:
             return exits.FAILED, False
-        engine = Engine(settings, fail, lead.load, lead.make_steps, lead.report)
+        engine = Engine(settings, fail, lead.load, lead.make_steps, lead.report, lead.refuse)
         lead.start(engine.pulse)
-    app = build_app(settings, engine)
+        host = Always(engine)
+    app = build_app(settings, host)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, is_over.set)
     server = await open_server(app, listener)
     logger.info("listening on %s:%d for %s", *listener.getsockname()[:2], settings.name)
-    engine.start()
+    host.start(_url(listener))
     await is_over.wait()
     if lead is None or lead.end is None:
         if lead is not None:
             lead.drain()
-        await engine.drain()
+        await host.drain()
     await close_server(server)
     if lead is not None:
         await lead.close()
     logger.info("stopped")
-    return code, engine.is_alive or lead is not None
+    return code, host.is_alive or lead is not None
 
 
 def _open_lead(settings: Settings, group: Group, on_end: Callable[[End], None]) -> Lead | None:
@@ -122,6 +132,13 @@ def _open_lead(settings: Settings, group: Group, on_end: Callable[[End], None]) 
     except ControlError as error:
         logger.log(logging.ERROR, "%s", error)
         return None
+
+
+def _url(listener: socket.socket) -> str:
+    """Return where other processes of this machine reach a listener."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -2,61 +2,107 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from runtime.worker.batch import Delta, Failure, Finish
+from runtime.worker.batch import Delta, Entered, Failure, Finish, TokenReport
 from runtime.worker.errors import GenerationError
+from runtime.worker.tool_stream import CallReader
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that arrived since the last look."""
+    """What arrived for one choice since the last look."""
 
+    choice: int
+    """Its number, from 0."""
     text: str
     finish: Finish | None
+    tokens: tuple[TokenReport, ...] = ()
+    """Empty where the request asks for no log probabilities."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What one choice has been given and nobody has read."""
+
+    texts: list[str] = field(default_factory=list)
+    tokens: list[TokenReport] = field(default_factory=list)
+    finish: Finish | None = None
+    is_fresh: bool = False
+
+    def take(self, choice: int) -> Piece:
+        piece = Piece(choice, "".join(self.texts), self.finish, tuple(self.tokens))
+        self.texts.clear()
+        self.tokens.clear()
+        self.is_fresh = False
+        return piece
 
 
 @dataclass(slots=True)
 class Answer:
-    """What one request has been given so far.
+    """What one request has been given so far, in all its choices.
 
     Text waits here for its reader. A slow reader holds no place in the batch and costs at most the text of
     `max_tokens` tokens: pieces that wait are joined, and generation does not wait for anybody.
     """
 
-    id: int
+    ids: Sequence[int]
+    """Of the jobs, one a choice."""
     prompt_tokens: int
     began_at: float = field(default_factory=time.monotonic)
     generated_tokens: int = 0
-    is_over: bool = False
-    _texts: list[str] = field(default_factory=list)
-    _finish: Finish | None = None
+    cached_tokens: int = 0
+    """Of the prompt, taken from the prompt cache."""
+    new_reader: Callable[[], CallReader] | None = None
+    """Makes what finds the tool calls in one choice; none where there are none to find."""
+    open: set[int] = field(init=False)
+    """Ids of the jobs that have not ended."""
+    _waiting: dict[int, _Waiting] = field(init=False)
     _failure: str | None = None
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def feed(self, event: Delta | Failure) -> None:
+    def __post_init__(self) -> None:
+        self.open = set(self.ids)
+        self._waiting = {job_id: _Waiting() for job_id in self.ids}
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether every choice has ended; one that failed ends all."""
+        return not self.open
+
+    def feed(self, event: Delta | Entered | Failure) -> None:
         """Add what a round gave."""
         match event:
             case Delta():
-                self._texts.append(event.text)
+                waiting = self._waiting[event.id]
+                waiting.texts.append(event.text)
+                if event.token is not None:
+                    waiting.tokens.append(event.token)
+                waiting.finish = event.finish
+                waiting.is_fresh = True
                 self.generated_tokens += 1
-                self._finish = event.finish
-                self.is_over = event.finish is not None
+                if event.finish is not None:
+                    self.open.discard(event.id)
+            case Entered():
+                # The others take the first one's prompt, whatever it was taken from.
+                if event.id == self.ids[0]:
+                    self.cached_tokens = event.known
+                return
             case Failure():
                 self._failure = event.message
-                self.is_over = True
+                self.open.clear()
         self._arrived.set()
 
-    async def read(self) -> Piece:
-        """Wait for more text, or for the end.
+    async def read(self) -> list[Piece]:
+        """Wait for more; return a piece for every choice that has got something, in the order of the choices.
 
         Raises GenerationError, once the text before the failure was read.
         """
         await self._arrived.wait()
         if self._failure is None:
             self._arrived.clear()
-        elif not self._texts:
+        elif not any(waiting.is_fresh for waiting in self._waiting.values()):
             raise GenerationError(self._failure)
-        text = "".join(self._texts)
-        self._texts.clear()
-        return Piece(text, self._finish)
+        fresh = enumerate(self._waiting.values())
+        return [waiting.take(choice) for choice, waiting in fresh if waiting.is_fresh]

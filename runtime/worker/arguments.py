@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runtime.worker.settings import Group, Settings
+from runtime.worker.settings import Group, OnDemand, Settings
 
 TOKEN_VARIABLE = "ORCHESTRATE_WORKER_TOKEN"  # noqa: S105 - a name, not a secret
 SECRET_VARIABLE = "ORCHESTRATE_CONTROL_SECRET"  # noqa: S105
@@ -29,10 +29,19 @@ def parse(argv: list[str] | None) -> Settings:
     parser.add_argument("--max-batch", type=_positive, default=8, help="requests computed together (default 8)")
     parser.add_argument("--max-waiting", type=_count, default=64, help="further requests that wait (default 64)")
     parser.add_argument("--max-context", type=_positive, help="lower the model's context length, in tokens")
+    parser.add_argument(
+        "--prompt-cache-gib",
+        type=_gib,
+        default=1.0,
+        metavar="GIB",
+        help="memory for prompts to come, running requests counted (default 1; 0 keeps nothing)",
+    )
     parser.add_argument("--drain-s", type=_seconds, default=10.0, help="time for requests under way after TERM")
     _add_group(parser)
+    _add_on_demand(parser)
     arguments = parser.parse_args(argv)
     group = _group(parser, arguments)
+    on_demand = _on_demand(parser, arguments)
     if group is not None and group.rank > 0:
         arguments.host, arguments.port = "127.0.0.1", 0
     elif arguments.port is None:
@@ -49,8 +58,40 @@ def parse(argv: list[str] | None) -> Settings:
         max_batch=arguments.max_batch,
         max_waiting=arguments.max_waiting,
         max_context=arguments.max_context,
+        prompt_cache_bytes=int(arguments.prompt_cache_gib * (1 << 30)),
         drain_s=arguments.drain_s,
         group=group,
+        on_demand=on_demand,
+    )
+
+
+def _add_on_demand(parser: argparse.ArgumentParser) -> None:
+    demand = parser.add_argument_group("models that are loaded when they are asked for")
+    demand.add_argument("--on-demand", action="store_true", help="load at the first request, not at the start")
+    demand.add_argument("--idle-stop-s", type=_seconds, help="drop the model after so many seconds without a request")
+    demand.add_argument("--room", type=Path, help="the directory that the on-demand workers of this node share")
+    demand.add_argument("--budget", type=Path, help="JSON file with memory_gib and set_aside_gib; read at every load")
+    demand.add_argument("--memory-gib", type=float, help="what the loaded model may need (default: by its weights)")
+    demand.add_argument("--service", help="the name by which neighbours know this worker (default: the model's)")
+
+
+def _on_demand(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> OnDemand | None:
+    if not arguments.on_demand:
+        for option in ("idle_stop_s", "room", "budget", "memory_gib", "service"):
+            if getattr(arguments, option) is not None:
+                parser.error(f"--{option.replace('_', '-')} goes with --on-demand only")
+        return None
+    if arguments.size > 1:
+        parser.error("--on-demand does not go with --size: a sharded group always holds its model")
+    if arguments.room is None:
+        parser.error("--on-demand needs --room")
+    memory_gib = arguments.memory_gib
+    return OnDemand(
+        service=arguments.service or arguments.name,
+        room=str(arguments.room),
+        budget=None if arguments.budget is None else str(arguments.budget),
+        memory_bytes=None if memory_gib is None else int(memory_gib * (1 << 30)),
+        idle_stop_s=arguments.idle_stop_s,
     )
 
 
@@ -158,6 +199,13 @@ def _at_least(least: int, text: str) -> int:
     number = int(text)
     if number < least:
         raise argparse.ArgumentTypeError(f"must be at least {least}")
+    return number
+
+
+def _gib(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 4096:
+        raise argparse.ArgumentTypeError("must be between 0 and 4096")
     return number
 
 

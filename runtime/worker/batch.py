@@ -6,12 +6,13 @@ Requests wait here until there is a place; one call of `round` computes one toke
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from runtime.worker.model import LoadedModel
 from runtime.worker.request import Sampling
-from runtime.worker.steps import Commands, GroupEndedError, Insert, Steps, Token
+from runtime.worker.steps import Commands, Gauges, GroupEndedError, Insert, Steps, Token
 from runtime.worker.text import Detokenizer, StopMatcher
 
 logger = logging.getLogger(__name__)
@@ -33,15 +34,44 @@ class Job:
     stop: tuple[str, ...]
     constraint: str | None = None
     """A serialised llguidance grammar that the answer obeys."""
+    logprobs: int | None = None
+    """How many of the most probable tokens to tell with each one; none tells nothing."""
+    shares: int | None = None
+    """The first of the jobs that share this prompt, itself included."""
+    keep: int = 0
+    """Tokens at the front that the next turn of the conversation begins with for certain; 0 where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReport:
+    """What the model thought where it chose one token."""
+
+    offset: int
+    """Characters of the answer before this token."""
+    data: bytes
+    """What the token stands for by itself."""
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
+    """The most probable tokens, the most probable first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one round gave one job; the last one has a finish."""
+    """What one token gave one job; the last one has a finish."""
 
     id: int
     text: str
     finish: Finish | None
+    token: TokenReport | None = None
+    """None where nobody asked, and for an end token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A job has entered the batch with `known` tokens of its prompt computed before."""
+
+    id: int
+    known: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +89,7 @@ class Removed:
     id: int
 
 
-Event = Delta | Failure | Removed
+Event = Delta | Entered | Failure | Removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +108,8 @@ class _Running:
     job: Job
     detokenizer: Detokenizer
     stops: StopMatcher
+    characters: int = 0
+    """Of the answer so far, those that are held back included."""
 
 
 @dataclass(slots=True)
@@ -106,9 +138,9 @@ class Batch:
         return bool(self._running or self._waiting or self._leaving or self._ended)
 
     @property
-    def kv_bytes(self) -> int:
-        """Return the size of the running requests' caches."""
-        return self.steps.kv_bytes
+    def gauges(self) -> Gauges:
+        """Return what the computation holds, and what it has counted."""
+        return self.steps.gauges
 
     def add(self, job: Job) -> None:
         """Queue a job."""
@@ -129,6 +161,7 @@ class Batch:
             for job_id in step.refused:
                 del self._running[job_id]
                 events.append(Failure(job_id, "The request could not enter the batch."))
+            events += [Entered(job_id, known) for job_id, known in step.entered.items()]
             for token in step.tokens:
                 self._collect(token, events)
         except GroupEndedError:
@@ -170,12 +203,27 @@ class Batch:
                 events.append(Failure(job.id, "The request could not enter the batch."))
             else:
                 self._running[job.id] = running
-                inserts.append(Insert(job.id, job.tokens, job.max_tokens, job.sampling, constraint=job.constraint))
+                inserts.append(
+                    Insert(
+                        job.id,
+                        job.tokens,
+                        job.max_tokens,
+                        job.sampling,
+                        logprobs=job.logprobs,
+                        shares=job.shares,
+                        keep=job.keep,
+                        constraint=job.constraint,
+                    )
+                )
         return inserts
 
     def _collect(self, token: Token, events: list[Event]) -> None:
         """Turn a token into text; a request that ended otherwise than in the computation leaves it next round."""
-        event = _advance(self._running[token.id], token)
+        running = self._running.get(token.id)
+        if running is None:
+            # One step may give several tokens, and the request ended at one of them.
+            return
+        event = _advance(running, token, self.model.token_bytes)
         if isinstance(event, Failure) or event.finish is not None:
             del self._running[token.id]
             if token.finish is None:
@@ -190,16 +238,24 @@ class Batch:
         return failed
 
 
-def _advance(running: _Running, token: Token) -> Delta | Failure:
+def _advance(running: _Running, token: Token, bytes_of: Callable[[int], bytes]) -> Delta | Failure:
     """Turn one generated token into the text that may leave; whatever goes wrong ends this request alone."""
     error = token.error
     if error is None:
         try:
-            return _delta(running, token.token, token.finish)
+            report = None if token.finish == "stop" else _report(running.characters, token, bytes_of)
+            return replace(_delta(running, token.token, token.finish), token=report)
         except Exception as raised:  # noqa: BLE001 - the fence around one request
             error = raised
     logger.error("a request failed", exc_info=error)
     return Failure(running.job.id, "The next token could not be chosen or written.")
+
+
+def _report(offset: int, token: Token, bytes_of: Callable[[int], bytes]) -> TokenReport | None:
+    if token.logprobs is None:
+        return None
+    top = tuple((bytes_of(each), logprob) for each, logprob in token.logprobs.top)
+    return TokenReport(offset, bytes_of(token.token), token.logprobs.chosen, top)
 
 
 def _delta(running: _Running, token: int, reason: str | None) -> Delta:
@@ -207,7 +263,9 @@ def _delta(running: _Running, token: int, reason: str | None) -> Delta:
     if reason == "stop":
         text, is_stopped = "", False
     else:
-        text, is_stopped = running.stops.push(running.detokenizer.push(token))
+        new = running.detokenizer.push(token)
+        running.characters += len(new)
+        text, is_stopped = running.stops.push(new)
     if is_stopped:
         return Delta(running.job.id, text, "stop")
     if reason is None:

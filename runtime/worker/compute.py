@@ -13,9 +13,11 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
 
 from runtime.worker.model import LoadedModel
+from runtime.worker.prompt_cache import Caches, PromptCache
+from runtime.worker.recorder import Recorder
 from runtime.worker.request import Sampling
 from runtime.worker.sampling import Chooser, Sampler, make_chooser
-from runtime.worker.steps import Commands, Insert, Step, Token
+from runtime.worker.steps import Commands, Gauges, Insert, Step, Token
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,24 @@ A CPU computes 16 tokens at once no slower a token than 256 (SmolLM2-135M: about
 """
 
 
+SETTLE_STEPS = 64
+"""Steps between two looks at how much the running requests have grown; the prompt cache makes room for them."""
+
 Agreement = Callable[[mx.array], mx.array]
 """Takes the tokens that this rank has chosen, returns those that count."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """A request in the batch."""
+
+    insert: Insert
+    chooser: Chooser
+    recorder: Recorder | None
+    known: int
+    """Tokens of the prompt that were computed before it entered."""
+    has_begun: bool = False
+    """Something was computed for it."""
 
 
 @dataclass(slots=True)
@@ -42,10 +60,15 @@ class Compute:
     new_chooser: Callable[[Sampling, int, int], Chooser] = make_chooser
     agree: Agreement | None = None
     """Makes the ranks of a group go on with the same tokens; none in a process that is alone."""
+    kept: PromptCache = field(default_factory=lambda: PromptCache(0))
+    """What is known of prompts before they come."""
     _uids: dict[int, int] = field(default_factory=dict)
     """The generator's uids, keyed by id."""
-    _choosers: dict[int, tuple[int, Chooser]] = field(default_factory=dict)
-    """Ids and choosers, keyed by the generator's uid."""
+    _rows: dict[int, _Row] = field(default_factory=dict)
+    """Keyed by the generator's uid."""
+    _sharing: dict[int, list[Insert]] = field(default_factory=dict)
+    """Who waits for the prompt of another request that is being computed, keyed by the id of that one."""
+    _steps: int = 0
     _generator: Any = field(init=False)
     """A `BatchGenerator`, whose methods carry no types."""
     _stop_sequences: StopSequences = field(init=False)
@@ -55,25 +78,38 @@ class Compute:
         self._generator = self._new_generator()
 
     @property
-    def kv_bytes(self) -> int:
-        """Return the size of the requests' caches."""
-        return int(self._generator.prompt_cache_nbytes)
+    def gauges(self) -> Gauges:
+        """Return what is held in this process, and what was counted."""
+        kept = self.kept
+        return Gauges(self._running_bytes, kept.kept_bytes, kept.kept, kept.lookups, kept.hits, kept.cached_tokens)
 
     def step(self, commands: Commands) -> Step:
         """Take out who leaves, take in who enters and compute one step; raises what the model raises."""
-        if commands.removes:
-            self._remove(commands.removes)
-        refused = [insert.id for insert in commands.inserts if not self._insert(insert)]
-        _, responses = self._generator.next()
-        tokens = [self._token(response) for response in responses]
+        orphans = self._remove(commands.removes) if commands.removes else []
+        step = Step([], [])
+        for insert in [*orphans, *commands.inserts]:
+            if insert.shares in self._sharing and insert.shares != insert.id:
+                self._sharing[insert.shares].append(insert)
+            else:
+                self._enter(insert, step)
+        prompts, responses = self._generator.next()
+        step.tokens.extend(self._token(response) for response in responses)
+        for prompt in prompts:
+            if prompt.end_of_segment and not prompt.end_of_prompt:
+                self._note_prompt(prompt, step)
+        self._steps += 1
+        if self._steps % SETTLE_STEPS == 0:
+            self.kept.make_room(self._running_bytes)
         if not self._uids:
             mx.clear_cache()
-        return Step(tokens, refused)
+        return step
 
     def recover(self) -> None:
         """Forget all requests."""
         self._uids.clear()
-        self._choosers.clear()
+        self._rows.clear()
+        self._sharing.clear()
+        self.kept.clear()
         self._generator.close()
         self._generator = self._new_generator()
         mx.clear_cache()
@@ -82,38 +118,89 @@ class Compute:
         """Give the generator's resources back."""
         self._generator.close()
 
-    def _insert(self, insert: Insert) -> bool:
+    @property
+    def _running_bytes(self) -> int:
+        return int(self._generator.prompt_cache_nbytes)
+
+    def _enter(self, insert: Insert, step: Step, caches: Caches | None = None, known: int = 0) -> None:
+        """Put a request into the batch, with `caches` of the first `known` tokens of its prompt, or what is kept."""
+        tokens = insert.tokens
         try:
-            chooser = self.new_chooser(insert.sampling, self.model.limits.vocabulary, len(insert.tokens))
+            chooser = self.new_chooser(insert.sampling, self.model.limits.vocabulary, len(tokens))
             if insert.constraint is not None:
                 # Behind all others: what the grammar forbids, nothing may allow again.
                 chooser.add(self.model.grammars.constraint(insert.constraint))
-            (uid,) = self._generator.insert(
-                [insert.tokens],
+            recorder = None if insert.logprobs is None else Recorder(insert.logprobs)
+            if recorder is not None:
+                chooser.add_first(recorder)
+            if caches is None:
+                caches, known = self.kept.find(tokens)
+            cut = max(known, insert.keep)
+            (uid,) = self._generator.insert_segments(
+                [[tokens[known:cut], tokens[cut:]]],
                 max_tokens=[insert.max_tokens],
+                caches=[caches],
+                all_tokens=[tokens[:known]],
                 samplers=[self._agreed(chooser.sampler)],
                 logits_processors=[chooser.processors],
                 stop_sequences=[self._stop_sequences],
             )
         except Exception:
             logger.exception("a request could not enter the batch")
-            return False
+            step.refused.append(insert.id)
+            return
         self._uids[insert.id] = uid
-        self._choosers[uid] = insert.id, chooser
-        return True
+        self._rows[uid] = _Row(insert, chooser, recorder, known)
+        step.entered[insert.id] = known
+        if insert.shares == insert.id and len(tokens) - known > 1:
+            self._sharing[insert.id] = []
 
-    def _remove(self, ids: Sequence[int]) -> None:
+    def _remove(self, ids: Sequence[int]) -> list[Insert]:
+        """Take requests out and keep what was computed for them; return who waited for a prompt of theirs."""
+        leaving = set(ids)
+        for waiting in self._sharing.values():
+            waiting[:] = [insert for insert in waiting if insert.id not in leaving]
         uids = [self._uids.pop(job_id) for job_id in ids if job_id in self._uids]
         for uid in uids:
-            del self._choosers[uid]
+            row = self._rows.pop(uid)
+            if row.has_begun:
+                self._keep(uid)
         self._generator.remove(uids)
+        return [insert for job_id in ids for insert in self._sharing.pop(job_id, [])]
+
+    def _note_prompt(self, prompt: Any, step: Step) -> None:
+        """Note that a part of a prompt is computed: keep it, and let those enter who share it."""
+        row = self._rows[prompt.uid]
+        insert = row.insert
+        read = row.known + prompt.progress[0]
+        row.has_begun = True
+        if read == insert.keep:
+            self._keep(prompt.uid)
+        if read == len(insert.tokens) - 1 and insert.id in self._sharing:
+            waiting = self._sharing.pop(insert.id)
+            # Also for those who share it and find no place yet.
+            caches = self._keep(prompt.uid)
+            for other in waiting:
+                self._enter(other, step, caches, read)
+
+    def _keep(self, uid: int) -> Caches:
+        caches, tokens = self._generator.extract_cache([uid])[uid]
+        self.kept.keep(tokens, caches, self._running_bytes)
+        return list(caches)
 
     def _token(self, response: Any) -> Token:
-        job_id, chooser = self._choosers[response.uid]
+        row = self._rows[response.uid]
+        chooser, logprobs = row.chooser, None
+        try:
+            logprobs = row.recorder.take(response.token) if row.recorder else None
+        except Exception as error:  # noqa: BLE001 - the fence around one request
+            chooser.error = chooser.error or error
+        row.has_begun = True
         if response.finish_reason is not None:
-            del self._choosers[response.uid]
-            del self._uids[job_id]
-        return Token(job_id, response.token, response.finish_reason, chooser.error)
+            del self._rows[response.uid]
+            del self._uids[row.insert.id]
+            self.kept.keep(response.all_tokens, response.prompt_cache, self._running_bytes)
+        return Token(row.insert.id, response.token, response.finish_reason, chooser.error, logprobs)
 
     def _agreed(self, sampler: Sampler | None) -> Sampler | None:
         agree = self.agree

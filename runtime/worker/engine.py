@@ -15,16 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from runtime.worker import status
+from runtime.worker.alone import computing_alone
 from runtime.worker.answer import Answer
-from runtime.worker.batch import Event, Failure, Job, Removed
-from runtime.worker.compute import Compute
-from runtime.worker.errors import UnavailableError
+from runtime.worker.batch import Event, Failure, Removed
+from runtime.worker.errors import RequestError, UnavailableError
 from runtime.worker.generation import GenerationThread, Loaded, Loader, MakeSteps, Progress, Report, Rounds
+from runtime.worker.jobs import jobs_of
 from runtime.worker.model import LoadedModel, load
-from runtime.worker.prompt import answer_limit, encode
+from runtime.worker.preparing import prepare
 from runtime.worker.request import Request
 from runtime.worker.settings import Settings
+from runtime.worker.steps import Gauges
 from schemas.messages import Phase, WorkerGroup, WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
+from schemas.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +40,14 @@ class Engine:
         settings: Settings,
         on_end: Callable[[], None],
         load: Loader = load,
-        make_steps: MakeSteps = Compute,
+        make_steps: MakeSteps | None = None,
         report_group: Callable[[], WorkerGroup | None] = lambda: None,
+        refuse_group: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_end` is called on the loop when the generation thread has ended by itself: the process must end too.
 
-        A process that leads a group loads and computes with `load` and `make_steps` of the group.
+        A process that leads a group loads and computes with `load` and `make_steps` of the group, and ends it with
+        `refuse_group` when its canary has failed.
         """
         self.phase: Phase = "starting"
         self.started_at = int(time.time())
@@ -52,20 +57,24 @@ class Engine:
         self._started = time.monotonic()
         self._on_end = on_end
         self._report_group = report_group
+        self._refuse_group = refuse_group
+        self._verdict: Verdict | None = None
         self._progress: float | None = None
         self._load_s: float | None = None
         self._model: LoadedModel | None = None
-        self._answers: dict[int, Answer] = {}
+        self._open: dict[int, Answer] = {}
+        """Keyed by the ids of the jobs that have not ended: several of them may belong to one answer."""
         self._preparing = 0
         self._batch = 0
-        self._kv_bytes = 0
+        self._gauges = Gauges()
         self._has_ended = False
         """No answer will come any more."""
         self._ids = itertools.count(1)
         self._idle = asyncio.Event()
         self._idle.set()
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-        self._thread = GenerationThread(settings, load, asyncio.get_running_loop(), self._receive, make_steps)
+        computes = computing_alone(settings) if make_steps is None else make_steps
+        self._thread = GenerationThread(settings, load, asyncio.get_running_loop(), self._receive, computes)
 
     def start(self) -> None:
         """Load the model in the background."""
@@ -75,6 +84,11 @@ class Engine:
     def is_alive(self) -> bool:
         """Tell whether the generation thread lives."""
         return self._thread.is_alive
+
+    @property
+    def failure(self) -> str | None:
+        """Return why the generation thread ended by itself; None while it did not."""
+        return self._thread.failure
 
     @asynccontextmanager
     async def answering(self, parse: Callable[[], Request]) -> AsyncIterator[tuple[Request, Answer]]:
@@ -90,22 +104,22 @@ class Engine:
         self._idle.clear()
         try:
             loop = asyncio.get_running_loop()
-            request, tokens = await loop.run_in_executor(self._preparer, _prepare, parse, model)
+            prepared = await loop.run_in_executor(self._preparer, prepare, parse, model)
+            request, tokens = prepared.request, prepared.tokens
             if self._has_ended:
                 raise self._refused("The worker ended while it read the request.", "shutting_down", 5)
-            answer = Answer(next(self._ids), len(tokens))
-            self._answers[answer.id] = answer
+            answer = self._admit(request, len(tokens))
+            answer.new_reader = prepared.new_reader
         finally:
             self._preparing -= 1
             self._note_idle()
-        limit = answer_limit(request, len(tokens), model.limits)
         try:
-            self._thread.add(Job(answer.id, tokens, limit, request.sampling, request.stop))
+            self._thread.add(jobs_of(request, tokens, answer.ids, model.limits, prepared.constraint))
             self.meter.prompt_tokens += len(tokens)
             yield request, answer
         finally:
             if not answer.is_over:
-                self._thread.remove(answer.id)
+                self._thread.remove(sorted(answer.open))
 
     def readiness(self) -> WorkerReadiness:
         """Report whether a real token was produced since the load."""
@@ -115,7 +129,15 @@ class Engine:
             phase=self.phase,
             progress=self._progress,
             load_s=self._load_s,
+            canary=self._verdict,
         )
+
+    def judge(self, verdict: Verdict) -> None:
+        """Keep the verdict on this group; one that failed its canary ends."""
+        self._verdict = verdict
+        logger.info("%s", verdict.line())
+        if verdict.outcome == "failed":
+            self._refuse_group(verdict.line())
 
     def status(self) -> WorkerStatus:
         """Report everything there is to know about this worker."""
@@ -135,6 +157,7 @@ class Engine:
             requests=self.meter.requests(),
             tokens=self.meter.tokens(),
             versions=status.versions(),
+            prompt_cache=status.prompt_cache(self._settings.prompt_cache_bytes, self._gauges),
             group=self._report_group(),
         )
 
@@ -150,22 +173,41 @@ class Engine:
     async def drain(self) -> None:
         """Admit nobody any more, let the requests under way finish for `drain_s`, then end them and the thread."""
         self.phase = "draining"
-        logger.info("draining: %d requests under way", len(self._answers))
+        logger.info("draining: %d requests under way", self._under_way)
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._idle.wait()
         except TimeoutError:
-            logger.warning("drain ended with %d requests unfinished", len(self._answers))
+            logger.warning("drain ended with %d requests unfinished", self._under_way)
         self._fail_all("The worker was stopped before the answer was complete.", is_stop=True)
         await self._thread.stop()
         self._preparer.shutdown(wait=False, cancel_futures=True)
 
+    def _admit(self, request: Request, prompt_tokens: int) -> Answer:
+        """Take places for every choice of a request; raises RequestError and UnavailableError."""
+        if request.choices > self._places:
+            raise RequestError(f"n is at most {self._places} for this worker.", param="n")
+        if request.choices > 1 and len(self._open) + self._preparing - 1 + request.choices > self._places:
+            raise self._refused("The queue is full.", "queue_full", self._retry_after_s())
+        answer = Answer([next(self._ids) for _ in range(request.choices)], prompt_tokens)
+        self._open |= dict.fromkeys(answer.ids, answer)
+        return answer
+
+    @property
+    def _under_way(self) -> int:
+        return len({answer.ids[0] for answer in self._open.values()})
+
+    @property
+    def _places(self) -> int:
+        return self._settings.max_batch + self._settings.max_waiting
+
     @property
     def _waiting(self) -> int:
-        return self._preparing + max(0, len(self._answers) - self._batch)
+        return self._preparing + max(0, len(self._open) - self._batch)
 
     def _memory(self) -> WorkerMemory:
-        return status.memory(self._model.size_bytes if self._model else 0, self._kv_bytes)
+        weights = self._model.size_bytes if self._model else 0
+        return status.memory(weights, self._gauges.kv_bytes, self._gauges.kept_bytes)
 
     def _check_open(self) -> LoadedModel:
         """Return the model where a request may enter.
@@ -179,7 +221,7 @@ class Engine:
         if self._model is None or self.phase in {"starting", "loading", "warming"}:
             done = "" if self._progress is None else f" ({self._progress:.0%})"
             raise self._refused(f"The model is {self.phase}{done}.", "model_loading", 5)
-        if self._preparing + len(self._answers) >= self._settings.max_batch + self._settings.max_waiting:
+        if self._preparing + len(self._open) >= self._places:
             raise self._refused("The queue is full.", "queue_full", self._retry_after_s())
         return self._model
 
@@ -189,8 +231,7 @@ class Engine:
 
     def _retry_after_s(self) -> int:
         """Estimate when a place is free, between 1 and 60 s."""
-        places = self._settings.max_batch + self._settings.max_waiting
-        return max(1, min(60, math.ceil(self.meter.wait_s(places))))
+        return max(1, min(60, math.ceil(self.meter.wait_s(self._places))))
 
     def _receive(self, report: Report) -> None:
         """Take a report of the generation thread; runs on the loop."""
@@ -203,7 +244,7 @@ class Engine:
             case Rounds():
                 for event in report.events:
                     self._deliver(event)
-                self._batch, self._kv_bytes = report.running, report.kv_bytes
+                self._batch, self._gauges = report.running, report.gauges
                 self.meter.add_round(report.tokens, is_idle=report.running == 0)
                 self._note_idle()
             case None:
@@ -220,40 +261,43 @@ class Engine:
             self._load_s = round(time.monotonic() - self._started, 3)
 
     def _deliver(self, event: Event) -> None:
-        if isinstance(event, Removed):
-            left = self._answers.pop(event.id, None)
-            if left is not None:
-                self.meter.cancelled += 1
-                self.meter.add_end(time.monotonic() - left.began_at)
-            return
-        answer = self._answers.get(event.id)
+        answer = self._open.get(event.id)
         if answer is None:
             return
+        if isinstance(event, Removed):
+            # The jobs of a request leave in one round: the first of them ends it.
+            self._close(answer)
+            self.meter.cancelled += 1
+            return
         answer.feed(event)
-        if answer.is_over:
-            del self._answers[event.id]
-            self.meter.add_end(time.monotonic() - answer.began_at)
-            if isinstance(event, Failure):
-                self.meter.failed += 1
-            else:
-                self.meter.completed += 1
+        if event.id not in answer.open:
+            self._open.pop(event.id)
+        if isinstance(event, Failure):
+            others = [job_id for job_id in answer.ids if job_id in self._open]
+            self._thread.remove(others)
+            self._close(answer)
+            self.meter.failed += 1
+        elif answer.is_over:
+            self._close(answer)
+            self.meter.completed += 1
+
+    def _close(self, answer: Answer) -> None:
+        for job_id in answer.ids:
+            self._open.pop(job_id, None)
+        self.meter.add_end(time.monotonic() - answer.began_at)
 
     def _fail_all(self, message: str, *, is_stop: bool = False) -> None:
         self._has_ended = True
-        for answer in self._answers.values():
-            answer.feed(Failure(answer.id, message))
+        answers = {answer.ids[0]: answer for answer in self._open.values()}
+        for first, answer in answers.items():
+            answer.feed(Failure(first, message))
         if is_stop:
-            self.meter.cancelled += len(self._answers)
+            self.meter.cancelled += len(answers)
         else:
-            self.meter.failed += len(self._answers)
-        self._answers.clear()
+            self.meter.failed += len(answers)
+        self._open.clear()
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._answers and not self._preparing:
+        if not self._open and not self._preparing:
             self._idle.set()
-
-
-def _prepare(parse: Callable[[], Request], model: LoadedModel) -> tuple[Request, list[int]]:
-    request = parse()
-    return request, encode(request, model.tokenizer, model.limits)

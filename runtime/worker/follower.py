@@ -17,6 +17,7 @@ from runtime.worker.compute import Compute
 from runtime.worker.generation import KV_SAMPLE_ROUNDS
 from runtime.worker.identity import identify
 from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Silence, hello
+from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.settings import Group, Settings
 from schemas import exits
 from schemas.messages import Phase
@@ -42,7 +43,7 @@ class Follower:
         self._phase: Phase = "starting"
         self._progress: float | None = None
         self._round = 0
-        self._model_bytes = self._kv_bytes = 0
+        self._model_bytes = self._kv_bytes = self._kept_bytes = 0
         self._lead = Silence(time.monotonic())
         self._is_welcome = False
         self._rounds: queue.SimpleQueue[wire.Round] = queue.SimpleQueue()
@@ -97,7 +98,7 @@ class Follower:
             self._send(self._heartbeat())
 
     def _heartbeat(self) -> wire.Heartbeat:
-        memory = status.memory(self._model_bytes, self._kv_bytes)
+        memory = status.memory(self._model_bytes, self._kv_bytes, self._kept_bytes)
         return wire.Heartbeat(phase=self._phase, progress=self._progress, round=self._round, memory=memory)
 
     async def _greet(self) -> None:
@@ -186,7 +187,8 @@ class Follower:
         model = sharded.load_part(self._group, joined, directory, self._settings.max_context, self._note_progress)
         self._model_bytes = model.size_bytes
         self._loop.call_soon_threadsafe(self._enter, "ready")
-        return Compute(model, self._settings.max_batch, agree=sharded.agreement(joined))
+        kept = PromptCache(self._settings.prompt_cache_bytes, sharded.largest(joined))
+        return Compute(model, self._settings.max_batch, agree=sharded.agreement(joined), kept=kept)
 
     def _note_progress(self, share: float) -> None:
         self._progress = share
@@ -198,5 +200,6 @@ class Follower:
         step = compute.step(wire.commands_of(message))
         is_changed = message.inserts or message.removes or any(token.finish for token in step.tokens)
         if is_changed or message.number % KV_SAMPLE_ROUNDS == 0:
-            self._kv_bytes = compute.kv_bytes
+            gauges = compute.gauges
+            self._kv_bytes, self._kept_bytes = gauges.kv_bytes, gauges.kept_bytes
         self._loop.call_soon_threadsafe(self._send, wire.Done(number=message.number, digest=wire.digest(step)))

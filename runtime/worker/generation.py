@@ -5,15 +5,14 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.worker.batch import Batch, Event, Job
-from runtime.worker.compute import Compute
 from runtime.worker.model import LoadedModel
 from runtime.worker.settings import Settings
-from runtime.worker.steps import GroupEndedError, Steps
+from runtime.worker.steps import Gauges, GroupEndedError, Steps
 from schemas.messages import Phase
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class Rounds:
     events: list[Event]
     tokens: int
     running: int
-    kv_bytes: int
+    gauges: Gauges
 
 
 Report = Progress | Loaded | Rounds | None
@@ -62,12 +61,12 @@ Report = Progress | Loaded | Rounds | None
 
 @dataclass(frozen=True, slots=True)
 class _Add:
-    job: Job
+    jobs: Sequence[Job]
 
 
 @dataclass(frozen=True, slots=True)
 class _Remove:
-    job_id: int
+    job_ids: Sequence[int]
 
 
 _Command = _Add | _Remove | None
@@ -83,7 +82,7 @@ class GenerationThread:
         load: Loader,
         loop: asyncio.AbstractEventLoop,
         receive: Callable[[Report], None],
-        make_steps: MakeSteps = Compute,
+        make_steps: MakeSteps,
     ) -> None:
         """`receive` is called on `loop` with everything the thread has to say."""
         self._settings = settings
@@ -95,6 +94,8 @@ class GenerationThread:
         # A daemon: a model call that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._main, name="generation", daemon=True)
         self._is_stopping = False
+        self.failure: str | None = None
+        """Why the thread ended by itself, before it reports so."""
 
     @property
     def is_alive(self) -> bool:
@@ -105,13 +106,13 @@ class GenerationThread:
         """Start loading the model."""
         self._thread.start()
 
-    def add(self, job: Job) -> None:
-        """Hand over a job; safe from any thread, like `remove`."""
-        self._commands.put(_Add(job))
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Hand over the jobs of a request; safe from any thread, like `remove`."""
+        self._commands.put(_Add(jobs))
 
-    def remove(self, job_id: int) -> None:
-        """Take a job out when the next round begins."""
-        self._commands.put(_Remove(job_id))
+    def remove(self, job_ids: Sequence[int]) -> None:
+        """Take jobs out when the next round begins."""
+        self._commands.put(_Remove(job_ids))
 
     async def stop(self) -> None:
         """End the thread after the round under way; give up on one that does not end."""
@@ -128,8 +129,9 @@ class GenerationThread:
         except GroupEndedError as error:
             logger.info("generation ends: %s", error)
             self._report(None)
-        except BaseException:
+        except BaseException as error:
             logger.critical("the generation thread died", exc_info=True)
+            self.failure = f"{type(error).__name__}: {error}"
             self._report(None)
 
     def _load(self) -> LoadedModel:
@@ -149,16 +151,16 @@ class GenerationThread:
         batch = Batch(model, self._settings.max_batch, self._make_steps(model, self._settings.max_batch))
         self._report(Loaded(model))
         self._prove(batch, "warming")
-        running = kv_bytes = 0
+        running, gauges = 0, Gauges()
         for count in itertools.count():
             if not self._take_commands(batch):
                 break
             outcome = batch.round()
             has_changed = batch.running != running
             if has_changed or count % KV_SAMPLE_ROUNDS == 0:
-                running, kv_bytes = batch.running, batch.kv_bytes
+                running, gauges = batch.running, batch.gauges
             if outcome.events or has_changed:
-                self._report(Rounds(outcome.events, outcome.tokens, running, kv_bytes))
+                self._report(Rounds(outcome.events, outcome.tokens, running, gauges))
             if outcome.has_failed:
                 self._prove(batch, "recovering")
         batch.close()
@@ -178,9 +180,11 @@ class GenerationThread:
                 return True
             match command:
                 case _Add():
-                    batch.add(command.job)
+                    for job in command.jobs:
+                        batch.add(job)
                 case _Remove():
-                    batch.remove(command.job_id)
+                    for job_id in command.job_ids:
+                        batch.remove(job_id)
                 case None:
                     return False
 

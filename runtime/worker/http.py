@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import ValidationError
 from sanic import HTTPResponse, Request, Sanic
 from sanic.exceptions import SanicException
 from sanic.response import json as json_response
@@ -17,12 +18,17 @@ from sanic.response import json as json_response
 from runtime.worker import openai
 from runtime.worker.answer import Answer
 from runtime.worker.body import parse_json
+from runtime.worker.choices import Stream, Whole
 from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, RequestError, UnavailableError, error_body, kind_of
-from runtime.worker.openai import Envelope, EventStream, Kind, Usage
+from runtime.worker.hosting import Call, Host
+from runtime.worker.openai import Envelope, Kind, Usage
 from runtime.worker.request import Request as Wanted
 from runtime.worker.request import parse_chat, parse_completion
 from runtime.worker.settings import Settings
+from schemas.prefer import HEADER as PREFER_HEADER
+from schemas.prefer import PROBE_HEADER, wait_s
+from schemas.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +46,14 @@ LINGER_S = 3.0
 NEVER_S = 10 * 365 * 86400
 """Sanic cuts answers that take longer than its RESPONSE_TIMEOUT; every timer of an answer is our own."""
 
+_UNGUARDED = frozenset({"/health", "/unload"})
+"""`/unload` has a key of its own: neighbours may belong to another stack."""
+
 App = Sanic[Any, Any]
 _Parser = Callable[[dict[str, Any], str], Wanted]
 
 
-def build_app(settings: Settings, engine: Engine) -> App:
+def build_app(settings: Settings, host: Host[Engine]) -> App:
     """Build the application; it serves from the first moment, also while the model loads."""
     app: App = Sanic("worker", configure_logging=False)
     app.config.update(
@@ -55,8 +64,9 @@ def build_app(settings: Settings, engine: Engine) -> App:
         KEEP_ALIVE_TIMEOUT=120,
     )
     _add_guard(app, settings.token)
-    _add_generation(app, settings.name, engine)
-    _add_reports(app, settings.name, engine)
+    _add_generation(app, settings.name, host)
+    _add_reports(app, settings.name, host)
+    _add_unload(app, host)
     app.error_handler.add(Exception, _answer_error)
     return app
 
@@ -66,7 +76,7 @@ def _add_guard(app: App, token: str | None) -> None:
 
     @app.on_request
     async def check_token(request: Request) -> HTTPResponse | None:
-        if token is None or request.path == "/health":
+        if token is None or request.path in _UNGUARDED:
             return None
         given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
         if hmac.compare_digest(given, expected):
@@ -76,17 +86,21 @@ def _add_guard(app: App, token: str | None) -> None:
         return response
 
 
-def _add_generation(app: App, model: str, engine: Engine) -> None:
+def _add_generation(app: App, model: str, host: Host[Engine]) -> None:
     def serve(kind: Kind, parser: _Parser) -> Callable[[Request], Any]:
         async def handler(request: Request) -> HTTPResponse | None:
             body = await _read_body(request)
-            async with engine.answering(lambda: parser(parse_json(body), model)) as (wanted, answer):
+            async with (
+                host.holding(_call_of(request)) as engine,
+                engine.answering(lambda: parser(parse_json(body), model)) as (wanted, answer),
+            ):
                 prefix = "chatcmpl" if kind == "chat" else "cmpl"
                 envelope = Envelope(kind, f"{prefix}-{secrets.token_hex(12)}", int(time.time()), model)
+                shape = envelope, wanted.choices, wanted.logprobs is not None
                 if wanted.is_stream:
-                    await _stream(request, EventStream(envelope, include_usage=wanted.include_usage), wanted, answer)
+                    await _stream(request, Stream(*shape, wanted.include_usage, answer.new_reader), answer)
                     return None
-                return await _whole(envelope, answer)
+                return await _whole(Whole(*shape, answer.new_reader), answer)
 
         return handler
 
@@ -96,25 +110,55 @@ def _add_generation(app: App, model: str, engine: Engine) -> None:
     app.add_route(completion, "/v1/completions", methods=["POST"], stream=True, name="completions")
 
 
-def _add_reports(app: App, model: str, engine: Engine) -> None:
+def _add_reports(app: App, model: str, host: Host[Engine]) -> None:
     @app.get("/health")
     async def health(_: Request) -> HTTPResponse:
-        is_alive = engine.is_alive
+        is_alive = host.is_alive
         return json_response({"status": "ok" if is_alive else "failed"}, status=200 if is_alive else 503)
 
     @app.get("/ready")
     async def ready(_: Request) -> HTTPResponse:
-        readiness = engine.readiness()
-        headers = {} if readiness.is_ready else {"retry-after": "1"}
-        return json_response(readiness.model_dump(), status=200 if readiness.is_ready else 503, headers=headers)
+        readiness = host.readiness()
+        is_open = readiness.takes_requests
+        headers = {} if is_open else {"retry-after": "1"}
+        return json_response(readiness.model_dump(), status=200 if is_open else 503, headers=headers)
 
     @app.get("/status")
     async def status(_: Request) -> HTTPResponse:
-        return json_response(engine.status().model_dump())
+        return json_response(host.status().model_dump())
+
+    async def judge(request: Request) -> HTTPResponse:
+        body = await _read_body(request)
+        try:
+            verdict = Verdict.from_json(body)
+        except ValidationError:
+            raise RequestError("The body is no verdict of a canary.") from None
+        async with host.holding(Call(is_probe=True)) as engine:
+            engine.judge(verdict)
+        return json_response({})
+
+    app.add_route(judge, "/canary", methods=["POST"], stream=True, name="canary")
 
     @app.get("/v1/models")
     async def models(_: Request) -> HTTPResponse:
-        return json_response(openai.model_list(model, engine.started_at, engine.status().context_length))
+        return json_response(openai.model_list(model, host.started_at, host.status().context_length))
+
+
+def _add_unload(app: App, host: Host[Engine]) -> None:
+    @app.post("/unload")
+    async def unload(request: Request) -> HTTPResponse:
+        """Drop the model for a neighbour on this node, which knows the key from the registry that they share."""
+        is_done = await host.unload(request.headers.get("authorization", "").removeprefix("Bearer "))
+        if is_done is None:
+            return _error(401, "The key of this worker is missing or wrong.", code="invalid_api_key")
+        if not is_done:
+            return _error(409, "The model is in use.", code="model_in_use")
+        return json_response({"unloaded": True})
+
+
+def _call_of(request: Request) -> Call:
+    is_probe = request.headers.get(PROBE_HEADER) is not None
+    return Call(wait_s(request.headers.get(PREFER_HEADER)), is_probe)
 
 
 async def open_server(app: App, listener: socket.socket) -> Any:
@@ -158,40 +202,36 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _whole(envelope: Envelope, answer: Answer) -> HTTPResponse:
-    texts = []
-    while True:
-        piece = await answer.read()
-        texts.append(piece.text)
-        if piece.finish is not None:
-            usage = Usage(answer.prompt_tokens, answer.generated_tokens)
-            return _json(envelope.whole("".join(texts), piece.finish, usage))
+async def _whole(whole: Whole, answer: Answer) -> HTTPResponse:
+    while not whole.is_over:
+        whole.add(await answer.read())
+    return _json(whole.body(_usage(answer)))
 
 
-async def _stream(request: Request, events: EventStream, wanted: Wanted, answer: Answer) -> None:
-    # The first piece decides between an HTTP error and a stream: a request that fails before it still gets a status.
-    piece = await answer.read()
+async def _stream(request: Request, stream: Stream, answer: Answer) -> None:
+    # The first pieces decide between an HTTP error and a stream: a request that fails before still gets a status.
+    data = stream.add(await answer.read())
     response = await request.respond(
         content_type="text/event-stream; charset=utf-8",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
-    data = events.first()
+    data = stream.first() + data
     try:
-        while piece.finish is None:
-            data += events.text(piece.text) if piece.text else b""
+        while not stream.is_over:
             if data:
                 await _send(response, data)
-            data = b""
-            piece = await answer.read()
+            data = stream.add(await answer.read())
     except GenerationError as error:
         logger.warning("a stream ended early: %s", error)
         body = error_body(str(error), kind=kind_of(500), code="generation_failed")
         await _send(response, openai.error_event(body))
     else:
-        data += events.text(piece.text) if piece.text else b""
-        usage = Usage(answer.prompt_tokens, answer.generated_tokens) if wanted.include_usage else None
-        await _send(response, data + events.end(piece.finish, usage))
+        await _send(response, data + stream.end(_usage(answer)))
     await response.eof()
+
+
+def _usage(answer: Answer) -> Usage:
+    return Usage(answer.prompt_tokens, answer.generated_tokens, answer.cached_tokens)
 
 
 async def _send(response: HTTPResponse, data: bytes) -> None:
@@ -205,7 +245,9 @@ async def _answer_error(request: Request, error: Exception) -> HTTPResponse:
         case RequestError():
             return _error(error.status, error.message, param=error.param, code=error.code)
         case UnavailableError():
-            response = _error(503, error.message, code=error.code)
+            body = error_body(error.message, kind=kind_of(503), code=error.code)
+            loading = {} if error.loading is None else {"loading": error.loading.model_dump()}
+            response = _json({**body, **loading}, 503)
             response.headers["retry-after"] = str(error.retry_after_s)
             return response
         case GenerationError():

@@ -21,6 +21,7 @@ from runtime.worker.identity import identify
 from runtime.worker.lead_steps import LeadSteps
 from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Pulse, Silence, hello
 from runtime.worker.model import LoadedModel
+from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.settings import Group, Settings
 from runtime.worker.steps import Commands, GroupEndedError, Step
 from schemas import exits
@@ -134,11 +135,11 @@ class Lead:
             ranks=tuple(ranks),
         )
 
-    def fail(self, code: int, message: str) -> None:
     def refuse(self, words: str) -> None:
         """End the group, whose answers are wrong."""
         self.fail(exits.CANARY_FAILED, words)
 
+    def fail(self, code: int, message: str) -> None:
         """End the group; only the first cause counts."""
         if self.end is not None:
             return
@@ -329,7 +330,8 @@ class Lead:
 
     def make_steps(self, model: LoadedModel, limit: int) -> LeadSteps:
         """Return what computes with all ranks."""
-        return LeadSteps(self, Compute(model, limit, agree=sharded.agreement(self._joined)))
+        kept = PromptCache(self._settings.prompt_cache_bytes, sharded.largest(self._joined))
+        return LeadSteps(self, Compute(model, limit, agree=sharded.agreement(self._joined), kept=kept))
 
     def begin(self, number: int, commands: Commands, allowance_s: float) -> Future[None]:
         """Tell the others to compute a round; the result arrives when every rank has computed the same."""

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from runtime.worker.compute import CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS, Compute
 from runtime.worker.pace import Pace
-from runtime.worker.steps import Commands, GroupEndedError, Insert, Step
+from runtime.worker.steps import Commands, Gauges, GroupEndedError, Insert, Step
 
 
 class Announcer(Protocol):
@@ -38,9 +38,9 @@ class LeadSteps:
         self._number = 0
 
     @property
-    def kv_bytes(self) -> int:
-        """Return the size of the caches in this rank."""
-        return self._own.kv_bytes
+    def gauges(self) -> Gauges:
+        """Return what this rank holds, and what was counted."""
+        return self._own.gauges
 
     def step(self, commands: Commands) -> Step:
         """Compute one step on every rank; raises GroupEndedError."""
@@ -54,7 +54,7 @@ class LeadSteps:
             raise self._lead.collapse(error) from error
         self._lead.finish(self._number, step)
         verdict.result()
-        self._pace.end(time.monotonic() - began, len(step.tokens))
+        self._pace.end(time.monotonic() - began, step)
         return step
 
     def recover(self) -> None:

@@ -58,5 +58,6 @@ def hello(settings: Settings, group: Group, identity: wire.Identity) -> wire.Hel
         split=group.split,
         max_batch=settings.max_batch,
         max_context=settings.max_context,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
     )
     return wire.Hello(rank=group.rank, launch=group.launch, shape=shape, identity=identity)

@@ -10,8 +10,9 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from runtime.worker.constrain import Grammars
+from runtime.worker.conversation import ToolSyntax, tool_syntax
 from runtime.worker.prompt import Limits
-from runtime.worker.text import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_level_table
+from runtime.worker.text import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_level_table, piece_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,11 @@ class LoadedModel:
     end_tokens: frozenset[int]
     size_bytes: int
     new_detokenizer: Callable[[], Detokenizer]
+    token_bytes: Callable[[int], bytes]
+    """Returns what a token stands for by itself; nothing for ids that pad the vocabulary."""
     grammars: Grammars
     """Compiles what answers are constrained to."""
+    tool_syntax: ToolSyntax
 
 
 def load(
@@ -54,7 +58,7 @@ def load(
     loaded: Any = mlx_lm.load(str(directory), lazy=True, return_config=True)
     module, tokenizer, config = loaded
     shard(module)
-    size = _materialise(module, progress)
+    size = materialise(module, progress)
     vocabulary = _vocabulary(config, tokenizer)
     limits = Limits(
         context_length=_context_length(config, max_context),
@@ -63,10 +67,11 @@ def load(
     )
     end_tokens = frozenset(int(token) for token in tokenizer.eos_token_ids)
     grammars = Grammars(tokenizer, vocabulary, end_tokens)
-    return LoadedModel(module, tokenizer, limits, end_tokens, size, _detokenizer_factory(tokenizer), grammars)
+    texts = _token_texts(tokenizer)
+    return LoadedModel(module, tokenizer, limits, end_tokens, size, *texts, grammars, tool_syntax(tokenizer))
 
 
-def _materialise(module: Any, progress: Callable[[float], None]) -> int:
+def materialise(module: Any, progress: Callable[[float], None]) -> int:
     """Read the weights one by one; return their size in bytes."""
     flat: Any = tree_flatten(module.parameters())
     arrays: list[mx.array] = [array for _, array in flat]
@@ -99,10 +104,17 @@ def _vocabulary(config: dict[str, Any], tokenizer: Any) -> int:
     return size if isinstance(size, int) else len(tokenizer)
 
 
-def _detokenizer_factory(tokenizer: Any) -> Callable[[], Detokenizer]:
+def _token_texts(tokenizer: Any) -> tuple[Callable[[], Detokenizer], Callable[[int], bytes]]:
+    """Return what makes detokenizers, and what gives the bytes of one token."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and type(backend.decoder).__name__ == "ByteLevel":
         tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
         table = byte_level_table(tokens, frozenset(tokenizer.added_tokens_decoder))
-        return lambda: ByteDetokenizer(table)
-    return lambda: WindowDetokenizer(lambda tokens: str(tokenizer.decode(tokens)))
+        return lambda: ByteDetokenizer(table), lambda token: table[token] if token < len(table) else b""
+    literal = frozenset(tokenizer.added_tokens_decoder)
+
+    def bytes_of(token: int) -> bytes:
+        piece = tokenizer.convert_ids_to_tokens(token) if token < len(tokenizer) else None
+        return piece_bytes(piece, is_literal=token in literal) if piece else b""
+
+    return lambda: WindowDetokenizer(lambda tokens: str(tokenizer.decode(tokens))), bytes_of

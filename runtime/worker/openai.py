@@ -17,14 +17,19 @@ class Usage:
     """Tokens of one request."""
 
     prompt_tokens: int
+    """Counted once, however many choices there are."""
     completion_tokens: int
+    """Of all choices."""
+    cached_tokens: int = 0
+    """Of the prompt, those that needed not be computed."""
 
-    def as_json(self) -> dict[str, int]:
+    def as_json(self) -> dict[str, Any]:
         """Return OpenAI's `usage` object."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
 
@@ -37,15 +42,21 @@ class Envelope:
     created: int
     model: str
 
-    def whole(self, text: str, finish: str | None, usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         """Build the answer to a request that does not stream."""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": None}
+        name = "chat.completion" if self.kind == "chat" else "text_completion"
+        return {**self._head(name), "choices": choices, "usage": usage.as_json()}
+
+    def whole_choice(
+        self, index: int, text: str, finish: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Build one choice of an answer that does not stream."""
+        choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": logprobs}
         if self.kind == "chat":
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
-        name = "chat.completion" if self.kind == "chat" else "text_completion"
-        return {**self._head(name), "choices": [choice], "usage": usage.as_json()}
+        return choice
 
     def _head(self, name: str) -> dict[str, Any]:
         return {"id": self.id, "object": name, "created": self.created, "model": self.model}
@@ -55,10 +66,12 @@ class Envelope:
         name = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
         return {**self._head(name), "choices": choices, **more}
 
-    def text_choice(self, text: str, finish: str | None = None) -> dict[str, Any]:
+    def text_choice(
+        self, index: int, text: str, finish: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Build the choice of one chunk: a delta for chat, a text otherwise."""
         body = {"delta": {"content": text} if text else {}} if self.kind == "chat" else {"text": text}
-        return {"index": 0, **body, "logprobs": None, "finish_reason": finish}
+        return {"index": index, **body, "logprobs": logprobs, "finish_reason": finish}
 
 
 class EventStream:
@@ -68,27 +81,44 @@ class EventStream:
         """With `include_usage` every chunk has a `usage`, null but in the last, as OpenAI does it."""
         self._envelope = envelope
         self._more: dict[str, object] = {"usage": None} if include_usage else {}
-        mark = "\0"
-        frame = _event(envelope.chunk([envelope.text_choice(mark)], **self._more))
-        self._before, self._after = frame.rsplit(json.dumps(mark).encode(), 1)
+        self._frames: dict[int, tuple[bytes, bytes]] = {}
+        """What stands before and behind the text, keyed by the choice's number."""
 
-    def first(self) -> bytes:
-        """Return the event that opens a chat answer and carries its role; nothing for text."""
+    def first(self, index: int = 0) -> bytes:
+        """Return the event that opens a choice of a chat and carries its role; nothing for text."""
         if self._envelope.kind != "chat":
             return b""
-        choice = self._envelope.text_choice("") | {"delta": {"role": "assistant", "content": ""}}
+        choice = self._envelope.text_choice(index, "") | {"delta": {"role": "assistant", "content": ""}}
         return self._encode([choice])
 
-    def text(self, text: str) -> bytes:
+    def text(self, text: str, index: int = 0) -> bytes:
         """Return the event of a piece of text."""
-        return self._before + json.dumps(text, ensure_ascii=False).encode() + self._after
+        before, after = self._frames.get(index) or self._frame(index)
+        return before + json.dumps(text, ensure_ascii=False).encode() + after
 
-    def end(self, finish: str, usage: Usage | None) -> bytes:
-        """Return the last events: the finish, the usage where it was asked for, and the terminator."""
-        events = self._encode([self._envelope.text_choice("", finish)])
-        if usage is not None:
-            events += _event(self._envelope.chunk([], usage=usage.as_json()))
+    def told(self, index: int, text: str, logprobs: dict[str, Any]) -> bytes:
+        """Return the event of a piece of text, which may be empty, with its tokens' log probabilities."""
+        return self._encode([self._envelope.text_choice(index, text, None, logprobs)])
+
+    def delta(self, index: int, delta: dict[str, Any]) -> bytes:
+        """Return the event of a delta of a chat's choice."""
+        return self._encode([self._envelope.text_choice(index, "") | {"delta": delta}])
+
+    def finish(self, index: int, finish: str) -> bytes:
+        """Return the event that ends a choice."""
+        return self._encode([self._envelope.text_choice(index, "", finish)])
+
+    def end(self, usage: Usage | None) -> bytes:
+        """Return the last events: the usage where it was asked for, and the terminator."""
+        events = b"" if usage is None else _event(self._envelope.chunk([], usage=usage.as_json()))
         return events + DONE
+
+    def _frame(self, index: int) -> tuple[bytes, bytes]:
+        mark = "\0"
+        frame = _event(self._envelope.chunk([self._envelope.text_choice(index, mark)], **self._more))
+        before, after = frame.rsplit(json.dumps(mark).encode(), 1)
+        self._frames[index] = before, after
+        return before, after
 
     def _encode(self, choices: list[dict[str, Any]]) -> bytes:
         return _event(self._envelope.chunk(choices, **self._more))

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from runtime.worker.steps import Commands
+from runtime.worker.steps import Commands, Step
 
 FLOOR_S = 15.0
 """No round is stuck before. A rank that was stopped or cut off has to be noticed within 20 s."""
@@ -25,6 +25,8 @@ class Pace:
     """Prompt tokens of one request computed in one round."""
     _unread: dict[int, int] = field(default_factory=dict)
     """Prompt tokens to come, keyed by id."""
+    _outside: dict[int, int] = field(default_factory=dict)
+    """Lengths of prompts that were handed over and have not entered the batch, keyed by id."""
     _work: int = 0
     """Tokens of the round under way."""
     _steps: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -38,21 +40,28 @@ class Pace:
         """Note a round; return its deadline, in seconds from now."""
         for job_id in commands.removes:
             self._unread.pop(job_id, None)
-        self._unread |= {insert.id: len(insert.tokens) for insert in commands.inserts}
-        reads = {job_id: min(left, self.prefill_tokens) for job_id, left in self._unread.items()}
-        self._unread = {job_id: left - reads[job_id] for job_id, left in self._unread.items() if left > reads[job_id]}
-        self._work = sum(reads.values())
+            self._outside.pop(job_id, None)
+        self._outside |= {insert.id: len(insert.tokens) for insert in commands.inserts}
+        self._work = self._read(self._unread)
         if not self._is_warm:
             return WARM_UP_S
-        expected = max(self._steps, default=0.0) + self._work * self._token_s
+        # How much of the new ones is known already is told only by the round: until then nothing counts as known.
+        fresh = (len(insert.tokens) for insert in commands.inserts if insert.shares in (None, insert.id))
+        work = self._work + sum(min(length, self.prefill_tokens) for length in fresh)
+        expected = max(self._steps, default=0.0) + work * self._token_s
         return min(CEILING_S, max(FLOOR_S, FACTOR * expected))
 
-    def end(self, duration_s: float, tokens: int) -> None:
-        """Note how long the round took that was begun last, and how many tokens it gave."""
+    def end(self, duration_s: float, step: Step) -> None:
+        """Note how long the round took that was begun last, and what it gave."""
+        fresh = {job_id: self._outside.pop(job_id, known) - known for job_id, known in step.entered.items()}
+        for job_id in step.refused:
+            self._outside.pop(job_id, None)
+        self._work += self._read(fresh)
+        self._unread |= fresh
         if not self._is_warm:
             # A round may only launch what the next one waits for: all of them together are the first token.
             self._token_s += duration_s
-            if tokens:
+            if step.tokens:
                 self._is_warm = True
                 self._steps.append(min(FIRST_STEP_S, self._token_s))
             return
@@ -63,3 +72,14 @@ class Pace:
         # Falls slowly and rises at once: one long prompt on an idle machine promises nothing for a busy one.
         self._token_s = max(token_s, 0.9 * self._token_s) if self._has_read else token_s
         self._has_read = True
+
+    def _read(self, unread: dict[int, int]) -> int:
+        """Take off what one round reads of prompts; return how much that is."""
+        work = 0
+        for job_id, left in list(unread.items()):
+            reads = min(left, self.prefill_tokens)
+            work += reads
+            unread[job_id] = left - reads
+            if not unread[job_id]:
+                del unread[job_id]
+        return work

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from runtime.worker import options
+from runtime.worker.conversation import ToolSyntax, render, tool_syntax
 from runtime.worker.errors import RequestError
 from runtime.worker.request import ChatPrompt, Request, TextPrompt, TokenPrompt
 
@@ -19,17 +21,18 @@ class Limits:
     """Characters of the longest token: a text has at least its length divided by this many tokens."""
 
 
-def encode(request: Request, tokenizer: Any, limits: Limits) -> list[int]:
+def encode(request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax | None = None) -> list[int]:
     """Return the prompt's tokens.
 
-    `tokenizer` is mlx-lm's wrapper.
+    `tokenizer` is mlx-lm's wrapper; `syntax` what `tool_syntax` found out about it, which is found out anew if none.
 
     Raises RequestError: `context_length_exceeded`, or a conversation that the model's template refuses.
     """
+    options.check_tokens(request.sampling.logit_bias, limits.vocabulary)
     prompt = request.prompt
     match prompt:
         case ChatPrompt():
-            tokens = _encode_chat(prompt, tokenizer, limits)
+            tokens = _encode_chat(prompt, request, tokenizer, limits, syntax or tool_syntax(tokenizer))
         case TextPrompt():
             tokens = _encode_text(prompt.text, tokenizer, limits, param="prompt")
         case TokenPrompt():
@@ -53,17 +56,15 @@ def answer_limit(request: Request, prompt_length: int, limits: Limits) -> int:
     return room if request.max_tokens is None else min(request.max_tokens, room)
 
 
-def _encode_chat(prompt: ChatPrompt, tokenizer: Any, limits: Limits) -> list[int]:
+def _encode_chat(prompt: ChatPrompt, request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax) -> list[int]:
     if not tokenizer.has_chat_template:
         message = "This model has no chat template; use /v1/completions."
         raise RequestError(message, param="messages")
-    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
     _check_length(sum(len(message.content) for message in prompt.messages), limits, "messages")
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:
-        # Templates are programs of the model's maker: they raise what they like about roles and their order.
-        raise RequestError(f"The model's chat template refused the messages: {error}", param="messages") from error
+    tools = request.tools
+    is_constrained = request.format is not None or (tools is not None and tools.must_call)
+    text = render(prompt.messages, tools, tokenizer, syntax, is_constrained=is_constrained)
+    _check_length(len(text), limits, "messages")
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 

@@ -6,24 +6,18 @@ What this worker cannot do yet is refused, never ignored; null and empty values,
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.worker import options
 from runtime.worker.errors import RequestError
 from runtime.worker.fields import Fields, valid_text
+from runtime.worker.formats import JsonFormat, parse_format
+from runtime.worker.messages import Message, parse_messages
+from runtime.worker.tools import ToolUse, parse_tools, refuse_tools
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
 MAX_TOKENS_LIMIT = 1 << 31
 COMPLETION_MAX_TOKENS = 16
 """What OpenAI's text completions generate when `max_tokens` is absent."""
-
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation, its parts joined."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +71,9 @@ class Request:
     """Answers to the one prompt."""
     logprobs: int | None = None
     """How many of the most probable tokens are told beside each one of the answer; none tells nothing."""
+    tools: ToolUse | None = None
+    format: JsonFormat | None = None
+    """None means text."""
 
 
 def parse_chat(body: dict[str, Any], model: str) -> Request:
@@ -85,11 +82,12 @@ def parse_chat(body: dict[str, Any], model: str) -> Request:
     Raises RequestError.
     """
     fields = Fields(body)
-    prompt = ChatPrompt(_messages(body.get("messages")))
+    prompt = ChatPrompt(parse_messages(body.get("messages")))
     _refuse_chat_features(fields)
     limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS_LIMIT)
     older_limit = fields.integer("max_tokens", 1, MAX_TOKENS_LIMIT)
-    return _request(fields, model, prompt, older_limit if limit is None else limit)
+    logprobs = options.chat_logprobs(fields)
+    return _request(fields, model, prompt, older_limit if limit is None else limit, logprobs, parse_tools(fields))
 
 
 def parse_completion(body: dict[str, Any], model: str) -> Request:
@@ -101,16 +99,19 @@ def parse_completion(body: dict[str, Any], model: str) -> Request:
     prompt = _prompt(body.get("prompt"))
     _refuse_completion_features(fields)
     limit = fields.integer("max_tokens", 1, MAX_TOKENS_LIMIT)
-    return _request(fields, model, prompt, COMPLETION_MAX_TOKENS if limit is None else limit)
+    logprobs = options.completion_logprobs(fields)
+    return _request(fields, model, prompt, COMPLETION_MAX_TOKENS if limit is None else limit, logprobs)
 
 
 def _request(
-    fields: Fields, model: str, prompt: ChatPrompt | TextPrompt | TokenPrompt, max_tokens: int | None
+    fields: Fields,
+    model: str,
+    prompt: ChatPrompt | TextPrompt | TokenPrompt,
+    max_tokens: int | None,
+    logprobs: int | None,
+    tools: ToolUse | None = None,
 ) -> Request:
     _check_model(fields, model)
-    if (fields.integer("n", 1, 128) or 1) != 1:
-        raise RequestError("Only n=1 is supported.", param="n")
-    fields.refuse("logit_bias", "logit bias")
     is_stream = fields.boolean("stream")
     return Request(
         prompt=prompt,
@@ -119,10 +120,18 @@ def _request(
         max_tokens=max_tokens,
         is_stream=is_stream,
         include_usage=_include_usage(fields, is_stream),
+        choices=options.choices(fields),
+        logprobs=logprobs,
+        tools=tools,
+        format=parse_format(fields),
     )
 
 
 def _check_model(fields: Fields, model: str) -> None:
+    for other in ("adapters", "draft_model"):  # mlx_lm.server loads what these name
+        if fields.get(other) is not None:
+            message = f"{other} cannot be chosen by a request: this worker serves the weights that it was started with."
+            raise RequestError(message, param=other)
     name = fields.get("model")
     if name is None:
         return
@@ -143,6 +152,7 @@ def _sampling(fields: Fields) -> Sampling:
         repetition_penalty=fields.number("repetition_penalty", 0.01, 10, default=1.0),
         frequency_penalty=fields.number("frequency_penalty", -2, 2, default=0.0),
         presence_penalty=fields.number("presence_penalty", -2, 2, default=0.0),
+        logit_bias=options.logit_bias(fields),
     )
 
 
@@ -170,47 +180,6 @@ def _stop(value: object) -> tuple[str, ...]:
     return tuple(valid_text(stop, "stop") for stop in stops)
 
 
-def _messages(value: object) -> tuple[Message, ...]:
-    if not isinstance(value, list):
-        raise RequestError("messages must be a list of messages.", param="messages")
-    if not value:
-        raise RequestError("messages must hold at least one message.", param="messages")
-    return tuple(_message(message, f"messages[{index}]") for index, message in enumerate(value))
-
-
-def _message(value: object, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise RequestError(f"{where} must be an object.", param=where)
-    role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        arrives = " Messages of tools arrive with tool calls." if role in ("tool", "function") else ""
-        raise RequestError(f"{where}.role must be one of {', '.join(_ROLES)}.{arrives}", param=f"{where}.role")
-    if value.get("tool_calls") or value.get("function_call"):
-        raise RequestError(f"{where}.tool_calls arrives with tool calls.", param=f"{where}.tool_calls")
-    content = value.get("content")
-    if content is None and role == "assistant":
-        content = ""
-    return Message(_ROLES[role], _content(content, f"{where}.content"))
-
-
-def _content(value: object, where: str) -> str:
-    if isinstance(value, str):
-        return valid_text(value, where)
-    if not isinstance(value, list):
-        raise RequestError(f"{where} must be a string or a list of parts.", param=where)
-    texts = []
-    for index, part in enumerate(value):
-        if not isinstance(part, dict):
-            raise RequestError(f"{where}[{index}] must be an object.", param=f"{where}[{index}]")
-        if part.get("type") != "text":
-            raise RequestError("Only parts of type text are supported.", param=f"{where}[{index}].type")
-        text = part.get("text")
-        if not isinstance(text, str):
-            raise RequestError(f"{where}[{index}].text must be a string.", param=f"{where}[{index}].text")
-        texts.append(valid_text(text, f"{where}[{index}].text"))
-    return "".join(texts)
-
-
 def _prompt(value: object) -> TextPrompt | TokenPrompt:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
@@ -223,16 +192,6 @@ def _prompt(value: object) -> TextPrompt | TokenPrompt:
 
 
 def _refuse_chat_features(fields: Fields) -> None:
-    for name in ("tools", "functions"):
-        fields.refuse(name, "tool calls")
-    for name in ("tool_choice", "function_call"):
-        if fields.get(name) not in (None, "none", "auto"):
-            fields.refuse(name, "tool calls")
-    if fields.get("response_format") != {"type": "text"}:
-        fields.refuse("response_format", "structured output")
-    if fields.boolean("logprobs"):
-        fields.refuse("logprobs", "log probabilities")
-    fields.refuse("top_logprobs", "log probabilities")
     fields.refuse("audio", "audio")
     fields.refuse("prediction", "predicted outputs")
     if fields.get("modalities") not in (None, [], ["text"]):
@@ -240,10 +199,7 @@ def _refuse_chat_features(fields: Fields) -> None:
 
 
 def _refuse_completion_features(fields: Fields) -> None:
-    if fields.get("logprobs") is not None:
-        raise RequestError("logprobs arrives with log probabilities.", param="logprobs")
+    refuse_tools(fields)
     if fields.boolean("echo"):
-        fields.refuse("echo", "log probabilities")
+        raise RequestError("echo is not supported: put the prompt before the answer yourself.", param="echo")
     fields.refuse("suffix", "fill-in-the-middle")
-    if (fields.integer("best_of", 1, 128) or 1) != 1:
-        raise RequestError("Only best_of=1 is supported.", param="best_of")

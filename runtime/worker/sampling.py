@@ -9,6 +9,7 @@ from mlx_lm.sample_utils import (
     apply_top_k,
     apply_top_p,
     make_frequency_penalty,
+    make_logits_processors,
     make_presence_penalty,
     make_repetition_penalty,
 )
@@ -60,6 +61,10 @@ class Chooser:
         """Add a processor behind the others."""
         self.processors.append(self._fenced_processor(processor))
 
+    def add_first(self, processor: Processor) -> None:
+        """Add a processor in front of the others."""
+        self.processors.insert(0, self._fenced_processor(processor))
+
     def _fenced_sampler(self, sampler: Sampler) -> Sampler:
         def choose(logprobs: mx.array) -> mx.array:
             try:
@@ -101,7 +106,10 @@ def _sampler(sampling: Sampling, vocabulary: int) -> Sampler:
 
 
 def _processors(sampling: Sampling, prompt_length: int) -> list[Processor]:
-    """Build the penalties: repetition over prompt and answer, frequency and presence over the answer alone."""
+    """Build the penalties: repetition over prompt and answer, frequency and presence over the answer alone.
+
+    A bias comes behind them, so that one of 100 or -100 decides.
+    """
     processors: list[Processor] = []
     if sampling.repetition_penalty != 1:
         processors.append(make_repetition_penalty(sampling.repetition_penalty, _WHOLE_CONTEXT))
@@ -109,6 +117,8 @@ def _processors(sampling: Sampling, prompt_length: int) -> list[Processor]:
         processors.append(_on_answer(make_presence_penalty(sampling.presence_penalty, _WHOLE_CONTEXT), prompt_length))
     if sampling.frequency_penalty:
         processors.append(_on_answer(make_frequency_penalty(sampling.frequency_penalty, _WHOLE_CONTEXT), prompt_length))
+    if sampling.logit_bias:
+        processors.extend(make_logits_processors(dict(sampling.logit_bias)))
     return processors
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,17 @@ def agreement(joined: Any) -> Callable[[mx.array], mx.array]:
 
     def agree(tokens: mx.array) -> mx.array:
         return mx.distributed.all_gather(tokens, group=joined)[: tokens.shape[0]]
+
+    return agree
+
+
+def largest(joined: Any) -> Callable[[Sequence[int]], list[int]]:
+    """Return what gives, for sizes in bytes on this rank, the largest on any rank, to the next KiB."""
+
+    def agree(sizes: Sequence[int]) -> list[int]:
+        own = mx.array([-(-size // 1024) for size in sizes], dtype=mx.uint32)
+        rows: Any = mx.distributed.all_gather(own[None], group=joined).tolist()
+        return [1024 * max(column) for column in zip(*rows, strict=True)]
 
     return agree
 

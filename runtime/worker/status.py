@@ -12,7 +12,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from schemas.messages import WorkerMemory, WorkerRequests, WorkerTokens, WorkerVersions
+from runtime.worker.steps import Gauges
+from schemas.messages import WorkerMemory, WorkerPromptCache, WorkerRequests, WorkerTokens, WorkerVersions
 
 RATE_WINDOW_S = 10.0
 """Span over which tokens a second are taken."""
@@ -89,7 +90,7 @@ class Meter:
             self._recent.popleft()
 
 
-def memory(model_bytes: int, kv_bytes: int) -> WorkerMemory:
+def memory(model_bytes: int, kv_bytes: int, prompt_cache_bytes: int = 0) -> WorkerMemory:
     """Measure this process's memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return WorkerMemory(
@@ -98,8 +99,23 @@ def memory(model_bytes: int, kv_bytes: int) -> WorkerMemory:
         cache_bytes=mx.get_cache_memory(),
         model_bytes=model_bytes,
         kv_bytes=kv_bytes,
+        prompt_cache_bytes=prompt_cache_bytes,
         rss_bytes=_resident_bytes(),
         rss_peak_bytes=peak if sys.platform == "darwin" else peak * 1024,  # getrusage(2): bytes there, KiB elsewhere
+    )
+
+
+def prompt_cache(limit_bytes: int, gauges: Gauges) -> WorkerPromptCache | None:
+    """Report what is kept for prompts to come; none where nothing is."""
+    if not limit_bytes:
+        return None
+    return WorkerPromptCache(
+        limit_bytes=limit_bytes,
+        bytes=gauges.kept_bytes,
+        entries=gauges.kept,
+        lookups=gauges.lookups,
+        hits=gauges.hits,
+        cached_tokens=gauges.cached_tokens,
     )
 
 

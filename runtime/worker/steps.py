@@ -1,7 +1,7 @@
 """Pure: what one step of the computation takes and gives, on one process or on every rank of a group alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from runtime.worker.request import Sampling
@@ -17,6 +17,10 @@ class Insert:
     sampling: Sampling
     logprobs: int | None = None
     """How many of the most probable tokens to tell with each one; none tells nothing."""
+    shares: int | None = None
+    """The first of the requests that share this prompt, itself included: one computes it for all."""
+    keep: int = 0
+    """Tokens at the front that the next turn of the conversation begins with for certain; 0 where nobody knows."""
     constraint: str | None = None
     """A serialised llguidance grammar that the answer obeys; every rank compiles it itself."""
 
@@ -51,8 +55,6 @@ class Token:
     """Why the token could not be chosen; any token at all stands in its place."""
     logprobs: TokenLogprobs | None = None
     """None where the request asked for none."""
-    cached: int | None = None
-    """With the first token: how many tokens of the prompt were taken from the prompt cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,25 @@ class Step:
     tokens: list[Token]
     refused: list[int]
     """Ids of requests that could not enter."""
+    entered: dict[int, int] = field(default_factory=dict)
+    """Tokens of the prompt that need not be computed any more, keyed by the ids of the requests that entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What the computation holds in this process, and what it has counted."""
+
+    kv_bytes: int = 0
+    """The caches of the running requests."""
+    kept_bytes: int = 0
+    """The prompt cache."""
+    kept: int = 0
+    """Its entries."""
+    lookups: int = 0
+    hits: int = 0
+    cached_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class GroupEndedError(Exception):
@@ -78,8 +99,8 @@ class Steps(Protocol):
         """Forget all requests after a step that raised; raises GroupEndedError where there is no going on."""
 
     @property
-    def kv_bytes(self) -> int:
-        """The size of the requests' caches in this process."""
+    def gauges(self) -> Gauges:
+        """What is held in this process, and what was counted."""
 
     def close(self) -> None:
         """Give the resources back."""

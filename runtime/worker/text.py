@@ -1,6 +1,7 @@
 """Pure: tokens become text: whole characters only, and never a piece of a stop string."""
 
 import codecs
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -80,6 +81,20 @@ def byte_level_table(tokens: Sequence[str], literal: frozenset[int]) -> list[byt
         is_spelt = index not in literal and all(character in byte_of for character in token)
         table.append(bytes(byte_of[character] for character in token) if is_spelt else token.encode())
     return table
+
+
+def piece_bytes(piece: str, *, is_literal: bool) -> bytes:
+    """Return the bytes of a token of a SentencePiece vocabulary: U+2581 is a space, `<0x0A>` a byte.
+
+    `is_literal` marks added tokens, which are spelt as themselves.
+    """
+    if is_literal:
+        return piece.encode()
+    byte = _BYTE_PIECE.fullmatch(piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
+
+
+_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 def _byte_alphabet() -> dict[str, int]:

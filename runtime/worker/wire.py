@@ -37,6 +37,8 @@ class Shape(Frozen):
     split: tuple[int, ...] | None
     max_batch: int
     max_context: int | None
+    prompt_cache_bytes: int
+    """The bound on every rank's prompt cache; 0 is none."""
 
 
 class Hello(Frozen):
@@ -84,6 +86,8 @@ class WireInsert(Frozen):
     max_tokens: int
     sampling: WireSampling
     logprobs: int | None
+    shares: int | None
+    keep: int
     constraint: str | None
 
 
@@ -174,6 +178,8 @@ def round_of(number: int, commands: Commands) -> Round:
                 logit_bias=insert.sampling.logit_bias,
             ),
             logprobs=insert.logprobs,
+            shares=insert.shares,
+            keep=insert.keep,
             constraint=insert.constraint,
         )
         for insert in commands.inserts
@@ -190,6 +196,8 @@ def commands_of(message: Round) -> Commands:
             insert.max_tokens,
             Sampling(**insert.sampling.model_dump()),
             insert.logprobs,
+            insert.shares,
+            insert.keep,
             insert.constraint,
         )
         for insert in message.inserts
@@ -202,7 +210,7 @@ def digest(step: Step) -> str:
     state = blake2b(digest_size=8)
     for token in step.tokens:
         state.update(f"{token.id} {token.token} {token.finish};".encode())
-    state.update(f"refused {sorted(step.refused)}".encode())
+    state.update(f"refused {sorted(step.refused)} entered {sorted(step.entered.items())}".encode())
     return state.hexdigest()
 
 

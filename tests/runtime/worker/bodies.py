@@ -60,7 +60,7 @@ CHAT: list[tuple[dict[str, Any], int, str | None]] = [
     (chat(model="other"), 404, "model"),
     (chat(model=7), 400, "model"),
     (chat(model="\udfff"), 400, "model"),
-    (chat(n=2), 400, "n"),
+    (chat(n=17), 400, "n"),
     (chat(n=0), 400, "n"),
     (chat(n="1"), 400, "n"),
     (chat(temperature="hot"), 400, "temperature"),
@@ -100,10 +100,26 @@ CHAT: list[tuple[dict[str, Any], int, str | None]] = [
     (chat(tool_choice={"type": "function"}), 400, "tool_choice"),
     (chat(response_format={"type": "json_object"}), 400, "response_format"),
     (chat(response_format="json"), 400, "response_format"),
-    (chat(logprobs=True), 400, "logprobs"),
     (chat(logprobs=1), 400, "logprobs"),
     (chat(top_logprobs=3), 400, "top_logprobs"),
-    (chat(logit_bias={"5": 100}), 400, "logit_bias"),
+    (chat(logprobs=True, top_logprobs=21), 400, "top_logprobs"),
+    (chat(logprobs=True, top_logprobs=-1), 400, "top_logprobs"),
+    (chat(logprobs=True, top_logprobs=True), 400, "top_logprobs"),
+    (chat(logit_bias=[5]), 400, "logit_bias"),
+    (chat(logit_bias={str(token): 1 for token in range(2000)}), 400, "logit_bias"),
+    (chat(logit_bias={"5": 100.5}), 400, "logit_bias[5]"),
+    (chat(logit_bias={"1": 1, "5": -101}), 400, "logit_bias[5]"),
+    (chat(logit_bias={"5": None}), 400, "logit_bias[5]"),
+    (chat(logit_bias={"5": True}), 400, "logit_bias[5]"),
+    (chat(logit_bias={"5": "1"}), 400, "logit_bias[5]"),
+    (chat(logit_bias={"5": 10**400}), 400, "logit_bias[5]"),
+    (chat(logit_bias={"5": 1, "05": 1}), 400, "logit_bias[5]"),
+    (chat(logit_bias={"-5": 1}), 400, "logit_bias[-5]"),
+    (chat(logit_bias={"the": 1}), 400, "logit_bias[the]"),
+    (chat(logit_bias={"٣": 1}), 400, "logit_bias[٣]"),
+    (chat(logit_bias={"\ud800": 1}), 400, "logit_bias[?]"),
+    (chat(logit_bias={"": 1}), 400, "logit_bias[]"),
+    (chat(logit_bias={"9" * 5000: 1}), 400, f"logit_bias[{'9' * 20}]"),
     (chat(modalities=["audio"]), 400, "modalities"),
     (chat(audio={"voice": "x"}), 400, "audio"),
 ]
@@ -122,7 +138,8 @@ COMPLETIONS: list[tuple[dict[str, Any], int, str | None]] = [
     ({"prompt": [-1]}, 400, "prompt"),
     ({"prompt": {"text": "a"}}, 400, "prompt"),
     ({"prompt": "\udc00"}, 400, "prompt"),
-    ({"prompt": "a", "logprobs": 0}, 400, "logprobs"),
+    ({"prompt": "a", "logprobs": 6}, 400, "logprobs"),
+    ({"prompt": "a", "logprobs": True}, 400, "logprobs"),
     ({"prompt": "a", "echo": True}, 400, "echo"),
     ({"prompt": "a", "suffix": "b"}, 400, "suffix"),
     ({"prompt": "a", "best_of": 3}, 400, "best_of"),
@@ -131,6 +148,8 @@ COMPLETIONS: list[tuple[dict[str, Any], int, str | None]] = [
 REFUSED_BY_THE_MODEL: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/chat/completions", {"messages": USER + USER}, "messages"),  # its template
     ("/v1/completions", {"prompt": [1 << 40]}, "prompt"),  # its vocabulary
+    ("/v1/completions", {"prompt": "a", "n": 13}, "n"),  # the places of the worker of these tests
+    ("/v1/completions", {"prompt": "a", "logit_bias": {"100000": 1}}, "logit_bias[100000]"),  # the same
 ]
 
 TOLERATED: list[dict[str, Any]] = [
@@ -141,6 +160,7 @@ TOLERATED: list[dict[str, Any]] = [
     chat(max_tokens=1, max_completion_tokens=2, n=1, top_k=-1, top_p=0, temperature=2),
     chat(top_k=10**9, min_p=1, seed=-(1 << 63), repetition_penalty=1.2, frequency_penalty=-2, presence_penalty=2),
     chat(modalities=["text"], stop=["x"] * 16),
+    chat(n=3, logit_bias={"5": 100, "6": -100, "7": 0.5}, logprobs=True, top_logprobs=20, max_tokens=2),
     turn(role="developer", content="be brief"),
     turn(role="user", content=[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
     turn(role="user", content=""),

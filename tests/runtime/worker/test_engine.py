@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from runtime.worker.batch import Batch, Delta, Failure, Job, Removed
+from runtime.worker.batch import Batch, Delta, Entered, Failure, Job, Removed
 from runtime.worker.compute import Compute
 from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, UnavailableError
@@ -54,7 +54,7 @@ async def text_of(engine: Engine, wanted: Request) -> str:
     async with engine.answering(lambda: wanted) as (_, answer):
         text = ""
         while True:
-            piece = await answer.read()
+            (piece,) = await answer.read()
             text += piece.text
             if piece.finish is not None:
                 return text
@@ -134,7 +134,8 @@ async def test_requests_that_an_abort_ends_have_failed_and_keep_their_text(tiny_
         async with harness.engine.answering(lambda: request(max_tokens=20_000)) as (_, answer):
             await harness.until(lambda: answer.generated_tokens > 3)
             harness.engine.abort("rank 1 was lost")
-            assert (await answer.read()).text
+            (piece,) = await answer.read()
+            assert piece.text
             with pytest.raises(GenerationError, match="rank 1 was lost"):
                 await answer.read()
         counted = harness.engine.status().requests
@@ -205,7 +206,7 @@ async def test_a_slow_reader_costs_text_and_no_place(tiny_model_dir: Path) -> No
     async with running(tiny_model_dir) as harness:
         async with harness.engine.answering(lambda: request(max_tokens=200)) as (_, answer):
             await harness.until(lambda: harness.engine.status().queue.batch == 0 and answer.is_over)
-            piece = await answer.read()
+            (piece,) = await answer.read()
         assert piece.finish == "length"
         assert piece.text == await text_of(harness.engine, request(max_tokens=200))
 
@@ -215,7 +216,8 @@ def rounds(batch: Batch) -> list[Delta | Failure]:
     last = {}
     while batch.is_busy:
         for event in batch.round().events:
-            last[event.id] = event
+            if not isinstance(event, Entered):
+                last[event.id] = event
     return [last[job_id] for job_id in sorted(last)]
 
 

@@ -1,6 +1,7 @@
 """What ranks say to each other, how long a round may take, and which arguments make a group."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ IDENTITY = wire.Identity(
     code="c0de",
     files={"config.json": "aa", "model.safetensors": "bb"},
 )
-SHAPE = wire.Shape(size=3, backend="ring", strategy="pipeline", split=(3, 2, 1), max_batch=8, max_context=None)
+SHAPE = wire.Shape(
+    size=3, backend="ring", strategy="pipeline", split=(3, 2, 1), max_batch=8, max_context=None, prompt_cache_bytes=1
+)
 HELLO = wire.Hello(rank=0, launch="l", shape=SHAPE, identity=IDENTITY)
 
 
@@ -59,7 +62,8 @@ def test_what_is_no_message_is_refused(text: bytes) -> None:
 
 
 def test_a_round_asks_for_the_commands_that_it_was_made_of() -> None:
-    commands = Commands((Insert(1, [5, 6, 7], 9, SAMPLING), Insert(2, [1], 1, Sampling())), (3,))
+    rich = Insert(1, [5, 6, 7], 9, SAMPLING, logprobs=2, shares=1, keep=2, constraint="{}")
+    commands = Commands((rich, Insert(2, [1], 1, Sampling(logit_bias=((3, -1.5),)))), (3,))
     assert wire.commands_of(wire.round_of(1, commands)) == commands
 
 
@@ -71,6 +75,8 @@ def test_the_digest_of_a_round_tells_tokens_ends_and_refusals_apart() -> None:
         Step([Token(2, 5, None)], []),
         Step([Token(1, 5, "stop")], []),
         Step([Token(1, 5, None)], [3]),
+        Step([Token(1, 5, None)], [], {1: 0}),
+        Step([Token(1, 5, None)], [], {1: 2}),
         Step([Token(1, 5, None), Token(2, 5, None)], []),
     ]
     assert len({wire.digest(step) for step in steps}) == len(steps)
@@ -107,13 +113,18 @@ def insert(job_id: int, length: int) -> Insert:
     return Insert(job_id, [1] * length, 5, Sampling())
 
 
+def gives(tokens: int, known: dict[int, int] | None = None) -> Step:
+    """Return what a round gave: tokens, and who entered with how much of its prompt known."""
+    return Step([Token(0, 1, None)] * tokens, [], known or {})
+
+
 def warm(token_s: float) -> Pace:
     """Return a pace after the first token, which took two rounds."""
     pace = Pace(prefill_tokens=100)
     assert pace.begin(Commands([insert(0, 1)])) == WARM_UP_S
-    pace.end(0.0, 0)
+    pace.end(0.0, gives(0, known={0: 0}))
     assert pace.begin(Commands()) == WARM_UP_S
-    pace.end(token_s, 1)
+    pace.end(token_s, gives(1))
     return pace
 
 
@@ -121,10 +132,10 @@ def test_rounds_that_generate_have_the_floor_or_ten_times_the_slowest() -> None:
     pace = warm(0.1)
     for duration_s in (0.1, 4.0, 0.1):
         pace.begin(Commands())
-        pace.end(duration_s, 1)
+        pace.end(duration_s, gives(1))
     assert pace.begin(Commands()) == 40.0
     for _ in range(RECENT):
-        pace.end(0.1, 1)
+        pace.end(0.1, gives(1))
     assert pace.begin(Commands()) == FLOOR_S
 
 
@@ -135,19 +146,40 @@ def test_a_slow_first_token_gives_the_next_ones_some_time() -> None:
 def test_reading_prompts_has_time_in_proportion_to_its_tokens() -> None:
     pace = warm(0.1)
     assert pace.begin(Commands([insert(1, 250), insert(2, 30)])) == pytest.approx(10 * (0.1 + 0.1 * 130))
-    pace.end(26.0, 0)  # 0.2 s a token
+    pace.end(26.0, gives(0, known={1: 0, 2: 0}))  # 0.2 s a token
     assert pace.begin(Commands()) == pytest.approx(10 * (0.1 + 0.2 * 100))
-    pace.end(10.0, 0)
+    pace.end(10.0, gives(0))
     assert pace.begin(Commands()) == pytest.approx(10 * (0.1 + 0.18 * 50))
-    pace.end(5.0, 0)
+    pace.end(5.0, gives(0))
     assert pace.begin(Commands()) == FLOOR_S
 
 
 def test_a_request_that_left_is_not_read_any_more_and_no_round_has_for_ever() -> None:
     pace = warm(60.0)
     assert pace.begin(Commands([insert(1, 1000)])) == CEILING_S
-    pace.end(1.0, 0)
+    pace.end(1.0, gives(0, known={1: 0}))
     assert pace.begin(Commands([], [1])) == 10 * FIRST_STEP_S
+
+
+def test_what_is_known_of_a_prompt_is_no_work_and_does_not_make_reading_look_fast() -> None:
+    pace = warm(0.1)
+    pace.begin(Commands([insert(1, 100_000)]))
+    pace.end(5.0, gives(0, known={1: 99_950}))  # 50 tokens, 0.1 s each
+    pace.begin(Commands([insert(2, 100)]))
+    pace.end(10.0, gives(0, known={2: 0}))
+    assert pace.begin(Commands([insert(3, 100)])) == pytest.approx(10 * (0.1 + 0.1 * 100))
+
+
+def test_who_waits_for_the_prompt_of_another_reads_nothing() -> None:
+    pace = warm(0.1)
+    first, second = (replace(insert(job_id, 200), shares=1) for job_id in (1, 2))
+    assert pace.begin(Commands([first, second])) == pytest.approx(10 * (0.1 + 0.1 * 100))
+    pace.end(20.0, gives(0, known={1: 0}))
+    pace.begin(Commands())
+    pace.end(20.0, gives(0))
+    pace.begin(Commands())
+    pace.end(0.3, gives(0, known={2: 199}))
+    assert pace.begin(Commands()) == FLOOR_S
 
 
 KEYS = new_keys(2)

@@ -157,25 +157,6 @@ def test_token_prompts_are_continued(worker: Worker, tiny_model_dir: Path, refer
     assert worker.text_of(prompt=tokens, max_tokens=40, temperature=0) == reference[PROMPTS[0]]
 
 
-def test_hostile_bodies_are_refused_and_the_next_request_is_answered(worker: Worker) -> None:
-    before = worker.status()["requests"]
-    for path in ("/v1/chat/completions", "/v1/completions"):
-        for _, body in bodies.BROKEN:
-            response = worker.http.post(path, content=body)
-            assert_error(response, 400, response.json()["error"]["param"])
-    for body, status, param in bodies.CHAT:
-        raw = json.dumps(body).encode()
-        assert_error(worker.http.post("/v1/chat/completions", content=raw), status, param)
-    for body, status, param in bodies.COMPLETIONS:
-        raw = json.dumps(body).encode()
-        assert_error(worker.http.post("/v1/completions", content=raw), status, param)
-    for path, body, param in bodies.REFUSED_BY_THE_MODEL:
-        assert_error(worker.http.post(path, json=body), 400, param)
-    assert worker.chat(**bodies.chat()).status_code == 200
-    after = worker.status()["requests"]
-    assert (after["completed"] - before["completed"], after["failed"]) == (1, before["failed"])
-
-
 @pytest.mark.parametrize("body", bodies.TOLERATED)
 def test_tolerated_bodies_are_answered(worker: Worker, body: dict[str, Any]) -> None:
     response = worker.chat(**body)
@@ -310,7 +291,8 @@ def test_memory_does_not_grow_with_requests(worker: Worker) -> None:
     def serve(count: int) -> int:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda n: worker.text_of(prompt=f"{n} the", max_tokens=4), range(count)))
-        return worker.status()["memory"]["active_bytes"]
+        memory = worker.status()["memory"]
+        return memory["active_bytes"] - memory["prompt_cache_bytes"]
 
     first = serve(40)
     assert serve(120) <= first + 100_000

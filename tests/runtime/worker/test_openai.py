@@ -35,7 +35,7 @@ def test_a_text_event_is_one_line_with_that_text(kind: Kind, include_usage: bool
 @pytest.mark.parametrize("usage", [USAGE, None])
 def test_the_end_has_finish_usage_and_terminator_in_this_order(usage: Usage | None) -> None:
     stream = EventStream(Envelope("chat", "id", 7, "m"), include_usage=usage is not None)
-    *frames, done, rest = stream.end("stop", usage).split(b"\n\n")
+    *frames, done, rest = (stream.finish(0, "stop") + stream.end(usage)).split(b"\n\n")
     assert (done + b"\n\n", rest) == (DONE, b"")
     chunks = [decode(frame + b"\n\n") for frame in frames]
     assert chunks[0]["choices"][0]["finish_reason"] == "stop"

@@ -1,0 +1,133 @@
+"""Pure: pieces of a request's choices become OpenAI's answer, whole or as a stream."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.worker import logprobs
+from runtime.worker.answer import Piece
+from runtime.worker.batch import TokenReport
+from runtime.worker.openai import Envelope, EventStream, Usage
+from runtime.worker.tool_shapes import delta_of, message_of
+from runtime.worker.tool_stream import CallReader, Part, Text
+
+
+@dataclass(slots=True)
+class Whole:
+    """Gathers an answer that does not stream."""
+
+    envelope: Envelope
+    choices: int
+    has_logprobs: bool
+    new_reader: Callable[[], CallReader] | None = None
+    """Makes what finds the tool calls in one choice."""
+    _texts: list[list[str]] = field(init=False)
+    _tokens: list[list[TokenReport]] = field(init=False)
+    _finishes: list[str | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._texts = [[] for _ in range(self.choices)]
+        self._tokens = [[] for _ in range(self.choices)]
+        self._finishes = [None] * self.choices
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether every choice has ended."""
+        return None not in self._finishes
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """Take what arrived."""
+        for piece in pieces:
+            self._texts[piece.choice].append(piece.text)
+            self._tokens[piece.choice].extend(piece.tokens)
+            self._finishes[piece.choice] = piece.finish
+
+    def body(self, usage: Usage) -> dict[str, Any]:
+        """Return the answer."""
+        return self.envelope.whole([self._choice(index) for index in range(self.choices)], usage)
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        told = logprobs_of(self.envelope, self._tokens[index]) if self.has_logprobs else None
+        text, finish = "".join(self._texts[index]), self._finishes[index]
+        choice = self.envelope.whole_choice(index, text, finish, told)
+        if self.new_reader is None:
+            return choice
+        reader = self.new_reader()
+        parts = [*reader.push(text), *reader.finish(is_complete=finish == "stop")]
+        return choice | {"message": message_of(parts), "finish_reason": finish_of(reader, finish)}
+
+
+@dataclass(slots=True)
+class Stream:
+    """Encodes an answer that streams. A choice ends with an event of its own, the answer with its last choice."""
+
+    envelope: Envelope
+    choices: int
+    has_logprobs: bool
+    include_usage: bool
+    new_reader: Callable[[], CallReader] | None = None
+    """Makes what finds the tool calls in one choice."""
+    _readers: dict[int, CallReader] = field(init=False)
+    """Keyed by the choice's number; empty where there are no calls to find."""
+    _events: EventStream = field(init=False)
+    _open: set[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._events = EventStream(self.envelope, include_usage=self.include_usage)
+        self._open = set(range(self.choices))
+        make = self.new_reader
+        self._readers = {} if make is None else {index: make() for index in range(self.choices)}
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether every choice has ended."""
+        return not self._open
+
+    def first(self) -> bytes:
+        """Return the events that open a chat's choices."""
+        return b"".join(self._events.first(index) for index in range(self.choices))
+
+    def add(self, pieces: Sequence[Piece]) -> bytes:
+        """Return the events of what arrived."""
+        return b"".join(self._piece(piece) for piece in pieces)
+
+    def end(self, usage: Usage) -> bytes:
+        """Return the last events."""
+        return self._events.end(usage if self.include_usage else None)
+
+    def _piece(self, piece: Piece) -> bytes:
+        reader = self._readers.get(piece.choice)
+        text, calls = (piece.text, []) if reader is None else _read(reader, piece)
+        events = b""
+        if self.has_logprobs and piece.tokens:
+            events = self._events.told(piece.choice, text, logprobs_of(self.envelope, piece.tokens))
+        elif text:
+            events = self._events.text(text, piece.choice)
+        events += b"".join(self._events.delta(piece.choice, delta_of(call)) for call in calls)
+        if piece.finish is not None:
+            self._open.discard(piece.choice)
+            finish = piece.finish if reader is None else finish_of(reader, piece.finish)
+            events += self._events.finish(piece.choice, str(finish))
+        return events
+
+
+def _read(reader: CallReader, piece: Piece) -> tuple[str, list[Part]]:
+    """Return the content and the calls that a piece makes certain.
+
+    Content between two calls of one piece moves before them: OpenAI's messages do not tell where it stood.
+    """
+    parts = reader.push(piece.text)
+    if piece.finish is not None:
+        parts += reader.finish(is_complete=piece.finish == "stop")
+    text = "".join(part.text for part in parts if isinstance(part, Text))
+    return text, [part for part in parts if not isinstance(part, Text)]
+
+
+def finish_of(reader: CallReader, finish: str | None) -> str | None:
+    """Return the finish of an answer that was read: a call is one, unless the answer was cut off."""
+    return "tool_calls" if reader.calls and finish == "stop" else finish
+
+
+def logprobs_of(envelope: Envelope, tokens: Sequence[TokenReport]) -> dict[str, Any]:
+    """Build the `logprobs` of a choice."""
+    return logprobs.chat(tokens) if envelope.kind == "chat" else logprobs.completion(tokens)

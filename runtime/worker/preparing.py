@@ -1,0 +1,127 @@
+"""I/O: a request becomes what the batch computes and how its answer is read, before it takes a place."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runtime.worker.constrain import GrammarError, Grammars
+from runtime.worker.conversation import ToolSyntax
+from runtime.worker.errors import RequestError
+from runtime.worker.families import calls
+from runtime.worker.formats import SCHEMA_PARAM, JsonFormat, check_schema
+from runtime.worker.lark import Lark, one_of
+from runtime.worker.model import LoadedModel
+from runtime.worker.prompt import encode
+from runtime.worker.reading import read_calls
+from runtime.worker.request import Request
+from runtime.worker.tool_stream import CallReader
+from runtime.worker.tools import Tool, ToolUse
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that may enter."""
+
+    request: Request
+    tokens: list[int]
+    constraint: str | None
+    """A serialised llguidance grammar that the answer obeys."""
+    new_reader: Callable[[], CallReader] | None
+    """Makes what finds the calls in one choice; none where there are none to find."""
+
+
+def prepare(parse: Callable[[], Request], model: LoadedModel) -> Prepared:
+    """Parse, constrain and tokenise; raises RequestError."""
+    request = parse()
+    constraint = constraint_of(request, model.tool_syntax, model.grammars)
+    tokens = encode(request, model.tokenizer, model.limits, model.tool_syntax)
+    return Prepared(request, tokens, constraint, _reading(request.tools, model.tool_syntax))
+
+
+def _reading(tools: ToolUse | None, syntax: ToolSyntax) -> Callable[[], CallReader] | None:
+    if tools is None or not tools.callable:
+        return None
+    family, is_parallel, known = syntax.family, tools.is_parallel, tools.callable
+    new_id = _short_id if family.ids == "short" else _long_id
+    return lambda: CallReader(
+        family.start, family.end, lambda text: read_calls(syntax.parser, text, known), new_id, is_parallel
+    )
+
+
+def _long_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _short_id() -> str:
+    return secrets.token_hex(5)[:9]
+
+
+def constraint_of(request: Request, syntax: ToolSyntax, grammars: Grammars) -> str | None:
+    """Return the grammar that a request's answer obeys, or None where it is free.
+
+    With a format and tools the answer is either; with a call that must be made it is one.
+
+    Raises RequestError, which names the schema at fault.
+    """
+    tools, wanted = request.tools, request.format
+    may_call = tools is not None and bool(tools.callable) and (tools.must_call or wanted is not None)
+    if wanted is None and not may_call:
+        return None
+    try:
+        special = grammars.special_tokens()
+    except GrammarError as error:
+        param = "response_format" if wanted is not None else "tool_choice"
+        raise RequestError(f"{param} is not possible here: {error}.", param=param) from error
+    lark = Lark(special)
+    forms = []
+    if tools is not None and may_call:
+        forms.append(_calls(lark, tools, syntax))
+    if wanted is not None and not (tools is not None and tools.must_call):
+        forms.append(lark.json(wanted.schema, is_strict=wanted.is_strict))
+    grammar = lark.grammar(one_of(forms))
+    try:
+        grammars.check(grammar)
+    except GrammarError as error:
+        _blame(request, syntax, grammars, special)
+        raise RequestError(f"The form of the answer is not possible: {error}.", param="response_format") from error
+    return grammar
+
+
+def _calls(lark: Lark, tools: ToolUse, syntax: ToolSyntax) -> str:
+    for tool in tools.callable:
+        if tool.parameters is not None:
+            check_schema(tool.parameters, _param(tool, tools))
+    try:
+        return calls(syntax.family, lark, tools.callable, is_parallel=tools.is_parallel)
+    except ValueError as error:
+        param = "tool_choice" if tools.must_call else "response_format"
+        message = f"{param} is not possible here: {error}. tool_choice auto without response_format works."
+        raise RequestError(message, param=param) from error
+
+
+def _blame(request: Request, syntax: ToolSyntax, grammars: Grammars, special: dict[str, int]) -> None:
+    """Raise RequestError for the first part of a request that cannot be compiled alone."""
+    tools, wanted = request.tools, request.format
+    if wanted is not None:
+        _compile_format(wanted, grammars, special)
+    for tool in tools.callable if tools is not None else ():
+        lark = Lark(special)
+        grammar = lark.grammar(calls(syntax.family, lark, [tool], is_parallel=False))
+        try:
+            grammars.check(grammar)
+        except GrammarError as error:
+            param = _param(tool, request.tools)
+            raise RequestError(f"{param} cannot be enforced: {error}.", param=param) from error
+
+
+def _compile_format(wanted: JsonFormat, grammars: Grammars, special: dict[str, int]) -> None:
+    lark = Lark(special)
+    try:
+        grammars.check(lark.grammar(lark.json(wanted.schema, is_strict=wanted.is_strict)))
+    except GrammarError as error:
+        raise RequestError(f"{SCHEMA_PARAM} cannot be enforced: {error}.", param=SCHEMA_PARAM) from error
+
+
+def _param(tool: Tool, tools: ToolUse | None) -> str:
+    index = tools.tools.index(tool) if tools is not None else 0
+    return f"tools[{index}].function.parameters"

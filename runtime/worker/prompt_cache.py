@@ -1,0 +1,104 @@
+"""I/O: keep the key-value caches of prompts and answers, so that a conversation's next turn computes only what is new.
+
+Wraps mlx-lm's `LRUPromptCache`. All ranks of a group do the same here in the same order, and what is thrown out depends
+only on sizes that they have agreed on: so all of them find the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
+
+Caches = list[Any]
+"""What mlx-lm keeps of one sequence, one object a layer."""
+AgreeOnSizes = Callable[[Sequence[int]], list[int]]
+"""Takes sizes in bytes on this rank, returns for each the largest on any rank."""
+
+MOST_ENTRIES = 4096
+"""Far above what bytes allow of real conversations; bounds the work of a look at the cache."""
+_MODEL = "model"
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One sequence's caches, under the size that all ranks agree on; looks to mlx-lm like a single layer's cache."""
+
+    caches: Caches
+    nbytes: int
+
+    def is_trimmable(self) -> bool:
+        """Tell whether tokens can be taken off the end."""
+        return can_trim_prompt_cache(self.caches)
+
+    def trim(self, count: int) -> int:
+        """Take tokens off the end; return how many."""
+        return int(trim_prompt_cache(self.caches, count))
+
+
+@dataclass(slots=True)
+class PromptCache:
+    """Owns what is kept. With a `limit_bytes` of 0 it keeps nothing."""
+
+    limit_bytes: int
+    """Of what is kept and of the running requests' caches together."""
+    agree: AgreeOnSizes = list
+    lookups: int = 0
+    hits: int = 0
+    cached_tokens: int = 0
+    """Of prompts, that needed not be computed."""
+    _entries: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clear()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return the size of what is kept; in a group, that on the rank where it is largest."""
+        return int(self._entries.nbytes)
+
+    @property
+    def kept(self) -> int:
+        """Return the number of entries."""
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Throw everything out."""
+        self._entries = LRUPromptCache(max_size=MOST_ENTRIES)
+
+    def find(self, tokens: list[int]) -> tuple[Caches | None, int]:
+        """Return caches of the longest known beginning of a prompt and its length; at least one token is left over.
+
+        The caches are the caller's to change.
+        """
+        if not self.limit_bytes:
+            return None, 0
+        self.lookups += 1
+        # The model needs one token at least to say what comes next, so the last one never counts as known.
+        known = tokens[:-1]
+        found, rest = self._entries.fetch_nearest_cache(_MODEL, known) if known else (None, known)
+        count = len(known) - len(rest)
+        if found is None or count <= 0:
+            return None, 0
+        self.hits += 1
+        self.cached_tokens += count
+        return found[0].caches, count
+
+    def keep(self, tokens: Sequence[int], caches: Caches, running_bytes: int) -> None:
+        """Keep what was computed for `tokens`, where it fits beside the running requests."""
+        if not self.limit_bytes or not tokens:
+            return
+        mx.eval([cache.state for cache in caches])
+        own = sum(cache.nbytes for cache in caches)
+        size, running = self.agree([own, running_bytes])
+        room = self.limit_bytes - running
+        if size <= room:
+            self._entries.insert_cache(_MODEL, list(tokens), [_Kept(caches, size)])
+        self._entries.trim_to(n_bytes=room)
+
+    def make_room(self, running_bytes: int) -> None:
+        """Throw the oldest out for running requests that have grown."""
+        if self.kept_bytes:
+            (running,) = self.agree([running_bytes])
+            self._entries.trim_to(n_bytes=self.limit_bytes - running)
