@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 import httpx
 
 from orchestrator.readiness import ClientMaker
+from schemas.prefer import HEADER, wait_preference
 from schemas.stack import Stack
 
 QUESTION = "What is the capital of France?"
 ANSWER_TIMEOUT_S = 120.0
 MAX_TOKENS = 64
+WAIT_S = 60.0
+"""What a model that is loaded on demand gets before its answer begins."""
 
 
 class NoAnswerError(Exception):
@@ -45,7 +48,13 @@ async def ask(make: ClientMaker, url: str, model: str, question: str) -> AsyncIt
     try:
         async with (
             make() as http,
-            http.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=timeout) as answer,
+            http.stream(
+                "POST",
+                f"{url}/v1/chat/completions",
+                json=body,
+                timeout=timeout,
+                headers={HEADER: wait_preference(WAIT_S)},
+            ) as answer,
         ):
             if answer.status_code != 200:
                 text = (await answer.aread()).decode("utf-8", "replace")

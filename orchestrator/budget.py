@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from orchestrator.expand import DesiredUnit
 from orchestrator.groups import GroupId, Slot
 from orchestrator.memory import KnownMemory, gib
 from orchestrator.observed import ObservedUnit
 from schemas.base import NodeName, UnitId
+from schemas.unit import is_on_demand
 
 
 class Budget:
@@ -117,9 +119,14 @@ def _needs(slot: Slot) -> dict[NodeName, float | None]:
     """Return what a slot's units need on each node; None where it is not known."""
     needs: dict[NodeName, float | None] = {}
     for unit in slot.wanted:
-        before, more = needs.get(unit.node, 0.0), unit.memory_gib if slot.serves_model else 0.0
+        before, more = needs.get(unit.node, 0.0), unit.memory_gib if takes_memory(slot, unit) else 0.0
         needs[unit.node] = None if before is None or more is None else before + more
     return needs
+
+
+def takes_memory(slot: Slot, unit: DesiredUnit) -> bool:
+    """Tell whether a start of this unit needs memory: not of one that loads its model when it is asked for."""
+    return slot.serves_model and not is_on_demand(unit.spec)
 
 
 def _known(needs: Mapping[NodeName, float | None]) -> Iterator[tuple[NodeName, float]]:

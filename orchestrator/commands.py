@@ -31,8 +31,25 @@ class Meeting:
     """The RDMA device from each rank to each other, for JACCL."""
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a worker that loads on demand is told of its node."""
+
+    room: str
+    """The directory that the on-demand workers of the node share."""
+    budget: str
+    """The file with the memory that they have together."""
+    memory_gib: float | None
+    """What its model needs; None lets it go by its weights."""
+
+
 def worker_argv(
-    python: str, spec: WorkerSpec, model_directory: str, port: int | None, meeting: Meeting | None = None
+    python: str,
+    spec: WorkerSpec,
+    model_directory: str,
+    port: int | None,
+    meeting: Meeting | None = None,
+    demand: Demand | None = None,
 ) -> list[str]:
     """Return the command of one MLX worker; a rank behind the first serves no HTTP and has no port."""
     argv = [python, "-m", "runtime.worker", "--model-dir", model_directory, "--name", spec.model.name]
@@ -49,6 +66,12 @@ def worker_argv(
         if spec.group.split is not None:
             argv += ["--split", ",".join(str(share) for share in spec.group.split)]
         argv += ["--control", meeting.control, "--launch", meeting.launch]
+    if spec.on_demand and demand is not None:
+        argv += ["--on-demand", "--service", spec.service, "--room", demand.room, "--budget", demand.budget]
+        if demand.memory_gib is not None:
+            argv += ["--memory-gib", f"{demand.memory_gib:.6g}"]
+        if spec.idle_stop_s is not None:
+            argv += ["--idle-stop-s", f"{spec.idle_stop_s:g}"]
     return argv
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.allotting import allot
 from orchestrator.cluster import Cluster, ReachedNode, reach
 from orchestrator.collect import Note, collect
 from orchestrator.delivery import is_delivered
@@ -276,6 +277,7 @@ class Controller:
         is_routable = isinstance(planned.observed.nodes.get(cluster.gateway), Reachable)
         effects = RealEffects(cluster, planned.desired, stamp, planned.files, is_routable=is_routable)
         try:
+            await allot(cluster, planned.desired, planned.observed)
             outcome = await execute(planned.plan, effects, note, stop)
         finally:
             try:

@@ -45,6 +45,15 @@ class Directories:
         """Return the path of the stack's `routes.json`."""
         return self.stack(name) / "routes.json"
 
+    @property
+    def room(self) -> Path:
+        """Return the directory that the on-demand workers of this machine share."""
+        return self.state / "on-demand"
+
+    def allotment(self, name: StackName) -> Path:
+        """Return the path of the file that says how much memory they may hold together."""
+        return self.room / f"{name}.json"
+
     def watcher(self, name: StackName) -> Path:
         """Return the path of the file in which the stack's watcher says how it is."""
         return self.stack(name) / "watcher.json"

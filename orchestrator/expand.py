@@ -219,6 +219,8 @@ def _single(
             port=service.port,
             max_batch=service.max_batch,
             max_waiting=service.max_waiting,
+            on_demand=service.start == "on-demand",
+            idle_stop_s=service.idle_stop_s,
             host=host,
         )
     if service.engine == "ollama":

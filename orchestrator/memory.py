@@ -8,7 +8,7 @@ from dataclasses import replace
 from orchestrator.expand import Desired, DesiredUnit, share_of
 from orchestrator.observed import ModelFacts, Observed, ObservedUnit, Reachable
 from schemas.base import ModelName, NodeName
-from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec, slot_of
+from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec, is_on_demand, slot_of
 
 GIB = 1 << 30
 OVERHEAD_SHARE = 0.2
@@ -82,10 +82,13 @@ class KnownMemory:
         self._facts = observed.facts
 
     def of(self, unit: ObservedUnit) -> float | None:
-        """Return what a unit needs in GiB; 0 for one without a model, None where it is not known."""
+        """Return what a unit needs in GiB; 0 for one without a model, None where it is not known.
+
+        One that loads on demand counts for nothing: it takes of what the others leave, and gives that back.
+        """
         if unit.spec is None:
             return None
-        if not isinstance(unit.spec, WorkerSpec | EngineSpec):
+        if not isinstance(unit.spec, WorkerSpec | EngineSpec) or is_on_demand(unit.spec):
             return 0.0
         model = self._models.get(unit.spec.model.name)
         declared = None if model is None else model.memory_gib
@@ -149,12 +152,22 @@ def memory_notes(desired: Desired, observed: Observed) -> Iterator[str]:
     busy = {unit.node for unit in observed.units() if unit.alive}
     notes = [
         f"{name} {'about ' if is_estimate else ''}{gib(needed)} of {'?' if capacity is None else gib(capacity)} GiB"
+        f"{_on_demand_note(desired, name)}"
         for name, needed, capacity, is_estimate in _memory_use(desired, observed)
-        if needed or (capacity is not None and name in busy)
+        if needed or _on_demand_note(desired, name) or (capacity is not None and name in busy)
     ]
     yield from notes[:SHOWN_NODES]
     if len(notes) > SHOWN_NODES:
         yield f"and {len(notes) - SHOWN_NODES} more nodes"
+
+
+def _on_demand_note(desired: Desired, node: NodeName) -> str:
+    """Return the most that one of a node's on-demand models takes of what is left."""
+    needs = [unit.memory_gib for unit in desired.units.values() if unit.node == node and is_on_demand(unit.spec)]
+    known = [need for need in needs if need is not None]
+    if not needs:
+        return ""
+    return f" and {len(needs)} on demand, " + (f"the largest {gib(max(known))}" if known else "how large is not known")
 
 
 def gib(amount: float) -> str:
@@ -166,6 +179,8 @@ def _memory_use(desired: Desired, observed: Observed) -> Iterator[tuple[NodeName
     needed: dict[NodeName, float] = {}
     estimated: set[NodeName] = set()
     for unit in desired.units.values():
+        if is_on_demand(unit.spec):
+            continue
         needed[unit.node] = needed.get(unit.node, 0.0) + (unit.memory_gib or 0.0)
         if unit.is_estimate:
             estimated.add(unit.node)

@@ -8,15 +8,25 @@ from typing import Literal
 
 from schemas.admin import ConfigReport
 from schemas.base import HelperName, ModelName, NodeName, SlotId, StackName, UnitId
+from schemas.on_demand import OnDemandReport
 from schemas.routes import Routes
 from schemas.unit import AnyUnitSpec, slot_of
-
 from schemas.verdict import Verdict
+
 ModelForm = Literal["mlx", "original"]
 """What of a model a node needs: an MLX directory, or the files as its source carries them, for other engines."""
 Phase = Literal["starting", "running", "exited", "unreadable"]
 SilenceKind = Literal["refused", "no answer", "no route", "unknown host", "tls", "key", "loading", "stranger", "broken"]
 """Why nothing could be learned of a helper: `key` it asks for another one, `stranger` something else answers there."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemandSeen:
+    """How it is with the model of a worker that loads it on demand."""
+
+    phase: str
+    """One of `schemas.messages.Phase`."""
+    report: OnDemandReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,8 @@ class ObservedUnit:
     """Its last lines, for a unit that ended."""
     load_s: float | None = None
     """How long it took until its first token."""
+    demand: OnDemandSeen | None = None
+    """Of one that loads its model on demand: how that is."""
     launch: str | None = None
     """Of a rank: which launch of its group it belongs to; ranks of different launches are no group."""
     link_port: int | None = None
@@ -54,6 +66,8 @@ class ObservedUnit:
     """How long ago this unit ended without being asked to, by its node's clock, in seconds, latest first."""
     generation: int | None = None
     """The apply that started it."""
+    verdict: Verdict | None = None
+    """What the canary of its group has shown, where it is rank 0 and was judged."""
 
     @property
     def slot(self) -> SlotId:
@@ -66,8 +80,6 @@ class PortHolder:
     """Who listens on a port."""
 
     pid: int | None
-    verdict: Verdict | None = None
-    """What the canary of its group has shown, where it is rank 0 and was judged."""
     """None where the system does not tell."""
     command: str
     unit: tuple[StackName, UnitId] | None = None
@@ -155,10 +167,10 @@ class Observed:
     helpers: Mapping[HelperName, HelperSeen | HelperSilent] = field(default_factory=dict)
     facts: Mapping[ModelName, ModelFacts] = field(default_factory=dict)
     """Of the stack's models whose files are known."""
+    references: frozenset[tuple[ModelName, int]] = frozenset()
+    """The models, each with the tokens of its long prompt, for which answers of one process are kept."""
 
     def units(self) -> list[ObservedUnit]:
         """Return all units of the stack on the nodes that answered, by node and id."""
         reachable = [(name, node) for name, node in sorted(self.nodes.items()) if isinstance(node, Reachable)]
         return [node.units[unit] for _, node in reachable for unit in sorted(node.units)]
-    references: frozenset[tuple[ModelName, int]] = frozenset()
-    """The models, each with the tokens of its long prompt, for which answers of one process are kept."""

@@ -89,6 +89,7 @@ def _check_services(tree: Tree) -> Iterator[Finding]:
                 f"or they take copies in turn, then say how many with `replicas: {len(nodes)}`",
             )
         yield from _check_engine(here, service)
+        yield from _check_start(here, service)
 
 
 def _check_engine(here: Path, service: Tree) -> Iterator[Finding]:
@@ -108,6 +109,22 @@ def _check_engine(here: Path, service: Tree) -> Iterator[Finding]:
                 yield Finding(
                     (*here, "port"), f"{places.count(node)} copies on node {node!r} cannot share a port; leave it out"
                 )
+
+
+def _check_start(here: Path, service: Tree) -> Iterator[Finding]:
+    if service.get("start") != "on-demand":
+        if service.get("idle_stop_s") is not None:
+            yield Finding((*here, "idle_stop_s"), "only a service with `start: on-demand` stops when it is idle")
+        return
+    engine = service.get("engine", "mlx")
+    if engine != "mlx":
+        yield Finding((*here, "start"), f"only engine mlx loads on demand, found engine {engine}")
+    if service.get("sharding") is not None:
+        yield Finding(
+            (*here, "start"),
+            "a sharded group holds its model all the time: its ranks form, load and are proven together; "
+            "leave `start` out, or let one node hold the model",
+        )
 
 
 def _copies(service: Tree) -> list[list[str]]:
@@ -317,25 +334,38 @@ def _share(service: Tree, nodes: list[str], rank: int) -> float:
     return 1.0 / len(nodes)
 
 
-def _check_memory(tree: Tree) -> Iterator[Finding]:
+def _needs(tree: Tree, start: str) -> Iterator[tuple[str, str, float]]:
+    """Yield service, node and declared memory of every unit of the services that start in one way."""
     models = _section(tree, "models")
-    needed: dict[str, float] = {}
-    for service in _section(tree, "services").values():
+    for name, service in _section(tree, "services").items():
         need = models.get(str(service.get("model")), {}).get("memory_gib")
-        if not isinstance(need, int | float):
+        if not isinstance(need, int | float) or service.get("start", "always") != start:
             continue
         for nodes in _copies(service):
             for rank, node in enumerate(nodes):
-                needed[node] = needed.get(node, 0.0) + need * _share(service, nodes, rank)
+                yield name, node, need * _share(service, nodes, rank)
+
+
+def _check_memory(tree: Tree) -> Iterator[Finding]:
+    needed: dict[str, float] = {}
+    for _, node, need in _needs(tree, "always"):
+        needed[node] = needed.get(node, 0.0) + need
+    left: dict[str, float] = {}
     for name, offer in _section(tree, "nodes").items():
         memory, reserve = offer.get("memory_gib"), offer.get("reserve_gib", 0.0)
-        if (
-            isinstance(memory, int | float)
-            and isinstance(reserve, int | float)
-            and needed.get(name, 0.0) > memory - reserve
-        ):
+        if not isinstance(memory, int | float) or not isinstance(reserve, int | float):
+            continue
+        if needed.get(name, 0.0) > memory - reserve:
             yield Finding(
                 ("nodes", name, "memory_gib"),
                 f"the models on it need {needed[name]:g} GiB, it offers {memory - reserve:g} "
                 f"({memory:g} less {reserve:g} kept free)",
+            )
+        else:
+            left[name] = memory - reserve - needed.get(name, 0.0)
+    for service, node, need in dict.fromkeys(_needs(tree, "on-demand")):
+        if node in left and need > left[node]:
+            yield Finding(
+                ("services", service, "model"),
+                f"it needs {need:g} GiB when it is asked for, node {node!r} has {left[node]:g} beside what always runs",
             )

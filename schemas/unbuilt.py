@@ -31,10 +31,6 @@ UNBUILT = (
         refuses=("ollama",),
     ),
     Unbuilt(
-        "services.*.start", "on-demand services arrive with the worker's cold loads; `always` works now", ("always",)
-    ),
-    Unbuilt("services.*.idle_stop_s", "idle stops arrive with on-demand services"),
-    Unbuilt(
         "helpers.*.api",
         "TEI and Infinity arrive with adapters of their own; `openai`, `ollama` and `worker` work now",
         ("openai", "ollama", "worker"),

@@ -57,6 +57,10 @@ class WorkerSpec(Frozen):
     """The port that the stack asks for; None lets the plan take a free one of the node's range."""
     max_batch: int
     max_waiting: int
+    on_demand: bool = False
+    """Whether it holds its model only while it is used."""
+    idle_stop_s: float | None = None
+    """Seconds without a request after which it drops its model; None keeps it until another one needs the memory."""
     group: GroupSpec | None = None
     """The sharded group that it is a rank of; None for a worker that serves alone."""
     host: str | None = None
@@ -123,10 +127,6 @@ AnyUnitSpec = WorkerSpec | EngineSpec | GatewaySpec | WatcherSpec
 UnitSpec = Annotated[AnyUnitSpec, Field(discriminator="kind")]
 
 
-def unit_id(spec: AnyUnitSpec) -> UnitId:
-    """Return `<service>-<replica>.<rank>@<spec_hash>`, the name of a unit on its node."""
-    return UnitId(f"{spec.slot}@{spec_hash(spec)}")
-
 def is_group(spec: AnyUnitSpec | None) -> bool:
     """Tell whether a unit is a rank of a sharded group."""
     return isinstance(spec, WorkerSpec) and spec.group is not None
@@ -136,6 +136,10 @@ def is_on_demand(spec: AnyUnitSpec | None) -> bool:
     """Tell whether a unit holds its model only while it is used."""
     return isinstance(spec, WorkerSpec) and spec.on_demand
 
+
+def unit_id(spec: AnyUnitSpec) -> UnitId:
+    """Return `<service>-<replica>.<rank>@<spec_hash>`, the name of a unit on its node."""
+    return UnitId(f"{spec.slot}@{spec_hash(spec)}")
 
 
 def slot_of(unit: UnitId) -> SlotId:

@@ -237,7 +237,6 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
     ("addition", "key", "says"),
     [
         ("services.chat.engine=ollama", "services.chat.engine", "an Ollama box is a helper"),
-        ("services.chat.start=on-demand", "services.chat.start", "on-demand services arrive"),
         ("roles.chat.limits={queue: 8}", "roles.chat.limits.queue", "role limits"),
         ("gateway.auth={keys_file: keys.yaml}", "gateway.auth", "key store"),
         ("history.bodies=true", "history.bodies", "request history"),

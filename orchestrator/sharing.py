@@ -1,0 +1,57 @@
+"""Pure: the memory that a node's on-demand models share: what the services that always run leave of it.
+
+Each of them must fit alone. Together they may need more: the least recently used ones make room for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from orchestrator.expand import Desired, DesiredUnit
+from orchestrator.memory import with_estimates
+from orchestrator.observed import Observed, Reachable
+from schemas.base import NodeName
+from schemas.on_demand import Allotment
+from schemas.unit import is_on_demand
+
+
+def allotments(desired: Desired, observed: Observed) -> Mapping[NodeName, Allotment]:
+    """Return what the on-demand models of each node share, for the nodes that have some.
+
+    A service that always runs and whose need nobody knows counts for nothing, as everywhere in a plan.
+    """
+    desired = with_estimates(desired, observed.facts)
+    found = {}
+    for name in sorted({unit.node for unit in desired.units.values() if is_on_demand(unit.spec)}):
+        node = desired.nodes[name]
+        aside = node.reserve_gib + sum(unit.memory_gib or 0.0 for unit in _always(desired, name))
+        found[name] = Allotment(memory_gib=node.memory_gib, set_aside_gib=round(aside, 6))
+    return found
+
+
+def sharing_conflicts(desired: Desired, observed: Observed) -> Iterator[str]:
+    """Yield a sentence for every on-demand model that declares more than is left; an estimate forbids nothing."""
+    for unit in _on_demand(desired):
+        left = _left(desired, observed, unit.node)
+        if left is not None and unit.memory_gib is not None and not unit.is_estimate and unit.memory_gib > left:
+            yield (
+                f"{unit.spec.slot} on {unit.node} needs {unit.memory_gib:.1f} GiB when it is asked for, the services "
+                f"that always run leave {max(left, 0.0):.1f}; move one of them or choose a smaller model"
+            )
+
+
+def _left(desired: Desired, observed: Observed, name: NodeName) -> float | None:
+    node, seen = desired.nodes.get(name), observed.nodes.get(name)
+    if node is None or not isinstance(seen, Reachable):
+        return None
+    total = node.memory_gib or seen.memory_gib
+    known = [unit.memory_gib or 0.0 for unit in _always(desired, name) if not unit.is_estimate]
+    return None if total is None else total - node.reserve_gib - sum(known)
+
+
+def _always(desired: Desired, node: NodeName) -> Iterator[DesiredUnit]:
+    return (unit for unit in desired.units.values() if unit.node == node and not is_on_demand(unit.spec))
+
+
+def _on_demand(desired: Desired) -> Iterator[DesiredUnit]:
+    return (unit for _, unit in sorted(desired.units.items()) if is_on_demand(unit.spec))
