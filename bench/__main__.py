@@ -1,7 +1,11 @@
-"""I/O: `python -m bench`: every benchmark, one after the other, on the quickstart model in a state of their own."""
+"""I/O: `python -m bench [--quick]`: every benchmark, one after the other, on the models of the quickstart stack.
+
+With `--quick` those of the worker are short: they show that they work, their figures say little.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import socket
@@ -11,7 +15,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from bench import cluster, gateway, plan_scale, startup, worker
+from bench import cluster, embeddings, gateway, plan_scale, startup, worker, worker_group, worker_latency
 from orchestrator.directories import Directories
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
@@ -23,6 +27,9 @@ MODEL = "smollm2-135m-instruct"
 
 def main() -> int:
     """Run all benchmarks and return 0, or the first code that says that one failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Every benchmark, one after the other.")
+    parser.add_argument("--quick", action="store_true", help="measure the worker shortly")
+    more = ["--quick"] if parser.parse_args().quick else []
     cache = Directories.from_environment(os.environ).cache
     model = compose(ROOT / "conf", "quickstart").stack.models[MODEL]
     source = parse_source(model.source)
@@ -34,10 +41,30 @@ def main() -> int:
     print("== the program: start-up and a plan without changes")
     code = _measure_startup(cache)
     print("== the worker against stock mlx_lm.server, same model")
-    code = code or worker.main(["--model-dir", str(installed.path)])
+    model_dir = ["--model-dir", str(installed.path), *more]
+    code = code or worker.main(model_dir)
+    print("== the worker's first token, and what a JSON Schema costs")
+    code = code or worker_latency.main(model_dir)
+    print("== a group of ranks: idle, and when it loses one")
+    code = code or worker_group.main(model_dir)
+    code = code or _measure_embeddings(cache, more)
     print("== the gateway against its endpoint alone")
     code = code or gateway.main([])
     return code or cluster.main([])
+
+
+def _measure_embeddings(cache: Path, more: list[str]) -> int:
+    """Measure the first embedding model of the quickstart stack; say so where it has none."""
+    print("== embeddings of short texts, against sentence-transformers")
+    models = compose(ROOT / "conf", "quickstart").stack.models.values()
+    model = next((model for model in models if model.kind == "embedding"), None)
+    if model is None:
+        print("not measured: the quickstart stack has no embedding model")
+        return 0
+    installed = Store(cache).install(
+        parse_source(model.source), model.revision, model.digest, progress=lambda _: None, cancel=threading.Event()
+    )
+    return embeddings.main(["--model-dir", str(installed.path), *more])
 
 
 def _measure_startup(cache: Path) -> int:

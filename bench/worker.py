@@ -1,49 +1,33 @@
 """I/O: tokens/s of the worker against stock `mlx_lm.server`, same model: `python -m bench.worker --model-dir DIR`.
 
-Both servers are up and warm; they take turns, one at work at a time, so a machine that slows down slows both. A run is
-`--tokens` greedy tokens for each stream. Neighbouring prompts differ from their first token on, so stock's cache of the
-last ten prompts, which the worker does not have, saves none of them: both compute the same.
+Both servers are up and warm, alone or as a group of ranks over loopback; they take turns, one at work at a time, so a
+machine that slows down slows both. A run is `--tokens` greedy tokens for each stream. Neighbouring prompts differ from
+their first token on, so nobody's prompt cache saves anything: both compute the same.
 """
+
+from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
+import contextlib
 import json
-import os
-import signal
-import socket
 import statistics
-import string
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-READY_S = 120.0
-RUN_S = 600.0
-_FIRST_LETTERS = string.ascii_uppercase
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running server and what it calls the model."""
-
-    name: str
-    url: str
-    model: str
-    first_letters: Iterator[str]
-    """Begin the prompts, in turn."""
+from bench.servers import RUN_S, STOCK, WORKER, Server, start_stock, start_worker, stream
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Tokens/s of every run of both servers with one number of streams."""
+    """Tokens/s of every run of both servers with one number of ranks and streams."""
 
+    ranks: int
     streams: int
     worker: list[float]
     stock: list[float]
@@ -54,56 +38,14 @@ class Result:
         return statistics.median(ours / theirs for ours, theirs in zip(self.worker, self.stock, strict=True))
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _start(stack: ExitStack, module: str, *arguments: str) -> str:
-    """Start `python -m module` on a free port until the stack is closed; return its URL once it is healthy."""
-    port = _free_port()
-    command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(port), *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    log = Path(os.devnull).open("wb")  # noqa: SIM115 - the stack closes it
-    stack.callback(log.close)
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    stack.callback(_stop, process)
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return url
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise RuntimeError(f"{module} is not healthy after {READY_S:g} s")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 async def _one(client: httpx.AsyncClient, server: Server, tokens: int) -> int:
     """Read one stream to its end; return the tokens that the server counted."""
-    body = {
-        "model": server.model,
-        "prompt": f"{next(server.first_letters)}. Once upon a time, in a small village by the sea,",
-        "max_tokens": tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    prompt = f"{next(server.prefixes)}. Once upon a time, in a small village by the sea,"
+    body = {"prompt": prompt, "max_tokens": tokens, "stream_options": {"include_usage": True}}
     counted = 0
-    async with client.stream("POST", f"{server.url}/v1/completions", json=body) as response:
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if '"completion_tokens"' in line:
-                counted = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
+    async for chunk in stream(client, server, "/v1/completions", body):
+        if chunk.get("usage"):
+            counted = chunk["usage"]["completion_tokens"]
     return counted
 
 
@@ -115,57 +57,58 @@ async def _run(server: Server, streams: int, tokens: int) -> float:
         return sum(counts) / (time.perf_counter() - begun)
 
 
-async def _measure(worker: Server, stock: Server, streams: int, tokens: int, rounds: int) -> Result:
+async def _measure(worker: Server, stock: Server, ranks: int, streams: int, tokens: int, rounds: int) -> Result:
     """Alternate the servers; the one that begins changes with every round."""
-    rates: dict[str, list[float]] = {worker.name: [], stock.name: []}
+    rates: dict[str, list[float]] = {WORKER: [], STOCK: []}
+
+    async def run(server: Server, tokens: int) -> float:
+        # The worker's idle processes take nothing, stock's are kept from taking it.
+        with stock.paused() if server is worker else contextlib.nullcontext():
+            return await _run(server, streams, tokens)
+
+    for server in (worker, stock):
+        await run(server, 4)
     for turn in range(rounds):
-        pair = (worker, stock) if turn % 2 == 0 else (stock, worker)
-        for server in pair:
-            rates[server.name].append(await _run(server, streams, tokens))
-    return Result(streams, rates[worker.name], rates[stock.name])
+        for server in (worker, stock) if turn % 2 == 0 else (stock, worker):
+            rates[server.name].append(await run(server, tokens))
+    return Result(ranks, streams, rates[WORKER], rates[STOCK])
 
 
-async def _bench(model_dir: Path, streams: list[int], tokens: int, rounds: int) -> list[Result]:
-    with ExitStack() as stack:
-        url = _start(stack, "runtime.worker", "--model-dir", str(model_dir), "--name", "model")
-        worker = Server("worker", url, "model", itertools.cycle(_FIRST_LETTERS))
-        url = _start(stack, "mlx_lm.server", "--model", str(model_dir), "--log-level", "ERROR")
-        stock = Server("mlx_lm.server", url, "default_model", itertools.cycle(_FIRST_LETTERS))
-        await _wait_ready(worker)
-        for server in (worker, stock):
-            for count in streams:
-                await _run(server, count, 4)
-        return [await _measure(worker, stock, count, tokens, rounds) for count in streams]
-
-
-async def _wait_ready(worker: Server) -> None:
-    async with httpx.AsyncClient() as client, asyncio.timeout(READY_S):
-        while (await client.get(f"{worker.url}/ready")).status_code != 200:
-            await asyncio.sleep(0.1)
+def _bench(model_dir: Path, ranks: int, streams: list[int], tokens: int, rounds: int) -> list[Result]:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        worker = start_worker(model_dir, Path(folder), ranks)
+        stack.callback(worker.stop)
+        stock = start_stock(model_dir, Path(folder), ranks)
+        stack.callback(stock.stop)
+        return [asyncio.run(_measure(worker, stock, ranks, count, tokens, rounds)) for count in streams]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; return 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.worker", description="The worker against mlx_lm.server.")
     parser.add_argument("--model-dir", type=Path, required=True, help="an MLX model directory")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8], help="numbers of streams (default 1 8)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 3], help="numbers of ranks (default 1 3)")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8], help="numbers of streams (default 1 4 8)")
     parser.add_argument("--tokens", type=int, default=48, help="tokens of each stream (default 48)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each server for each number of streams")
+    parser.add_argument("--quick", action="store_true", help="one run of few tokens: shows that it works, no figures")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    arguments = parser.parse_args(argv)
-    model_dir = arguments.model_dir.resolve()
-    results = asyncio.run(_bench(model_dir, arguments.streams, arguments.tokens, arguments.rounds))
-    if arguments.json:
+    options = parser.parse_args(argv)
+    tokens, rounds = (8, 1) if options.quick else (options.tokens, options.rounds)
+    model_dir = options.model_dir.resolve()
+    results = [r for ranks in options.ranks for r in _bench(model_dir, ranks, options.streams, tokens, rounds)]
+    if options.json:
         rows = [
-            {"streams": r.streams, "worker_tokens_per_s": r.worker, "stock_tokens_per_s": r.stock, "ratio": r.ratio}
+            {"ranks": r.ranks, "streams": r.streams, "worker_tokens_per_s": r.worker, "stock_tokens_per_s": r.stock,
+             "ratio": r.ratio}
             for r in results
-        ]
-        print(json.dumps({"tokens": arguments.tokens, "results": rows}))
+        ]  # fmt: skip
+        print(json.dumps({"tokens": tokens, "results": rows}))
         return 0
-    print(f"{'streams':>7}  {'worker tok/s':>12}  {'mlx_lm.server tok/s':>19}  {'ratio':>5}")
+    print(f"{'ranks':>5}  {'streams':>7}  {'worker tok/s':>12}  {'mlx_lm.server tok/s':>19}  {'ratio':>5}")
     for result in results:
         ours, theirs = statistics.median(result.worker), statistics.median(result.stock)
-        print(f"{result.streams:>7}  {ours:>12.2f}  {theirs:>19.2f}  {result.ratio:>5.2f}")
+        print(f"{result.ranks:>5}  {result.streams:>7}  {ours:>12.2f}  {theirs:>19.2f}  {result.ratio:>5.2f}")
     return 0
 
 
