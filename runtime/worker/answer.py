@@ -30,6 +30,8 @@ class _Waiting:
     tokens: list[TokenReport] = field(default_factory=list)
     finish: Finish | None = None
     is_fresh: bool = False
+    ids: list[int] = field(default_factory=list)
+    """Of all its tokens, an end token included; they stay."""
 
     def take(self, choice: int) -> Piece:
         piece = Piece(choice, "".join(self.texts), self.finish, tuple(self.tokens))
@@ -71,6 +73,10 @@ class Answer:
         """Tell whether every choice has ended; one that failed ends all."""
         return not self.open
 
+    def token_ids(self) -> list[list[int]]:
+        """Return the ids of the tokens so far, an end token included, by choice."""
+        return [list(waiting.ids) for waiting in self._waiting.values()]
+
     def feed(self, event: Delta | Entered | Failure) -> None:
         """Add what a round gave."""
         match event:
@@ -79,6 +85,8 @@ class Answer:
                 waiting.texts.append(event.text)
                 if event.token is not None:
                     waiting.tokens.append(event.token)
+                if event.token_id is not None:
+                    waiting.ids.append(event.token_id)
                 waiting.finish = event.finish
                 waiting.is_fresh = True
                 self.generated_tokens += 1

@@ -38,8 +38,6 @@ class Job:
     """How many of the most probable tokens to tell with each one; none tells nothing."""
     shares: int | None = None
     """The first of the jobs that share this prompt, itself included."""
-    keep: int = 0
-    """Tokens at the front that the next turn of the conversation begins with for certain; 0 where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,7 @@ class Delta:
     finish: Finish | None
     token: TokenReport | None = None
     """None where nobody asked, and for an end token."""
+    token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +210,6 @@ class Batch:
                         job.sampling,
                         logprobs=job.logprobs,
                         shares=job.shares,
-                        keep=job.keep,
                         constraint=job.constraint,
                     )
                 )
@@ -244,7 +242,7 @@ def _advance(running: _Running, token: Token, bytes_of: Callable[[int], bytes]) 
     if error is None:
         try:
             report = None if token.finish == "stop" else _report(running.characters, token, bytes_of)
-            return replace(_delta(running, token.token, token.finish), token=report)
+            return replace(_delta(running, token.token, token.finish), token=report, token_id=token.token)
         except Exception as raised:  # noqa: BLE001 - the fence around one request
             error = raised
     logger.error("a request failed", exc_info=error)

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from runtime.worker.model import LoadedModel
 from runtime.worker.prompt_cache import Caches, PromptCache
@@ -46,6 +47,8 @@ class _Row:
     recorder: Recorder | None
     known: int
     """Tokens of the prompt that were computed before it entered."""
+    end_of_turn: int = 0
+    """Tokens of the prompt after which to keep what was computed so far; 0 where there is no such place."""
     has_begun: bool = False
     """Something was computed for it."""
 
@@ -68,6 +71,8 @@ class Compute:
     """Keyed by the generator's uid."""
     _sharing: dict[int, list[Insert]] = field(default_factory=dict)
     """Who waits for the prompt of another request that is being computed, keyed by the id of that one."""
+    _can_shorten: bool = field(init=False)
+    """What was computed for a sequence serves any beginning of it."""
     _steps: int = 0
     _generator: Any = field(init=False)
     """A `BatchGenerator`, whose methods carry no types."""
@@ -76,6 +81,8 @@ class Compute:
     def __post_init__(self) -> None:
         self._stop_sequences = StopSequences([(token,) for token in self.model.end_tokens])
         self._generator = self._new_generator()
+        layers: Any = make_prompt_cache(self.model.module)
+        self._can_shorten = all(type(layer) is KVCache for layer in layers)
 
     @property
     def gauges(self) -> Gauges:
@@ -135,7 +142,8 @@ class Compute:
                 chooser.add_first(recorder)
             if caches is None:
                 caches, known = self.kept.find(tokens)
-            cut = max(known, insert.keep)
+            end_of_turn = self._end_of_turn(tokens)
+            cut = max(known, end_of_turn)
             (uid,) = self._generator.insert_segments(
                 [[tokens[known:cut], tokens[cut:]]],
                 max_tokens=[insert.max_tokens],
@@ -150,10 +158,21 @@ class Compute:
             step.refused.append(insert.id)
             return
         self._uids[insert.id] = uid
-        self._rows[uid] = _Row(insert, chooser, recorder, known)
+        self._rows[uid] = _Row(insert, chooser, recorder, known, end_of_turn)
         step.entered[insert.id] = known
         if insert.shares == insert.id and len(tokens) - known > 1:
             self._sharing[insert.id] = []
+
+    def _end_of_turn(self, tokens: list[int]) -> int:
+        """Return how many tokens reach to the end of the last complete turn, where that place matters; else 0.
+
+        The next turn's prompt may tell the answer otherwise than it was given, without its reasoning for one. Caches
+        that cannot be shortened serve it only if they were kept before the answer began.
+        """
+        if self._can_shorten or not self.kept.limit_bytes:
+            return 0
+        ends = (index for index in range(len(tokens) - 1, 0, -1) if tokens[index - 1] in self.model.end_tokens)
+        return next(ends, 0)
 
     def _remove(self, ids: Sequence[int]) -> list[Insert]:
         """Take requests out and keep what was computed for them; return who waited for a prompt of theirs."""
@@ -174,7 +193,7 @@ class Compute:
         insert = row.insert
         read = row.known + prompt.progress[0]
         row.has_begun = True
-        if read == insert.keep:
+        if read == row.end_of_turn:
             self._keep(prompt.uid)
         if read == len(insert.tokens) - 1 and insert.id in self._sharing:
             waiting = self._sharing.pop(insert.id)

@@ -34,7 +34,8 @@ class _Kept:
 
     def trim(self, count: int) -> int:
         """Take tokens off the end; return how many."""
-        return int(trim_prompt_cache(self.caches, count))
+        removed: Any = trim_prompt_cache(self.caches, count)
+        return int(removed)
 
 
 @dataclass(slots=True)
@@ -75,10 +76,15 @@ class PromptCache:
         if not self.limit_bytes:
             return None, 0
         self.lookups += 1
-        # The model needs one token at least to say what comes next, so the last one never counts as known.
-        known = tokens[:-1]
-        found, rest = self._entries.fetch_nearest_cache(_MODEL, known) if known else (None, known)
-        count = len(known) - len(rest)
+        found, rest = self._entries.fetch_nearest_cache(_MODEL, tokens)
+        count = len(tokens) - len(rest)
+        if found is not None and not rest:
+            # The model needs one token at least to say what comes next.
+            if found[0].is_trimmable():
+                count -= found[0].trim(1)
+            else:
+                found, rest = self._entries.fetch_nearest_cache(_MODEL, tokens[:-1])
+                count = len(tokens) - 1 - len(rest)
         if found is None or count <= 0:
             return None, 0
         self.hits += 1

@@ -73,6 +73,8 @@ class Request:
     """How many of the most probable tokens are told beside each one of the answer; none tells nothing."""
     tools: ToolUse | None = None
     format: JsonFormat | None = None
+    token_ids: bool = False
+    """Whether the answer tells the ids of its tokens."""
     """None means text."""
 
 
@@ -111,8 +113,11 @@ def _request(
     logprobs: int | None,
     tools: ToolUse | None = None,
 ) -> Request:
-    _check_model(fields, model)
+    check_model(fields, model)
     is_stream = fields.boolean("stream")
+    token_ids = fields.boolean("return_token_ids")
+    if token_ids and is_stream:
+        raise RequestError("return_token_ids is not supported with stream=true.", param="return_token_ids")
     return Request(
         prompt=prompt,
         sampling=_sampling(fields),
@@ -124,10 +129,12 @@ def _request(
         logprobs=logprobs,
         tools=tools,
         format=parse_format(fields),
+        token_ids=token_ids,
     )
 
 
-def _check_model(fields: Fields, model: str) -> None:
+def check_model(fields: Fields, model: str) -> None:
+    """Raise RequestError for a request to another model than `model`."""
     for other in ("adapters", "draft_model"):  # mlx_lm.server loads what these name
         if fields.get(other) is not None:
             message = f"{other} cannot be chosen by a request: this worker serves the weights that it was started with."

@@ -19,8 +19,6 @@ class Insert:
     """How many of the most probable tokens to tell with each one; none tells nothing."""
     shares: int | None = None
     """The first of the requests that share this prompt, itself included: one computes it for all."""
-    keep: int = 0
-    """Tokens at the front that the next turn of the conversation begins with for certain; 0 where nobody knows."""
     constraint: str | None = None
     """A serialised llguidance grammar that the answer obeys; every rank compiles it itself."""
 

@@ -87,7 +87,6 @@ class WireInsert(Frozen):
     sampling: WireSampling
     logprobs: int | None
     shares: int | None
-    keep: int
     constraint: str | None
 
 
@@ -179,7 +178,6 @@ def round_of(number: int, commands: Commands) -> Round:
             ),
             logprobs=insert.logprobs,
             shares=insert.shares,
-            keep=insert.keep,
             constraint=insert.constraint,
         )
         for insert in commands.inserts
@@ -197,7 +195,6 @@ def commands_of(message: Round) -> Commands:
             Sampling(**insert.sampling.model_dump()),
             insert.logprobs,
             insert.shares,
-            insert.keep,
             insert.constraint,
         )
         for insert in message.inserts

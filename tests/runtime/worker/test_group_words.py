@@ -62,7 +62,7 @@ def test_what_is_no_message_is_refused(text: bytes) -> None:
 
 
 def test_a_round_asks_for_the_commands_that_it_was_made_of() -> None:
-    rich = Insert(1, [5, 6, 7], 9, SAMPLING, logprobs=2, shares=1, keep=2, constraint="{}")
+    rich = Insert(1, [5, 6, 7], 9, SAMPLING, logprobs=2, shares=1, constraint="{}")
     commands = Commands((rich, Insert(2, [1], 1, Sampling(logit_bias=((3, -1.5),)))), (3,))
     assert wire.commands_of(wire.round_of(1, commands)) == commands
 

@@ -24,14 +24,19 @@ TEMPLATE = (
 )
 
 
-def write_model(directory: Path, kind: str = "llama", layers: int = 2, seed: int = 7) -> Path:
-    """Write a model of mlx-lm's type `kind`; the same every time for one seed. Its heads divide by 2 and 3."""
+def write_model(
+    directory: Path, kind: str = "llama", layers: int = 2, seed: int = 7, intermediate: int = 96, **more: object
+) -> Path:
+    """Write a model of mlx-lm's type `kind`; the same every time for one seed. Its heads divide by 2 and 3.
+
+    `more` are further keys of `config.json`.
+    """
     tokenizer = _tokenizer()
     config = {
         "model_type": kind,
         "hidden_size": 48,
         "num_hidden_layers": layers,
-        "intermediate_size": 96,
+        "intermediate_size": intermediate,
         "num_attention_heads": 6,
         "num_key_value_heads": 6,
         "head_dim": 8,
@@ -41,6 +46,7 @@ def write_model(directory: Path, kind: str = "llama", layers: int = 2, seed: int
         "max_position_embeddings": CONTEXT,
         "tie_word_embeddings": False,
         "eos_token_id": tokenizer.token_to_id(END),
+        **more,
     }
     directory.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(directory / "model.safetensors"), _weights(config, seed), metadata={"format": "mlx"})
@@ -60,8 +66,8 @@ def _weights(config: dict[str, object], seed: int) -> dict[str, mx.array]:
         is_norm = "norm" in name
         weights[name] = mx.ones_like(value) if is_norm else mx.random.normal(value.shape, scale=0.3, key=draw)
     # Answers end by length alone: the end token's logit is always 0, far below the largest of the others.
-    head = weights["lm_head.weight"]
-    head[int(config["eos_token_id"])] = 0.0  # type: ignore[call-overload]
+    head = weights.get("lm_head.weight", weights.get("model.embed_tokens.weight"))
+    head[int(config["eos_token_id"])] = 0.0  # type: ignore[call-overload,index]
     return weights
 
 

@@ -1,0 +1,236 @@
+"""What is known of a prompt is not computed again, and never changes an answer."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtime.worker.compute import CPU_PREFILL_TOKENS, Compute
+from runtime.worker.model import LoadedModel, load
+from runtime.worker.prompt_cache import PromptCache
+from runtime.worker.request import Sampling
+from runtime.worker.steps import Commands, Insert, Step
+from tests.runtime.worker.tiny import write_model
+
+GREEDY = Sampling(temperature=0)
+SIZE = 1 << 26
+KINDS: dict[str, dict[str, object]] = {
+    "llama": {},
+    # Windows of 16 tokens: caches that turn round and cannot be shortened any more.
+    "gemma3_text": {"sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
+    # Convolutions: a state that knows only its last tokens.
+    "lfm2": {
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 48,
+        "block_ff_dim": 96,
+        "block_multiple_of": 8,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["conv", "full_attention"],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
+    """Return what loads a tiny model of a kind, once."""
+    known: dict[str, LoadedModel] = {}
+
+    def get(kind: str) -> LoadedModel:
+        if kind not in known:
+            place = write_model(tmp_path_factory.mktemp(kind) / "model", kind, **KINDS[kind])
+            known[kind] = load(place, None, lambda _: None)
+        return known[kind]
+
+    return get
+
+
+@dataclass
+class Run:
+    """Drives a computation and notes what it gives."""
+
+    compute: Compute
+    answers: dict[int, list[int]] = field(default_factory=dict)
+    known: dict[int, int] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
+
+    def step(self, *inserts: Insert, removes: tuple[int, ...] = ()) -> Step:
+        """Compute one step."""
+        self.open |= {insert.id for insert in inserts}
+        self.open -= set(removes)
+        step = self.compute.step(Commands(inserts, removes))
+        assert not step.refused
+        self.known |= step.entered
+        for token in step.tokens:
+            assert token.error is None
+            self.answers.setdefault(token.id, []).append(token.token)
+            if token.finish is not None:
+                self.open.remove(token.id)
+        return step
+
+    def finish(self, *inserts: Insert) -> list[list[int]]:
+        """Run until all are answered; return the answers to `inserts`."""
+        self.step(*inserts)
+        while self.open:
+            self.step()
+        return [self.answers[insert.id] for insert in inserts]
+
+
+def running(model: LoadedModel, limit_bytes: int = SIZE, limit: int = 4) -> Run:
+    return Run(Compute(model, limit, kept=PromptCache(limit_bytes)))
+
+
+def prompt(model: LoadedModel, length: int, seed: int = 1) -> list[int]:
+    dice = random.Random(seed)
+    return [dice.randrange(1, model.limits.vocabulary) for _ in range(length)]
+
+
+def asking(job_id: int, tokens: list[int], max_tokens: int = 6) -> Insert:
+    return Insert(job_id, tokens, max_tokens, GREEDY)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_turn_computes_only_what_is_new(models: Callable[[str], LoadedModel], kind: str) -> None:
+    model = models(kind)
+    run, bare = running(model), running(model, 0)
+    first = prompt(model, 80)
+    (answer,) = run.finish(asking(1, first))
+    second = [*first, *answer, *prompt(model, 9, seed=2)]
+    assert run.finish(asking(2, second)) == bare.finish(asking(2, second))
+    assert run.known == {1: 0, 2: len(first) + len(answer)}
+    assert bare.known == {2: 0}
+    gauges = run.compute.gauges
+    assert (gauges.lookups, gauges.hits, gauges.cached_tokens) == (2, 1, 86)
+
+
+def test_a_prompt_that_was_answered_before_costs_its_last_token(models: Callable[[str], LoadedModel]) -> None:
+    model = models("llama")
+    run = running(model)
+    first = prompt(model, 50)
+    assert run.finish(asking(1, first)) == run.finish(asking(2, first))
+    assert run.known[2] == 49
+    assert run.finish(asking(3, first[:20]))[0] == running(model, 0).finish(asking(3, first[:20]))[0]
+    assert run.known[3] == 19
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_conversation_is_known_up_to_its_last_turn_also_where_caches_cannot_be_shortened(
+    models: Callable[[str], LoadedModel], kind: str
+) -> None:
+    model = models(kind)
+    (end,) = model.end_tokens
+    run, bare = running(model), running(model, 0)
+    turn = [*prompt(model, 63), end]
+    run.finish(asking(1, [*turn, *prompt(model, 5, seed=4)]))
+    # The answer was rewritten on its way, as templates do that leave out the reasoning.
+    second = [*turn, *prompt(model, 30, seed=3)]
+    assert run.finish(asking(2, second)) == bare.finish(asking(2, second))
+    assert run.known[2] == 64
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_history_of_requests_changes_a_greedy_answer(
+    models: Callable[[str], LoadedModel], kind: str, data: st.DataObject
+) -> None:
+    """Prompts that begin alike, in batches, removed in any state, with a cache that is too small for all of them."""
+    model = models(kind)
+    run, bare = running(model, data.draw(st.sampled_from([SIZE, 60_000, 20_000]))), running(model, 0)
+    (turn,) = model.end_tokens
+    trunks = [[*prompt(model, 40, seed), turn, *prompt(model, 50, seed)] for seed in (1, 2)]
+    job_id = 0
+    seen: dict[int, Insert] = {}
+    for _ in range(data.draw(st.integers(2, 6))):
+        inserts = []
+        for _ in range(data.draw(st.integers(1, 3))):
+            job_id += 1
+            told = [[*insert.tokens, *run.answers.get(each, [])] for each, insert in seen.items()]
+            trunk = data.draw(st.sampled_from([*trunks, *told]))
+            end = prompt(model, data.draw(st.integers(0, 5)), job_id)
+            tokens = trunk[: data.draw(st.integers(1, len(trunk)))] + end
+            inserts.append(asking(job_id, tokens, data.draw(st.integers(1, 5))))
+        seen |= {insert.id: insert for insert in inserts}
+        run.step(*inserts)
+        for _ in range(data.draw(st.integers(0, 4))):
+            run.step()
+        leaving = data.draw(st.sampled_from([(), (job_id,)]))
+        run.step(removes=tuple(each for each in leaving if each in run.open))
+    while run.open:
+        run.step()
+    for each, insert in seen.items():
+        answer = run.answers.get(each, [])
+        (expected,) = bare.finish(insert)
+        assert answer == expected[: len(answer)]
+        assert run.known[each] < len(insert.tokens)
+
+
+def test_what_is_kept_stays_within_its_bytes_with_the_running_requests_counted(
+    models: Callable[[str], LoadedModel],
+) -> None:
+    model = models("llama")
+    limit = 400_000
+    run = running(model, limit)
+    for job_id in range(1, 12):
+        run.finish(asking(job_id, prompt(model, 100, job_id)))
+        gauges = run.compute.gauges
+        assert 0 < gauges.kept_bytes <= limit
+    assert gauges.kept < 11
+    # One long request takes it all: nothing is kept beside it.
+    run.step(asking(20, prompt(model, 900, 20), 200))
+    for _ in range(900 // CPU_PREFILL_TOKENS + 80):
+        run.step()
+    gauges = run.compute.gauges
+    assert gauges.kv_bytes > limit
+    assert (gauges.kept, gauges.kept_bytes) == (0, 0)
+
+
+def test_choices_share_one_computation_of_their_prompt(models: Callable[[str], LoadedModel]) -> None:
+    for kind, limit_bytes in [("llama", 0), ("lfm2", 0), ("llama", SIZE), ("gemma3_text", SIZE)]:
+        model = models(kind)
+        run, bare = running(model, limit_bytes), running(model, 0)
+        tokens = prompt(model, 100)
+        wanted = [Insert(job_id, tokens, 6, Sampling(temperature=1, seed=job_id), shares=1) for job_id in range(1, 5)]
+        alone = [bare.finish(Insert(each.id, tokens, 6, each.sampling))[0] for each in wanted]
+        assert run.finish(*wanted) == alone
+        assert run.known == {1: 0, 2: 99, 3: 99, 4: 99}
+        assert len({tuple(answer) for answer in alone}) > 1
+
+
+def test_choices_that_find_no_place_at_once_take_the_prompt_from_the_cache(
+    models: Callable[[str], LoadedModel],
+) -> None:
+    model = models("lfm2")
+    run = running(model)
+    tokens = prompt(model, 100)
+    first, late = (Insert(job_id, tokens, 6, GREEDY, shares=1) for job_id in (1, 2))
+    answers = [*run.finish(first), *run.finish(late)]
+    assert answers[0] == answers[1]
+    assert run.known == {1: 0, 2: 99}
+
+
+def test_who_waits_for_a_prompt_reads_it_when_the_first_one_leaves(models: Callable[[str], LoadedModel]) -> None:
+    model = models("llama")
+    run = running(model, 0)
+    tokens = prompt(model, 100)
+    run.step(*(Insert(job_id, tokens, 6, GREEDY, shares=1) for job_id in (1, 2, 3)))
+    run.step(removes=(1, 3))
+    while run.open:
+        run.step()
+    assert run.answers == {2: running(model, 0).finish(asking(9, tokens))[0]}
+
+
+def test_after_a_failure_nothing_is_known(models: Callable[[str], LoadedModel]) -> None:
+    model = models("llama")
+    run = running(model)
+    run.finish(asking(1, prompt(model, 50)))
+    run.compute.recover()
+    assert run.compute.gauges.kept_bytes == 0
+    run.finish(asking(2, prompt(model, 50)))
+    assert run.known[2] == 0
