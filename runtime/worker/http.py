@@ -100,7 +100,7 @@ def _add_generation(app: App, model: str, host: Host[Engine]) -> None:
                 if wanted.is_stream:
                     await _stream(request, Stream(*shape, wanted.include_usage, answer.new_reader), answer)
                     return None
-                return await _whole(Whole(*shape, answer.new_reader), answer)
+                return await _whole(Whole(*shape, answer.new_reader), answer, has_token_ids=wanted.token_ids)
 
         return handler
 
@@ -202,10 +202,14 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _whole(whole: Whole, answer: Answer) -> HTTPResponse:
+async def _whole(whole: Whole, answer: Answer, *, has_token_ids: bool) -> HTTPResponse:
     while not whole.is_over:
         whole.add(await answer.read())
-    return _json(whole.body(_usage(answer)))
+    body = whole.body(_usage(answer))
+    if has_token_ids:
+        for choice, token_ids in zip(body["choices"], answer.token_ids(), strict=True):
+            choice["token_ids"] = token_ids  # as vLLM tells them
+    return _json(body)
 
 
 async def _stream(request: Request, stream: Stream, answer: Answer) -> None:
