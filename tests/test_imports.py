@@ -52,6 +52,8 @@ MUST_BE_PURE = (
     "orchestrator/models/facts.py", "orchestrator/models/sources.py", "orchestrator/models/wishes.py",
     "orchestrator/engines/description.py", "orchestrator/engines/catalogue.py", "orchestrator/engines/llama_server.py",
     "orchestrator/engines/vllm.py", "orchestrator/engines/mlx_lm_server.py", "orchestrator/engines/command.py",
+    "runtime/worker/encode_recipe.py", "runtime/worker/encode_rows.py", "runtime/worker/encode_prompts.py",
+    "runtime/worker/encode_queue.py", "runtime/worker/encode_request.py", "runtime/worker/encode_work.py",
     "runtime/worker/wire.py", "runtime/worker/steps.py", "runtime/worker/pace.py",
     "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
     "runtime/gateway/routing/outcome.py", "runtime/gateway/routing/build.py", "runtime/gateway/routing/checks.py",

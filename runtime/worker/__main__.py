@@ -18,6 +18,7 @@ from runtime.worker.settings import Group, Settings
 from schemas import exits
 
 if TYPE_CHECKING:
+    from runtime.worker.hosting import E, Host, Make
     from runtime.worker.lead import Lead
     from runtime.worker.membership import End
 
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("sanic").setLevel(logging.WARNING)  # its start banner is no state change
     logging.getLogger("sanic.root").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # what a worker asks of its neighbours, they log themselves
     settings = parse(argv)
     if settings.group is not None and settings.group.rank > 0:
         return _run(_follow(settings, settings.group))
@@ -62,10 +64,10 @@ async def _follow(settings: Settings, group: Group) -> tuple[int, bool]:
 async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
     """Serve until TERM or until generation dies; return the exit code and whether the generation thread still runs."""
     # Sanic and MLX take seconds to import: bad arguments and a taken port are told before.
+    from runtime.worker.encode_engine import EncodeEngine
     from runtime.worker.engine import Engine
-    from runtime.worker.hosting import Always, Host
-    from runtime.worker.http import build_app, close_server, open_server
-    from runtime.worker.on_demand import OnDemand
+    from runtime.worker.hosting import Always
+    from runtime.worker.http import build_app, build_encoding_app, close_server, open_server
 
     is_over = asyncio.Event()
     code = exits.OK
@@ -87,15 +89,14 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
         engine.abort(f"The group of this model ended: {end.message}.")
         is_over.set()
 
-    host: Host[Engine]
-    if settings.on_demand is not None:
+    make = Engine if settings.kind == "chat" else EncodeEngine
+    host: Host[Any]
+    if settings.group is None:
         try:
-            host = OnDemand(settings, settings.on_demand, lambda on_end: Engine(settings, on_end), fail)
+            host = _open_host(settings, lambda on_end: make(settings, on_end), fail)
         except OSError as error:
             logger.log(logging.ERROR, "the node's on-demand workers cannot be joined: %s", error)
             return exits.FAILED, False
-    elif settings.group is None:
-        host = Always(Engine(settings, fail))
     else:
         lead = _open_lead(settings, settings.group, end_group)
         if lead is None:
@@ -103,7 +104,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
         engine = Engine(settings, fail, lead.load, lead.make_steps, lead.report, lead.refuse)
         lead.start(engine.pulse)
         host = Always(engine)
-    app = build_app(settings, host)
+    app = build_app(settings, host) if settings.kind == "chat" else build_encoding_app(settings, host)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, is_over.set)
@@ -120,6 +121,16 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
         await lead.close()
     logger.info("stopped")
     return code, host.is_alive or lead is not None
+
+
+def _open_host(settings: Settings, make: Make[E], on_end: Callable[[], None]) -> Host[E]:
+    """Return what lends engines that `make` makes to requests; raises OSError."""
+    from runtime.worker.hosting import Always
+    from runtime.worker.on_demand import OnDemand
+
+    if settings.on_demand is None:
+        return Always(make(on_end))
+    return OnDemand(settings, settings.on_demand, make, on_end)
 
 
 def _open_lead(settings: Settings, group: Group, on_end: Callable[[End], None]) -> Lead | None:

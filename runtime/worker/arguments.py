@@ -4,10 +4,13 @@ import argparse
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from runtime.worker.settings import Group, OnDemand, Settings
+from schemas.model import ModelKind
 
+CHAT_BATCH = 8
+ENCODE_BATCH = 32
 TOKEN_VARIABLE = "ORCHESTRATE_WORKER_TOKEN"  # noqa: S105 - a name, not a secret
 SECRET_VARIABLE = "ORCHESTRATE_CONTROL_SECRET"  # noqa: S105
 PEERS_VARIABLE = "ORCHESTRATE_CONTROL_PEERS"
@@ -26,7 +29,12 @@ def parse(argv: list[str] | None) -> Settings:
     parser.add_argument("--name", required=True, help="the model's name for clients")
     parser.add_argument("--host", default="127.0.0.1", help=f"other than loopback needs {TOKEN_VARIABLE} to be set")
     parser.add_argument("--port", type=_port, help="0 takes a free one and logs it; ranks above 0 have none")
-    parser.add_argument("--max-batch", type=_positive, default=8, help="requests computed together (default 8)")
+    parser.add_argument("--kind", choices=get_args(ModelKind), default="chat", help="what it does (default chat)")
+    parser.add_argument(
+        "--max-batch",
+        type=_positive,
+        help=f"requests computed together (default {CHAT_BATCH}), or texts of other kinds than chat ({ENCODE_BATCH})",
+    )
     parser.add_argument("--max-waiting", type=_count, default=64, help="further requests that wait (default 64)")
     parser.add_argument("--max-context", type=_positive, help="lower the model's context length, in tokens")
     parser.add_argument(
@@ -36,6 +44,8 @@ def parse(argv: list[str] | None) -> Settings:
         metavar="GIB",
         help="memory for prompts to come, running requests counted (default 1; 0 keeps nothing)",
     )
+    parser.add_argument("--draft-model", type=Path, metavar="DIR", help="an MLX model that proposes tokens to it")
+    parser.add_argument("--draft-tokens", type=_draft_tokens, default=3, help="proposed for a step (default 3)")
     parser.add_argument("--drain-s", type=_seconds, default=10.0, help="time for requests under way after TERM")
     _add_group(parser)
     _add_on_demand(parser)
@@ -46,6 +56,8 @@ def parse(argv: list[str] | None) -> Settings:
         arguments.host, arguments.port = "127.0.0.1", 0
     elif arguments.port is None:
         parser.error("--port is missing")
+    if arguments.draft_model is not None and (group is not None or arguments.kind != "chat"):
+        parser.error("--draft-model goes with one chat model in one process, not with --size or another --kind")
     token = os.environ.get(TOKEN_VARIABLE) or None
     if token is None and not _is_loopback(arguments.host):
         parser.error(f"--host {arguments.host} is not loopback: set {TOKEN_VARIABLE}")
@@ -55,10 +67,13 @@ def parse(argv: list[str] | None) -> Settings:
         host=arguments.host,
         port=arguments.port,
         token=token,
-        max_batch=arguments.max_batch,
+        kind=arguments.kind,
+        max_batch=arguments.max_batch or (CHAT_BATCH if arguments.kind == "chat" else ENCODE_BATCH),
         max_waiting=arguments.max_waiting,
         max_context=arguments.max_context,
         prompt_cache_bytes=int(arguments.prompt_cache_gib * (1 << 30)),
+        draft_dir=None if arguments.draft_model is None else str(arguments.draft_model),
+        draft_tokens=arguments.draft_tokens,
         drain_s=arguments.drain_s,
         group=group,
         on_demand=on_demand,
@@ -109,6 +124,8 @@ def _add_group(parser: argparse.ArgumentParser) -> None:
 def _group(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Group | None:
     if arguments.size == 1:
         return None
+    if arguments.kind != "chat":
+        parser.error(f"--kind {arguments.kind} does not go with --size: only chat models are sharded")
     for name in ("backend", "strategy", "control", "launch"):
         if not getattr(arguments, name):
             parser.error(f"--size {arguments.size} needs --{name}")
@@ -199,6 +216,13 @@ def _at_least(least: int, text: str) -> int:
     number = int(text)
     if number < least:
         raise argparse.ArgumentTypeError(f"must be at least {least}")
+    return number
+
+
+def _draft_tokens(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 16:
+        raise argparse.ArgumentTypeError("must be between 1 and 16")
     return number
 
 

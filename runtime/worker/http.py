@@ -7,7 +7,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,13 +19,17 @@ from runtime.worker import openai
 from runtime.worker.answer import Answer
 from runtime.worker.body import parse_json
 from runtime.worker.choices import Stream, Whole
+from runtime.worker.encode_engine import EncodeEngine
+from runtime.worker.encode_request import parse_embedding, parse_rerank
+from runtime.worker.encode_work import Reading, Work, embedding_work, rerank_work
 from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, RequestError, UnavailableError, error_body, kind_of
-from runtime.worker.hosting import Call, Host
+from runtime.worker.hosting import Call, Host, Loadable
 from runtime.worker.openai import Envelope, Kind, Usage
 from runtime.worker.request import Request as Wanted
 from runtime.worker.request import parse_chat, parse_completion
 from runtime.worker.settings import Settings
+from schemas.model import ModelKind
 from schemas.prefer import HEADER as PREFER_HEADER
 from schemas.prefer import PROBE_HEADER, wait_s
 from schemas.verdict import Verdict
@@ -49,12 +53,38 @@ NEVER_S = 10 * 365 * 86400
 _UNGUARDED = frozenset({"/health", "/unload"})
 """`/unload` has a key of its own: neighbours may belong to another stack."""
 
+GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
+EMBEDDING_PATH = "/v1/embeddings"
+RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
+"""Jina's and vLLM's, Cohere's, and that of Text Embeddings Inference."""
+ENCODING_PATHS = (EMBEDDING_PATH, *RERANK_PATHS)
+
 App = Sanic[Any, Any]
 _Parser = Callable[[dict[str, Any], str], Wanted]
 
 
 def build_app(settings: Settings, host: Host[Engine]) -> App:
-    """Build the application; it serves from the first moment, also while the model loads."""
+    """Build the application of a chat model; it serves from the first moment, also while the model loads."""
+    app = _new_app(settings, host)
+    _add_generation(app, settings.name, host)
+    _add_canary(app, host)
+    _refuse_others(app, "chat", ENCODING_PATHS)
+    return app
+
+
+def build_encoding_app(settings: Settings, host: Host[EncodeEngine]) -> App:
+    """Build the application of an embedding or reranking model; it serves from the first moment."""
+    app = _new_app(settings, host)
+    _add_ranking(app, settings.name, host)
+    if settings.kind == "embedding":
+        _add_embedding(app, settings.name, host)
+        _refuse_others(app, settings.kind, GENERATION_PATHS)
+    else:
+        _refuse_others(app, settings.kind, (*GENERATION_PATHS, EMBEDDING_PATH))
+    return app
+
+
+def _new_app(settings: Settings, host: Host[Loadable]) -> App:
     app: App = Sanic("worker", configure_logging=False)
     app.config.update(
         ACCESS_LOG=False,
@@ -64,7 +94,6 @@ def build_app(settings: Settings, host: Host[Engine]) -> App:
         KEEP_ALIVE_TIMEOUT=120,
     )
     _add_guard(app, settings.token)
-    _add_generation(app, settings.name, host)
     _add_reports(app, settings.name, host)
     _add_unload(app, host)
     app.error_handler.add(Exception, _answer_error)
@@ -105,12 +134,51 @@ def _add_generation(app: App, model: str, host: Host[Engine]) -> None:
         return handler
 
     # Streamed bodies are read by the handler, behind the guard: nobody without the token makes the worker keep one.
-    chat, completion = serve("chat", parse_chat), serve("completion", parse_completion)
-    app.add_route(chat, "/v1/chat/completions", methods=["POST"], stream=True, name="chat")
-    app.add_route(completion, "/v1/completions", methods=["POST"], stream=True, name="completions")
+    handlers = serve("chat", parse_chat), serve("completion", parse_completion)
+    for name, path, handler in zip(("chat", "completions"), GENERATION_PATHS, handlers, strict=True):
+        app.add_route(handler, path, methods=["POST"], stream=True, name=name)
 
 
-def _add_reports(app: App, model: str, host: Host[Engine]) -> None:
+def _add_embedding(app: App, model: str, host: Host[EncodeEngine]) -> None:
+    def prepare(body: bytes, reading: Reading) -> Work:
+        return embedding_work(parse_embedding(parse_json(body), model), reading, model)
+
+    app.add_route(_encoding(host, prepare), EMBEDDING_PATH, methods=["POST"], stream=True, name="embeddings")
+
+
+def _add_ranking(app: App, model: str, host: Host[EncodeEngine]) -> None:
+    def prepare(body: bytes, reading: Reading) -> Work:
+        return rerank_work(parse_rerank(parse_json(body), model), reading, model)
+
+    for number, path in enumerate(RERANK_PATHS):
+        app.add_route(_encoding(host, prepare), path, methods=["POST"], stream=True, name=f"rerank{number}")
+
+
+def _encoding(host: Host[EncodeEngine], prepare: Callable[[bytes, Reading], Work]) -> Callable[[Request], Any]:
+    async def handler(request: Request) -> HTTPResponse:
+        body = await _read_body(request)
+        async with host.holding(_call_of(request)) as engine:
+            answer = await engine.answer(lambda reading: prepare(body, reading))
+        return HTTPResponse(answer, content_type="application/json")
+
+    return handler
+
+
+def _refuse_others(app: App, kind: ModelKind, paths: Iterable[str]) -> None:
+    """Name the right paths to who asks a model for what its kind cannot do."""
+    own = {"chat": GENERATION_PATHS, "embedding": (EMBEDDING_PATH, RERANK_PATHS[0]), "reranking": RERANK_PATHS[:1]}
+
+    async def refuse(request: Request) -> HTTPResponse:
+        await _read_body(request)
+        article = "an" if kind == "embedding" else "a"
+        message = f"This worker serves {article} {kind} model; it answers {' and '.join(own[kind])}."
+        return _error(404, message, code="wrong_kind")
+
+    for number, path in enumerate(paths):
+        app.add_route(refuse, path, methods=["POST"], stream=True, name=f"other{number}")
+
+
+def _add_reports(app: App, model: str, host: Host[Loadable]) -> None:
     @app.get("/health")
     async def health(_: Request) -> HTTPResponse:
         is_alive = host.is_alive
@@ -127,6 +195,12 @@ def _add_reports(app: App, model: str, host: Host[Engine]) -> None:
     async def status(_: Request) -> HTTPResponse:
         return json_response(host.status().model_dump())
 
+    @app.get("/v1/models")
+    async def models(_: Request) -> HTTPResponse:
+        return json_response(openai.model_list(model, host.started_at, host.status().context_length))
+
+
+def _add_canary(app: App, host: Host[Engine]) -> None:
     async def judge(request: Request) -> HTTPResponse:
         body = await _read_body(request)
         try:
@@ -139,12 +213,8 @@ def _add_reports(app: App, model: str, host: Host[Engine]) -> None:
 
     app.add_route(judge, "/canary", methods=["POST"], stream=True, name="canary")
 
-    @app.get("/v1/models")
-    async def models(_: Request) -> HTTPResponse:
-        return json_response(openai.model_list(model, host.started_at, host.status().context_length))
 
-
-def _add_unload(app: App, host: Host[Engine]) -> None:
+def _add_unload(app: App, host: Host[Loadable]) -> None:
     @app.post("/unload")
     async def unload(request: Request) -> HTTPResponse:
         """Drop the model for a neighbour on this node, which knows the key from the registry that they share."""

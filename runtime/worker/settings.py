@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from schemas.model import ModelKind
 from schemas.sharding import Backend, Strategy
 
 
@@ -52,14 +53,19 @@ class Settings:
     port: int
     token: str | None = field(repr=False)
     """Clients send it as a bearer token; none leaves the worker open and is allowed on loopback only."""
+    kind: ModelKind = "chat"
     max_batch: int = 8
-    """Requests computed together."""
+    """Requests computed together; of an embedding or reranking model texts."""
     max_waiting: int = 64
     """Further requests that wait; beyond them 503."""
     max_context: int | None = None
     """Lowers the model's own context length, in tokens."""
     prompt_cache_bytes: int = 1 << 30
     """Bound on the key-value caches kept for prompts to come, those of running requests counted; 0 keeps none."""
+    draft_dir: str | None = None
+    """The MLX model directory of a model that proposes tokens to a lone request."""
+    draft_tokens: int = 3
+    """Proposed for one step."""
     drain_s: float = 10.0
     """Time that requests under way get after a TERM."""
     group: Group | None = None
