@@ -26,7 +26,7 @@ class OnDemandReport(Frozen):
     eta_s: float | None = None
     """Seconds until the load under way ends."""
     failure: str | None = None
-    """Why the last load failed; none where it did not."""
+    """Why the last load failed, or found no room; none where it did not."""
     loads: int = 0
     """Loads that ended well since the start."""
 

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import logging
 import queue
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 from runtime.worker.batch import Batch, Event, Job
 from runtime.worker.model import LoadedModel
 from runtime.worker.settings import Settings
-from runtime.worker.steps import Gauges, GroupEndedError, Steps
+from runtime.worker.steps import Gauges, GroupEndedError, Resting, Steps
+from runtime.worker.threads import ModelThread
 from schemas.messages import Phase
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ class GenerationThread:
         self._loop = loop
         self._receive = receive
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
-        # A daemon: a model call that never returns must not keep the process from ending.
-        self._thread = threading.Thread(target=self._main, name="generation", daemon=True)
+        self._thread = ModelThread(self._main)
         self._is_stopping = False
         self.failure: str | None = None
         """Why the thread ended by itself, before it reports so."""
@@ -172,12 +171,14 @@ class GenerationThread:
         self._report(Progress("ready"))
 
     def _take_commands(self, batch: Batch) -> bool:
-        """Apply all commands that wait; sleep where the batch has nothing to do. Return False to end."""
+        """Apply all commands that wait; rest where the batch has nothing to do. Return False to end."""
         while True:
             try:
-                command = self._commands.get(block=not batch.is_busy)
+                command = self._commands.get(block=not batch.is_busy, timeout=self._rest(batch))
             except queue.Empty:
-                return True
+                if batch.is_busy:
+                    return True
+                continue
             match command:
                 case _Add():
                     for job in command.jobs:
@@ -187,6 +188,12 @@ class GenerationThread:
                         batch.remove(job_id)
                 case None:
                     return False
+
+    def _rest(self, batch: Batch) -> float | None:
+        """Do what is due while nobody asks; return for how long to sleep, None for until somebody asks."""
+        if batch.is_busy or not self._commands.empty() or not isinstance(batch.steps, Resting):
+            return None
+        return batch.steps.rest()
 
     def _report(self, report: Report) -> None:
         try:

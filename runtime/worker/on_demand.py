@@ -399,7 +399,7 @@ class OnDemand(Host[E]):
             since_s=round(now - self._entered, 1),
             idle_s=round(now - (self._used or now), 1) if is_idle else None,
             eta_s=self._loading().eta_s,
-            failure=self._failure,
+            failure=self._failure or self._no_room,
             loads=self._loads,
         )
 

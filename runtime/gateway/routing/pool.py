@@ -217,7 +217,7 @@ class Pool:
             standing.asleep = COLD
         elif verdict.label == LOADING:
             standing.asleep = LOADING
-        if error is not None:
+        if error is not None and verdict.label not in {COLD, LOADING}:
             standing.last_error = error
         if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:
             del self._standings[target.identity]
