@@ -12,7 +12,7 @@ from typing import Literal
 
 from orchestrator.budget import Budget
 from orchestrator.expand import Desired
-from orchestrator.groups import GATEWAY_GROUP, GroupId, Slot, group_nodes, group_of
+from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_nodes, group_of
 from orchestrator.memory import KnownMemory, free_memory
 from orchestrator.observed import Observed, ObservedUnit, Reachable
 from orchestrator.placement import AskedPort, asked_ports
@@ -135,6 +135,8 @@ class _Deciding:
         lost = [unit.node for unit in slot.wanted if self._is_lost(unit.node)]
         if lost:
             return self._without_its_node(slot, lost)
+        if slot.id == WATCHER_GROUP and self.policy.heals and slot.others:
+            return Decision(slot, "leave")  # it may be who carries this out: a person's apply replaces it
         breakage, is_asked = slot.breakage(), slot.id in self.restarts
         if slot.others and not self._may_reroute:
             return Decision(slot, "leave", self._gateway_unseen())

@@ -76,8 +76,10 @@ class _Reconciliation:
         gateway_node = self.gateway_node if self.decisions.is_gateway_seen else None
         self.draft = Draft(desired, observed, gateway_node, starting)
         self.services: dict[ServiceName, Service] = {}
-        self.restarted: dict[ServiceName, tuple[ActionId, ...]] = {}
-        """What the last restarted replica of a service serves after."""
+        self.in_turn: dict[ServiceName, tuple[ActionId, ...]] = {}
+        """After what the last replica of a service that goes down for its successor serves again."""
+        self.needed = {unit for decision in self.decisions.of.values() for unit in decision.room}
+        """Units whose end somebody's start waits for."""
 
     def plan(self) -> Plan:
         draft = self.draft
@@ -145,6 +147,7 @@ class _Reconciliation:
         slot = decision.slot
         if any(slot.can_serve(unit) for unit in slot.alive) and not decision.why:
             service.serving += 1
+        self._serve_again(slot)
         nodes = [self.observed.nodes.get(node) for node in slot.nodes() if node not in self.policy.assume_lost]
         service.is_unseen |= any(not isinstance(node, Reachable) for node in nodes)
         is_told = len(slot.nodes()) == 1 and not isinstance(self.observed.nodes.get(slot.nodes()[0]), Reachable)
@@ -205,16 +208,7 @@ class _Reconciliation:
         cause = slot.breakage() or decision.why
         self.draft.drifted += 1
         self.draft.change("replace", slot.target(), cause, "swap")
-        # the replicas of a service that are restarted at will go one after the other, so that one of them serves
-        before = self.restarted.get(slot.service, ()) if slot.breakage() is None else ()
-        fetched = self.draft.prepare(slot) if slot.breakage() is None else ()
-        stops = self.draft.retire(slot, slot.alive, cause, (*before, *fetched), is_swap=True)
-        ready = self.draft.start(slot, cause, (*stops, *self._room(decision)))
-        if slot.breakage() is None:
-            self.restarted[slot.service] = ready
-            if before:
-                return
-        self._expect_swap(slot, service)
+        self._take_turns(decision, cause, service)
 
     def _surge(self, decision: Decision, service: Service) -> None:
         slot = decision.slot
@@ -224,16 +218,54 @@ class _Reconciliation:
         else:
             service.coming.append(f"until {slot.first.spec.slot} is ready")
         stops = self.draft.retire(slot, slot.current, cause, (), is_swap=False)
+        again = self._serve_again(slot)
         ready = self.draft.start(slot, cause, (*stops, *self._room(decision)))
-        self.draft.retire(slot, slot.others, cause, ready, is_swap=False)
+        self.draft.retire(slot, slot.others, cause, (*ready, *again), is_swap=False)
 
     def _swap(self, decision: Decision, service: Service) -> None:
+        self._take_turns(decision, self._difference(decision, "swap"), service)
+
+    def _take_turns(self, decision: Decision, cause: str, service: Service) -> None:
+        """Stop a slot once its successor can start, and start that; of those that serve one replica after the other."""
         slot = decision.slot
-        cause = self._difference(decision, "swap")
-        fetched = self.draft.prepare(slot)  # the old one serves until the new one can start
-        stops = self.draft.retire(slot, slot.alive, cause, fetched, is_swap=True)
-        self.draft.start(slot, cause, (*stops, *self._room(decision)))
-        self._expect_swap(slot, service)
+        is_serving = any(slot.can_serve(unit) for unit in slot.alive)
+        before = self._turn(slot) if is_serving else ()
+        fetched = self.draft.prepare(slot) if slot.breakage() is None else ()
+        stops = self.draft.retire(slot, slot.alive, cause, (*before, *fetched), is_swap=True)
+        ready = self.draft.start(slot, cause, (*stops, *self._room(decision)))
+        if is_serving:
+            self.in_turn[slot.service] = ready
+        if before:
+            service.serving += 1  # it answers until the one before it does again
+        else:
+            self._expect_swap(slot, service)
+
+    def _turn(self, slot: Slot) -> tuple[ActionId, ...]:
+        """Return what a replica has to wait for, so that never all of a service are down at once.
+
+        Nothing where a start needs the room that it leaves: they could wait for each other.
+        """
+        if any(unit.id in self.needed for unit in slot.alive):
+            return ()
+        return self.in_turn.get(slot.service, ())
+
+    def _serve_again(self, slot: Slot) -> tuple[ActionId, ...]:
+        """Put a unit back into the routes that was taken out for a successor which nobody brings now."""
+        able = [unit for unit in slot.alive if slot.can_serve(unit)]
+        entries = {unit.id: self.draft.published.get(unit.id) for unit in able}
+        if any(entry is not None and entry.state == "ready" for entry in entries.values()):
+            return ()
+        for unit in able:
+            entry = entries[unit.id]
+            instance = None if unit.spec is None else self.draft.instance_of(unit.spec, unit.id, unit.port)
+            if entry is None or entry.state != "replacing" or instance is None:
+                continue
+            cause = f"{unit.id} serves on until its successor does"
+            published = self.draft.publish(instance, cause)
+            if published is not None:
+                self.draft.change("rewire", GATEWAY_SERVICE, cause)
+                return (published,)
+        return ()
 
     def _difference(self, decision: Decision, how: str) -> str:
         slot = decision.slot
@@ -271,6 +303,7 @@ class _Reconciliation:
         """Start nothing now; of what is broken the rest goes, and what still serves goes on serving."""
         slot = decision.slot
         service.serving += any(slot.can_serve(unit) for unit in slot.others)
+        self._serve_again(slot)
         if not service.serving:
             service.coming.append("for now")
         times = f"crashed {decision.crashes} time{'s' if decision.crashes != 1 else ''}"

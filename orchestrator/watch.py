@@ -324,7 +324,8 @@ def _reasons(error: BaseException) -> tuple[str, ...] | None:
 
 
 def _can_mend(plan: Plan) -> bool:
-    return not plan.conflicts and any(not isinstance(action, Defer) for action in plan.actions)
+    is_doing = any(not isinstance(action, Defer) for action in plan.actions)
+    return not plan.conflicts and is_doing and bool(_acted_on(plan))
 
 
 def _starts_gateway(plan: Plan) -> bool:

@@ -21,7 +21,8 @@ from orchestrator.plan import Drain, Plan, Stop, plan_data, render
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action
-from schemas.base import HelperName, ModelName, NodeName, StackName, UnitId
+from schemas.base import HelperName, ModelName, NodeName, SlotId, StackName, UnitId
+from schemas.node import Node
 from tests.properties.test_planner import execution_order
 from tests.properties.worlds import OWNER, fleet_of, losing, stack_of
 
@@ -35,6 +36,10 @@ def desired(gateway_port: int = 8000, aliases: list[str] | None = None, **servic
 def empty(**nodes: Reachable | Unreachable) -> Observed:
     seen = {NodeName(name): Reachable(memory_gib=16.0, memory_available_gib=12.0) for name in ("alpha", "beta")}
     return Observed({**seen, **{NodeName(name): node for name, node in nodes.items()}})
+
+
+def three() -> Observed:
+    return empty(gamma=Reachable(memory_gib=16.0, memory_available_gib=12.0))
 
 
 def running(wanted: Desired, world: Observed | None = None) -> Observed:
@@ -234,6 +239,30 @@ ONE_RUNG = {"chat": {"endpoints": {"titan": {"service": "titan"}}}}
 LLAMA = ModelFacts("llama", layers=30, heads=9, kv_heads=3, hidden=576, intermediate=1536, weights_bytes=270_000_000)
 LOST = frozenset({NodeName("m4max")})
 WATCH = PlanPolicy(heals=True)
+SWAPPING = {"coder": {**REPLICAS["coder"], "update": "swap"}}
+ONE_SERVICE = {"chat": {"endpoints": {"a": {"service": "coder"}}}}
+
+
+def swapping(**changes: object) -> Desired:
+    """Return what a stack wants whose replicas are stopped before their successors start."""
+    return lab(roles=ONE_SERVICE, coder={**SWAPPING["coder"], **changes})
+
+
+def cut_in_a_swap(*crashes_s: float) -> tuple[Desired, Observed, PlanPolicy]:
+    """Return a world in which a swap was cut short before its stop, and its new unit cannot be started now."""
+    old = {"model": "m18", "nodes": ["mono512"]}
+    wanted = lab(roles=ONE_SERVICE, coder={**old, "max_batch": 4})
+    world = lab_running(lab(roles=ONE_SERVICE, coder=old))
+    assert world.routes is not None
+    entries = tuple(entry.model_copy(update={"state": "replacing"}) for entry in world.routes.instances)
+    node = world.nodes[NodeName("mono512")]
+    new = wanted.units[SlotId("coder-0.0")]
+    ended = ObservedUnit(
+        new.id, new.node, alive=False, phase="exited", spec=new.spec, exit="exit code 1", crashes_s=crashes_s
+    )
+    nodes = {**world.nodes, NodeName("mono512"): replace(node, units={**node.units, ended.id: ended})}
+    routes = world.routes.model_copy(update={"instances": entries})
+    return wanted, replace(world, nodes=nodes, routes=routes), PlanPolicy()
 
 
 def assuming_lost(
@@ -286,6 +315,12 @@ FLEET: dict[str, tuple[Desired, Observed, PlanPolicy]] = {
     ),
     "group_over_an_unreachable_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy()),
     "group_over_a_lost_node": (lab(), unseen(lab_running(), "m4max"), PlanPolicy(assume_lost=LOST)),
+    "replicas_that_swap": (swapping(max_batch=4), lab_running(swapping()), PlanPolicy()),
+    "replicas_that_are_restarted": (
+        swapping(), lab_running(swapping()), PlanPolicy(targets=("coder",), restart=("coder",))
+    ),
+    "cut_in_a_swap_that_fails": cut_in_a_swap(30.0, 60.0, 95.0, 120.0, 300.0),
+    "cut_in_a_swap_that_surges": cut_in_a_swap(),
     "lost_copy_that_moves": assuming_lost(),
     "lost_copy_without_room": assuming_lost(big="m120", coder="m140"),
     "lost_copy_whose_port_is_taken": assuming_lost(port=18150),
@@ -381,7 +416,7 @@ def test_a_watcher_that_leaves_the_stack_is_stopped_when_everything_else_is_done
     """It may be the watcher that carries the plan out."""
     gateway = {"node": "alpha", "port": 8000}
     healing = fleet_of({"coder": CODER}, gateway).model_copy(update={"heal": True})
-    world = running(expand(healing, OWNER), empty(gamma=Reachable(memory_gib=16.0, memory_available_gib=12.0)))
+    world = running(expand(healing, OWNER), three())
     plan = reconcile(expand(fleet_of({"coder": SWAPPED}, gateway), OWNER), world, PlanPolicy(heals=True))
     stop = next(action for action in plan.actions if action.id.startswith("stop:watcher"))
     assert set(stop.after) == {action.id for action in plan.actions} - {stop.id}
@@ -391,6 +426,22 @@ def test_a_swap_takes_nothing_down_before_the_new_model_is_there():
     assert _kinds(reconcile(*CASES["swap_to_a_missing_model"])) == [
         "Sync", "Drain", "Stop", "Start", "AwaitReady", "Publish",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["replicas_that_swap", "replicas_that_are_restarted"])
+def test_a_replica_goes_down_for_its_successor_only_when_the_one_before_serves_again(name):
+    kinds = [kind for kind in _kinds(reconcile(*FLEET[name])) if kind != "Sync"]
+    assert kinds == ["Drain", "Stop", "Start", "AwaitReady", "Publish"] * 3
+
+
+def test_a_watcher_is_never_replaced_by_what_it_carries_out_itself():
+    world = running(expand(fleet_of({"coder": CODER}, {"node": "alpha"}, heal=True), OWNER), three())
+    stack = fleet_of({"coder": CODER}, {"node": "alpha"}, heal=True)
+    nodes = {**stack.nodes, NodeName("aaa"): Node(reach="local")}
+    elsewhere = expand(stack.model_copy(update={"nodes": nodes}), OWNER)
+    world = replace(world, nodes={**world.nodes, NodeName("aaa"): Reachable()})
+    assert reconcile(elsewhere, world, WATCH).changes == ()
+    assert [change.verb for change in reconcile(elsewhere, world).changes] == ["replace (swap)"]
 
 
 @pytest.mark.parametrize(

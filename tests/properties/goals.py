@@ -91,9 +91,10 @@ def goal_failures(
         if not isinstance(first.spec, WorkerSpec | EngineSpec) or not routable:
             continue
         entry = routes.get(unit.id)
+        state = "draining" if is_drained(desired, unit) else "ready"
         reach = "ssh" if "lan" not in desired.nodes[unit.node].addresses else "lan"
-        if entry is None or entry.state != "ready":
-            failures.append(f"{unit.id} is not routed")
+        if entry is None or entry.state != state:
+            failures.append(f"{unit.id} is not routed as {state}")
         elif entry.url != f"http://{address(unit.node, str(gateway), reach)}:{unit.port}":
             failures.append(f"{unit.id} is routed to {entry.url}")
     if routable and not policy.targets:
@@ -103,7 +104,8 @@ def goal_failures(
             for unit, entry in routes.items()
             if (entry.node in seen or entry.node in policy.assume_lost) and unit not in running_ids
         ]
-        is_up = any(isinstance(unit.spec, GatewaySpec) and unit.ready for unit in alive(world))
+        gateways = [unit for unit in alive(world) if isinstance(unit.spec, GatewaySpec)]
+        is_up = any(unit.ready and not unit.silent_s for unit in gateways)
         if is_up and (world.gateway is None or world.gateway.routing != desired.routing):
             failures.append("the gateway serves other routes")
     return failures
@@ -140,14 +142,28 @@ def needs(units: list[DesiredUnit], desired: Desired, world: Observed) -> dict[s
 
 
 def free_gib(world: Observed, desired: Desired, node: str) -> float:
-    """Return what is left on a node when everything that still loads has loaded."""
+    """Return what is left on a node when everything that still loads has loaded.
+
+    Of what the machine has and of what the files say that the stack may have of it: the smaller.
+    """
     seen = world.nodes[node]  # type: ignore[index]
     assert isinstance(seen, Reachable)
-    if seen.memory_available_gib is None:
-        return float("inf")
     known = KnownMemory(desired, world)
-    loading = [unit for unit in seen.units.values() if unit.alive and not unit.ready and not unit.silent_s]
-    return seen.memory_available_gib - sum(known.of(unit) or 0.0 for unit in loading)
+    living = [unit for unit in seen.units.values() if unit.alive]
+    left = [float("inf")]
+    if seen.memory_available_gib is not None:
+        loading = [unit for unit in living if not unit.ready and not unit.silent_s]
+        left.append(seen.memory_available_gib - sum(known.of(unit) or 0.0 for unit in loading))
+    declared = desired.nodes.get(node)  # type: ignore[call-overload]
+    if declared is not None and declared.memory_gib is not None:
+        left.append(declared.memory_gib - declared.reserve_gib - sum(known.of(unit) or 0.0 for unit in living))
+    return min(left)
+
+
+def is_drained(desired: Desired, unit: ObservedUnit) -> bool:
+    """Tell whether somebody took a unit, its group, service or one of its nodes out of the routes."""
+    group = group_of(unit.id)
+    return bool(set(desired.drained) & {group, group.rpartition("-")[0], unit.id, slot_of(unit.id), *crossed([unit])})
 
 
 def taken_ports(world: Observed) -> list[tuple[str, int]]:

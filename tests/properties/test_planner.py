@@ -17,7 +17,7 @@ from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action, started
 from schemas.unit import GatewaySpec, WorkerSpec
-from tests.properties.goals import alive, free_gib, goal_failures, group_of, groups, served, taken_ports
+from tests.properties.goals import alive, free_gib, goal_failures, group_of, groups, is_drained, served, taken_ports
 from tests.properties.worlds import NODES, OWNER, Case, cases, losing
 
 MANY = settings(max_examples=60, deadline=None)
@@ -179,14 +179,44 @@ def test_a_surge_never_leaves_its_service_without_a_ready_instance(case, seed):
     lost = {name for name, how in names if how == "swap"} | _put_off(plan)
     surged = {name for name, how in names if how == "surge"} - lost
     silent = {group_of(unit.id).rpartition("-")[0] for unit in alive(case.world) if unit.silent_s}
-    at_first = (served(case.world) & surged) - silent - _broken(case.world)
+    at_first = (served(case.world) & surged) - silent - _broken(case.world) - _drained(case)
     for moment in run(plan, case.desired, case.world, seed):
         assert at_first <= served(moment)
+
+
+@MANY
+@given(cases(), st.integers())
+def test_replicas_that_swap_are_never_down_together(case, seed):
+    gateway = next((unit.node for unit in case.desired.units.values() if isinstance(unit.spec, GatewaySpec)), None)
+    assume(gateway is None or isinstance(case.world.nodes[gateway], Reachable))  # else nobody routes
+    plan = planned(case)
+    routed = (
+        {entry.unit for entry in case.world.routes.instances if entry.state == "ready"} if case.world.routes else ()
+    )
+    serving = {
+        group_of(unit.id) for unit in alive(case.world) if unit.id in routed and unit.ready and not unit.silent_s
+    }
+    swapped = {c.target.split("/")[-1].split(".")[0] for c in plan.changes if c.how == "swap"}
+    stops = {action.id: group_of(action.unit) for action in plan.actions if isinstance(action, Stop)}
+    # where another start needs the room of a replica, that one cannot wait for its turn
+    starts = [action for action in plan.actions if isinstance(action, Start)]
+    in_the_way = {stops[a] for s in starts for a in s.after if a in stops} - swapped
+    in_the_way |= {stops[a] for s in starts for a in s.after if stops.get(a) not in (None, group_of(s.first.unit.id))}
+    turns = [group.rpartition("-")[0] for group in sorted((swapped & serving) - in_the_way)]
+    several = {service for service in turns if turns.count(service) > 1} - _put_off(plan) - _broken(case.world)
+    several -= _drained(case)
+    for moment in run(plan, case.desired, case.world, seed):
+        assert several <= served(moment)
 
 
 def _put_off(plan: Plan) -> set[str]:
     kinds = ("defer", "hold", "failed", "stop")
     return {c.target.split("/")[-1].rsplit("-", 1)[0] for c in plan.changes if c.kind in kinds}
+
+
+def _drained(case: Case) -> set[str]:
+    """Return the services of which something is drained."""
+    return {group_of(unit.id).rpartition("-")[0] for unit in alive(case.world) if is_drained(case.desired, unit)}
 
 
 def _broken(world: Observed) -> set[str]:

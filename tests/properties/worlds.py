@@ -2,8 +2,8 @@
 
 Three machines, single units, replicas, engines, sharded groups over one and several machines, a watcher, a helper. What
 is there may be whole, partial, of two launches, silent, still loading, half routed, ended once or in a crash loop; a
-machine may not answer, have no environment, or not tell its memory. Only what cannot be is left out: nobody has more
-memory than there is, and no two processes one port.
+machine may not answer, have no environment, or not tell its memory; something may be drained. Only what cannot be is
+left out: nobody has more memory than there is, and no two processes one port.
 """
 
 from __future__ import annotations
@@ -239,7 +239,12 @@ def cases(draw: st.DrawFn) -> Case:
         heals=draw(st.booleans()),
     )
     kept = draw(st.sampled_from([frozenset(), frozenset({(ModelName("m1"), 4096)})]))
-    return Case(desired, replace(_observed(making, unreachable, pasts, draw), facts=facts, references=kept), policy)
+    world = replace(_observed(making, unreachable, pasts, draw), facts=facts, references=kept)
+    if world.routes is not None and desired.units:
+        drained = draw(st.sampled_from([(), (), ("titan",), ("coder-0",), ("beta",)]))
+        desired = replace(desired, drained=drained)
+        world = replace(world, routes=world.routes.model_copy(update={"drained": drained}))
+    return Case(desired, world, policy)
 
 
 def place(making: _Making, units: list[DesiredUnit], state: str, past: Desired, draw: st.DrawFn) -> None:
