@@ -126,14 +126,46 @@ class Compute:
         self._generator.close()
 
     @property
+    def is_busy(self) -> bool:
+        """Tell whether there are requests in the batch."""
+        return bool(self._uids)
+
+    @property
+    def stream(self) -> Any:
+        """Return where the batch is computed."""
+        return self._generator.stream
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Return how many tokens of a prompt are computed in one step."""
+        return int(self._generator.prefill_step_size)
+
+    def take_over(self, insert: Insert, caches: Caches, known: int, chooser: Chooser) -> bool:
+        """Go on with a request that was begun elsewhere: its tokens are those so far, its chooser is in the middle.
+
+        Return whether it could enter.
+        """
+        step = Step([], [])
+        self._enter(insert, step, caches, known, chooser)
+        return not step.refused
+
+    @property
     def _running_bytes(self) -> int:
         return int(self._generator.prompt_cache_nbytes)
 
-    def _enter(self, insert: Insert, step: Step, caches: Caches | None = None, known: int = 0) -> None:
+    def _enter(
+        self,
+        insert: Insert,
+        step: Step,
+        caches: Caches | None = None,
+        known: int = 0,
+        chooser: Chooser | None = None,
+    ) -> None:
         """Put a request into the batch, with `caches` of the first `known` tokens of its prompt, or what is kept."""
         tokens = insert.tokens
         try:
-            chooser = self.new_chooser(insert.sampling, self.model.limits.vocabulary, len(tokens))
+            if chooser is None:
+                chooser = self.new_chooser(insert.sampling, self.model.limits.vocabulary, len(tokens))
             if insert.constraint is not None:
                 # Behind all others: what the grammar forbids, nothing may allow again.
                 chooser.add(self.model.grammars.constraint(insert.constraint))

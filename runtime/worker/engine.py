@@ -157,6 +157,7 @@ class Engine:
             requests=self.meter.requests(),
             tokens=self.meter.tokens(),
             versions=status.versions(),
+            speculation=status.speculation(self._settings.draft_dir, self._settings.draft_tokens, self._gauges),
             prompt_cache=status.prompt_cache(self._settings.prompt_cache_bytes, self._gauges),
             group=self._report_group(),
         )
@@ -206,7 +207,7 @@ class Engine:
         return self._preparing + max(0, len(self._open) - self._batch)
 
     def _memory(self) -> WorkerMemory:
-        weights = self._model.size_bytes if self._model else 0
+        weights = self._model.size_bytes + self._gauges.draft_bytes if self._model else 0
         return status.memory(weights, self._gauges.kv_bytes, self._gauges.kept_bytes)
 
     def _check_open(self) -> LoadedModel:

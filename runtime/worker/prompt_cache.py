@@ -18,7 +18,8 @@ AgreeOnSizes = Callable[[Sequence[int]], list[int]]
 
 MOST_ENTRIES = 4096
 """Far above what bytes allow of real conversations; bounds the work of a look at the cache."""
-_MODEL = "model"
+MODEL = "model"
+"""Under this name the caches of the main model are kept."""
 
 
 @dataclass(slots=True)
@@ -68,30 +69,32 @@ class PromptCache:
         """Throw everything out."""
         self._entries = LRUPromptCache(max_size=MOST_ENTRIES)
 
-    def find(self, tokens: list[int]) -> tuple[Caches | None, int]:
+    def find(self, tokens: list[int], model: str = MODEL) -> tuple[Caches | None, int]:
         """Return caches of the longest known beginning of a prompt and its length; at least one token is left over.
 
-        The caches are the caller's to change.
+        The caches are the caller's to change. What is kept for another `model` than the main one is not counted.
         """
         if not self.limit_bytes:
             return None, 0
-        self.lookups += 1
-        found, rest = self._entries.fetch_nearest_cache(_MODEL, tokens)
+        found, rest = self._entries.fetch_nearest_cache(model, tokens)
         count = len(tokens) - len(rest)
         if found is not None and not rest:
             # The model needs one token at least to say what comes next.
             if found[0].is_trimmable():
                 count -= found[0].trim(1)
             else:
-                found, rest = self._entries.fetch_nearest_cache(_MODEL, tokens[:-1])
+                found, rest = self._entries.fetch_nearest_cache(model, tokens[:-1])
                 count = len(tokens) - 1 - len(rest)
-        if found is None or count <= 0:
+        is_hit = found is not None and count > 0
+        if model == MODEL:
+            self.lookups += 1
+            self.hits += is_hit
+            self.cached_tokens += count if is_hit else 0
+        if not is_hit:
             return None, 0
-        self.hits += 1
-        self.cached_tokens += count
         return found[0].caches, count
 
-    def keep(self, tokens: Sequence[int], caches: Caches, running_bytes: int) -> None:
+    def keep(self, tokens: Sequence[int], caches: Caches, running_bytes: int, model: str = MODEL) -> None:
         """Keep what was computed for `tokens`, where it fits beside the running requests."""
         if not self.limit_bytes or not tokens:
             return
@@ -100,7 +103,7 @@ class PromptCache:
         size, running = self.agree([own, running_bytes])
         room = self.limit_bytes - running
         if size <= room:
-            self._entries.insert_cache(_MODEL, list(tokens), [_Kept(caches, size)])
+            self._entries.insert_cache(model, list(tokens), [_Kept(caches, size)])
         self._entries.trim_to(n_bytes=room)
 
     def make_room(self, running_bytes: int) -> None:

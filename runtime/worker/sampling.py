@@ -1,6 +1,7 @@
 """I/O: build what chooses one request's tokens, from mlx-lm's parts; a request without a seed draws one."""
 
 import secrets
+from collections import deque
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -35,13 +36,28 @@ class KeyedSampler:
         self._inverse = 1.0 / temperature
         self._filters = filters
         self._key = mx.random.key(seed)
+        self._draws: deque[mx.array] = deque()
+        """Keys of the draws to come that were looked at."""
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Draw one token for each row."""
-        self._key, draw = mx.random.split(self._key)
+        token = self.look(logprobs, 0)
+        self.advance(1)
+        return token
+
+    def look(self, logprobs: mx.array, ahead: int) -> mx.array:
+        """Return what the draw after the next `ahead` ones would give; draw nothing."""
+        while len(self._draws) <= ahead:
+            self._key, draw = mx.random.split(self._key)
+            self._draws.append(draw)
         for narrow in self._filters:
             logprobs = narrow(logprobs)
-        return mx.random.categorical(logprobs * self._inverse, key=draw)
+        return mx.random.categorical(logprobs * self._inverse, key=self._draws[ahead])
+
+    def advance(self, count: int) -> None:
+        """Count the next `count` draws, which were looked at, as done."""
+        for _ in range(count):
+            self._draws.popleft()
 
 
 class Chooser:
@@ -55,6 +71,9 @@ class Chooser:
         """`sampler` none asks the batch for greedy choice, which it computes for all such rows at once."""
         self.error: Exception | None = None
         self.sampler = self._fenced_sampler(sampler) if sampler else None
+        self._keyed = sampler if isinstance(sampler, KeyedSampler) else None
+        self.looks_ahead = sampler is None or self._keyed is not None
+        """It can tell what it would choose some tokens later."""
         self.processors = [self._fenced_processor(processor) for processor in processors]
 
     def add(self, processor: Processor) -> None:
@@ -64,6 +83,19 @@ class Chooser:
     def add_first(self, processor: Processor) -> None:
         """Add a processor in front of the others."""
         self.processors.insert(0, self._fenced_processor(processor))
+
+    def choose_ahead(self, logprobs: mx.array, ahead: int) -> mx.array:
+        """Return what is chosen from one row after the next `ahead` tokens; raises what it keeps in `error`."""
+        try:
+            return mx.argmax(logprobs, axis=-1) if self._keyed is None else self._keyed.look(logprobs, ahead)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def advance(self, count: int) -> None:
+        """Go on by `count` tokens that were chosen ahead."""
+        if self._keyed is not None:
+            self._keyed.advance(count)
 
     def _fenced_sampler(self, sampler: Sampler) -> Sampler:
         def choose(logprobs: mx.array) -> mx.array:

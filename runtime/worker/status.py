@@ -13,7 +13,14 @@ from pathlib import Path
 import mlx.core as mx
 
 from runtime.worker.steps import Gauges
-from schemas.messages import WorkerMemory, WorkerPromptCache, WorkerRequests, WorkerTokens, WorkerVersions
+from schemas.messages import (
+    WorkerMemory,
+    WorkerPromptCache,
+    WorkerRequests,
+    WorkerSpeculation,
+    WorkerTokens,
+    WorkerVersions,
+)
 
 RATE_WINDOW_S = 10.0
 """Span over which tokens a second are taken."""
@@ -116,6 +123,15 @@ def prompt_cache(limit_bytes: int, gauges: Gauges) -> WorkerPromptCache | None:
         lookups=gauges.lookups,
         hits=gauges.hits,
         cached_tokens=gauges.cached_tokens,
+    )
+
+
+def speculation(draft_dir: str | None, draft_tokens: int, gauges: Gauges) -> WorkerSpeculation | None:
+    """Report how good the draft model's guesses are; none without one."""
+    if draft_dir is None:
+        return None
+    return WorkerSpeculation(
+        draft=Path(draft_dir).name, draft_tokens=draft_tokens, proposed=gauges.drafted, accepted=gauges.accepted
     )
 
 

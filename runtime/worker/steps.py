@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runtime.worker.request import Sampling
 
@@ -79,8 +79,12 @@ class Gauges:
     lookups: int = 0
     hits: int = 0
     cached_tokens: int = 0
+    draft_bytes: int = 0
+    """The weights of the draft model."""
     drafted: int = 0
+    """Tokens that the draft model has proposed."""
     accepted: int = 0
+    """Those that the model chose as well."""
 
 
 class GroupEndedError(Exception):
@@ -102,3 +106,11 @@ class Steps(Protocol):
 
     def close(self) -> None:
         """Give the resources back."""
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """Steps that have something to do while there is no request."""
+
+    def rest(self) -> float:
+        """Do what is due; return after how many seconds to ask again. Raises GroupEndedError."""

@@ -1,8 +1,6 @@
 """What is known of a prompt is not computed again, and never changes an answer."""
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +10,8 @@ from runtime.worker.compute import CPU_PREFILL_TOKENS, Compute
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.request import Sampling
-from runtime.worker.steps import Commands, Insert, Step
+from runtime.worker.steps import Insert
+from tests.runtime.worker.driving import Run, asking, prompt
 from tests.runtime.worker.tiny import write_model
 
 GREEDY = Sampling(temperature=0)
@@ -50,48 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedMo
     return get
 
 
-@dataclass
-class Run:
-    """Drives a computation and notes what it gives."""
-
-    compute: Compute
-    answers: dict[int, list[int]] = field(default_factory=dict)
-    known: dict[int, int] = field(default_factory=dict)
-    open: set[int] = field(default_factory=set)
-
-    def step(self, *inserts: Insert, removes: tuple[int, ...] = ()) -> Step:
-        """Compute one step."""
-        self.open |= {insert.id for insert in inserts}
-        self.open -= set(removes)
-        step = self.compute.step(Commands(inserts, removes))
-        assert not step.refused
-        self.known |= step.entered
-        for token in step.tokens:
-            assert token.error is None
-            self.answers.setdefault(token.id, []).append(token.token)
-            if token.finish is not None:
-                self.open.remove(token.id)
-        return step
-
-    def finish(self, *inserts: Insert) -> list[list[int]]:
-        """Run until all are answered; return the answers to `inserts`."""
-        self.step(*inserts)
-        while self.open:
-            self.step()
-        return [self.answers[insert.id] for insert in inserts]
-
-
 def running(model: LoadedModel, limit_bytes: int = SIZE, limit: int = 4) -> Run:
     return Run(Compute(model, limit, kept=PromptCache(limit_bytes)))
-
-
-def prompt(model: LoadedModel, length: int, seed: int = 1) -> list[int]:
-    dice = random.Random(seed)
-    return [dice.randrange(1, model.limits.vocabulary) for _ in range(length)]
-
-
-def asking(job_id: int, tokens: list[int], max_tokens: int = 6) -> Insert:
-    return Insert(job_id, tokens, max_tokens, GREEDY)
 
 
 @pytest.mark.parametrize("kind", KINDS)

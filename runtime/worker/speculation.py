@@ -1,0 +1,260 @@
+"""I/O: a draft model proposes tokens, and the model checks several of them at once: the `Steps` of a lone request.
+
+Every token of the answer is the model's own choice: row by row the model chooses, with the random numbers that it would
+have used without a draft, and a proposal counts only where it is that choice. So answers are distributed as they are
+without a draft; with the same seed they are the same texts, but for the rounding of a computation over several tokens
+at once. The draft chooses with the same random numbers as the model, so that it guesses right more often.
+
+Batches are computed without a draft: where several requests share each step, its memory traffic is shared already. The
+lone request goes on in the batch as soon as another one comes.
+"""
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
+
+from runtime.worker.compute import Compute
+from runtime.worker.model import LoadedModel
+from runtime.worker.prompt_cache import Caches
+from runtime.worker.sampling import Chooser
+from runtime.worker.steps import Commands, Gauges, Insert, Step, Token
+
+logger = logging.getLogger(__name__)
+
+_DRAFT = "draft"
+"""Under this name the draft's caches are kept."""
+
+
+class DraftError(Exception):
+    """The draft model does not go with the model."""
+
+
+def check_draft(model: LoadedModel, draft: LoadedModel) -> None:
+    """Refuse a draft that cannot propose tokens to `model`; raises DraftError."""
+    ours, theirs = model.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
+    other = next((token for token, index in theirs.items() if ours.get(token) != index), None)
+    if other is not None:
+        raise DraftError(f"the draft model has another vocabulary: its token {other!r} is not the model's")
+    for name, loaded in (("model", model), ("draft model", draft)):
+        layers: Any = make_prompt_cache(loaded.module)
+        other = next((type(layer).__name__ for layer in layers if type(layer) is not KVCache), None)
+        if other is not None:
+            raise DraftError(f"the {name} keeps a {other}, from which a wrong guess cannot be taken back")
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """What one of the two models has computed of the request."""
+
+    module: Any
+    caches: Caches
+    done: int
+    """Tokens in the caches."""
+
+    def read(self, tokens: list[int], until: int, most: int) -> bool:
+        """Compute at most `most` of the tokens up to `until`; tell whether all of them are done."""
+        part = tokens[self.done : min(until, self.done + most)]
+        if part:
+            self.module(mx.array(part)[None], cache=self.caches)
+            mx.eval([cache.state for cache in self.caches])
+            self.done += len(part)
+        return self.done >= until
+
+    def rows(self, tokens: mx.array, count: int) -> mx.array:
+        """Compute tokens; return the log probabilities after the last `count` of them, one row each."""
+        logits: mx.array = self.module(tokens[None], cache=self.caches)[0, -count:, :]
+        self.done += tokens.size
+        return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+    def forget(self, length: int) -> None:
+        """Take back what was computed behind the first `length` tokens."""
+        if self.done > length:
+            trim_prompt_cache(self.caches, self.done - length)
+            self.done = length
+
+
+@dataclass(slots=True)
+class _Lone:
+    """The request that has the computation for itself."""
+
+    insert: Insert
+    chooser: Chooser
+    tokens: list[int]
+    """Of prompt and answer."""
+    own: _Sequence
+    drafted: _Sequence
+    has_failed: bool = False
+
+    @property
+    def left(self) -> int:
+        """Return how many tokens may still come."""
+        return len(self.insert.tokens) + self.insert.max_tokens - len(self.tokens)
+
+
+@dataclass(slots=True)
+class Speculation:
+    """Owns the lone request; everything else is the business of `batch`."""
+
+    batch: Compute
+    draft: LoadedModel
+    draft_tokens: int
+    """Proposed for one step."""
+    _lone: _Lone | None = None
+    _drafted: int = 0
+    _accepted: int = 0
+    _prefill: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_draft(self.batch.model, self.draft)
+        self._prefill = self.batch.prefill_tokens
+
+    @property
+    def gauges(self) -> Gauges:
+        """Return what is held, and what was counted."""
+        gauges = self.batch.gauges
+        return replace(
+            gauges,
+            kv_bytes=gauges.kv_bytes + self._lone_bytes,
+            draft_bytes=self.draft.size_bytes,
+            drafted=self._drafted,
+            accepted=self._accepted,
+        )
+
+    def step(self, commands: Commands) -> Step:
+        """Compute one step; raises what the models raise."""
+        lone = self._lone
+        if lone is not None and lone.insert.id in commands.removes:
+            self._leave(lone)
+            lone = None
+        if lone is None and not self.batch.is_busy and len(commands.inserts) == 1:
+            lone = self._begin(commands.inserts[0])
+            if lone is not None:
+                return Step([], [], {lone.insert.id: lone.own.done})
+        elif lone is not None and not commands.inserts:
+            with mx.stream(self.batch.stream):
+                return Step(self._compute(lone), [])
+        refused = [] if lone is None or self._hand_over(lone) else [lone.insert.id]
+        step = self.batch.step(commands)
+        step.refused.extend(refused)
+        return step
+
+    def recover(self) -> None:
+        """Forget all requests."""
+        self._lone = None
+        self.batch.recover()
+
+    def close(self) -> None:
+        """Give the resources back."""
+        self.batch.close()
+
+    @property
+    def _lone_bytes(self) -> int:
+        lone = self._lone
+        return 0 if lone is None else sum(cache.nbytes for cache in (*lone.own.caches, *lone.drafted.caches))
+
+    def _begin(self, insert: Insert) -> _Lone | None:
+        """Take a request for itself, unless what it asks for needs every token before the next one is chosen."""
+        if insert.logprobs is not None or insert.constraint is not None:
+            return None
+        try:
+            chooser = self.batch.new_chooser(insert.sampling, self.batch.model.limits.vocabulary, len(insert.tokens))
+        except Exception:  # noqa: BLE001 - the batch finds the same, and refuses the request
+            return None
+        if chooser.processors or not chooser.looks_ahead:
+            return None
+        tokens = list(insert.tokens)
+        own = self._sequence(self.batch.model, tokens)
+        self._lone = _Lone(insert, chooser, tokens, own, self._sequence(self.draft, tokens, _DRAFT))
+        return self._lone
+
+    def _sequence(self, model: LoadedModel, tokens: list[int], name: str | None = None) -> _Sequence:
+        kept = self.batch.kept
+        caches, known = kept.find(tokens) if name is None else kept.find(tokens, name)
+        fresh: Any = make_prompt_cache(model.module) if caches is None else caches
+        return _Sequence(model.module, fresh, known)
+
+    def _compute(self, lone: _Lone) -> list[Token]:
+        if lone.has_failed:
+            return []
+        until = len(lone.insert.tokens) - 1
+        # The two read the prompt side by side; the draft may know less of it.
+        is_read = [each.read(lone.tokens, until, self._prefill) for each in (lone.own, lone.drafted)]
+        if not all(is_read):
+            mx.clear_cache()
+            return []
+        try:
+            chosen = self._choose(lone)
+        except Exception as error:
+            if lone.chooser.error is None:
+                raise
+            lone.has_failed = True
+            logger.debug("a lone request failed", exc_info=error)
+            return [Token(lone.insert.id, 0, None, lone.chooser.error)]
+        return self._emit(lone, chosen)
+
+    def _choose(self, lone: _Lone) -> list[int]:
+        """Return the model's next tokens: as many as were guessed right, and one more."""
+        tokens, length = lone.tokens, len(lone.tokens)
+        count = min(self.draft_tokens, lone.left - 1)
+        guesses: list[mx.array] = []
+        feed = mx.array(tokens[lone.drafted.done :])
+        for ahead in range(count):
+            row = self._as_wide(lone.drafted.rows(feed, 1))
+            feed = lone.chooser.choose_ahead(row, ahead)
+            guesses.append(feed)
+        rows = lone.own.rows(mx.concatenate([mx.array(tokens[-1:]), *guesses]), count + 1)
+        choices = [lone.chooser.choose_ahead(rows[ahead : ahead + 1], ahead) for ahead in range(count + 1)]
+        mx.eval(choices, guesses)
+        proposed: Any = [each.item() for each in guesses]
+        chosen: Any = [each.item() for each in choices]
+        right = 0
+        while right < count and chosen[right] == proposed[right]:
+            right += 1
+        lone.own.forget(length + right)
+        lone.drafted.forget(length + right)
+        lone.chooser.advance(right + 1)
+        self._drafted += count
+        self._accepted += right
+        return list(chosen[: right + 1])
+
+    def _as_wide(self, row: mx.array) -> mx.array:
+        """Give the draft's row the model's width: vocabularies are padded to different lengths."""
+        width = self.batch.model.limits.vocabulary
+        if row.shape[-1] < width:
+            return mx.pad(row, [(0, 0), (0, width - row.shape[-1])], constant_values=-mx.inf)
+        return row[:, :width]
+
+    def _emit(self, lone: _Lone, chosen: list[int]) -> list[Token]:
+        emitted = []
+        for token in chosen:
+            lone.tokens.append(token)
+            finish = "length" if lone.left == 0 else None
+            if token in self.batch.model.end_tokens:
+                finish = "stop"
+            emitted.append(Token(lone.insert.id, token, finish))
+            if finish is not None:
+                self._leave(lone)
+                break
+        return emitted
+
+    def _leave(self, lone: _Lone) -> None:
+        """End the lone request; keep what was computed for it."""
+        self._lone = None
+        lone.own.forget(len(lone.tokens))
+        lone.drafted.forget(len(lone.tokens))
+        running = self.batch.gauges.kv_bytes
+        kept = self.batch.kept
+        kept.keep(lone.tokens[: lone.own.done], lone.own.caches, running)
+        kept.keep(lone.tokens[: lone.drafted.done], lone.drafted.caches, running, _DRAFT)
+        mx.clear_cache()
+
+    def _hand_over(self, lone: _Lone) -> bool:
+        """Let the lone request go on in the batch; tell whether it could."""
+        self._lone = None
+        lone.own.forget(len(lone.tokens) - 1)
+        self.batch.kept.keep(lone.tokens[: lone.drafted.done], lone.drafted.caches, self.batch.gauges.kv_bytes, _DRAFT)
+        rest = replace(lone.insert, tokens=lone.tokens, max_tokens=lone.left, shares=None)
+        return self.batch.take_over(rest, lone.own.caches, lone.own.done, lone.chooser)

@@ -1,0 +1,50 @@
+"""I/O: drives a computation step by step, and notes what it gives."""
+
+import random
+from dataclasses import dataclass, field
+
+from runtime.worker.model import LoadedModel
+from runtime.worker.request import Sampling
+from runtime.worker.steps import Commands, Insert, Step, Steps
+
+GREEDY = Sampling(temperature=0)
+
+
+@dataclass
+class Run:
+    """Drives a computation and notes what it gives."""
+
+    compute: Steps
+    answers: dict[int, list[int]] = field(default_factory=dict)
+    known: dict[int, int] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
+
+    def step(self, *inserts: Insert, removes: tuple[int, ...] = ()) -> Step:
+        """Compute one step."""
+        self.open |= {insert.id for insert in inserts}
+        self.open -= set(removes)
+        step = self.compute.step(Commands(inserts, removes))
+        assert not step.refused
+        self.known |= step.entered
+        for token in step.tokens:
+            assert token.error is None
+            self.answers.setdefault(token.id, []).append(token.token)
+            if token.finish is not None:
+                self.open.remove(token.id)
+        return step
+
+    def finish(self, *inserts: Insert) -> list[list[int]]:
+        """Run until all are answered; return the answers to `inserts`."""
+        self.step(*inserts)
+        while self.open:
+            self.step()
+        return [self.answers[insert.id] for insert in inserts]
+
+
+def prompt(model: LoadedModel, length: int, seed: int = 1) -> list[int]:
+    dice = random.Random(seed)
+    return [dice.randrange(1, model.limits.vocabulary) for _ in range(length)]
+
+
+def asking(job_id: int, tokens: list[int], max_tokens: int = 6) -> Insert:
+    return Insert(job_id, tokens, max_tokens, GREEDY)

@@ -1,0 +1,155 @@
+"""A draft model makes a lone request faster, and never changes what it is answered."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtime.worker.compute import Compute
+from runtime.worker.model import LoadedModel, load
+from runtime.worker.prompt_cache import PromptCache
+from runtime.worker.request import Sampling
+from runtime.worker.speculation import DraftError, Speculation
+from runtime.worker.steps import Insert
+from tests.runtime.worker.driving import GREEDY, Run, asking, prompt
+from tests.runtime.worker.tiny import write_model
+
+SIZE = 1 << 26
+SAMPLINGS = [
+    GREEDY,
+    Sampling(temperature=1, seed=3),
+    Sampling(temperature=0.6, top_p=0.9, min_p=0.01, seed=4),
+    Sampling(temperature=1.5, top_k=40, seed=5),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> LoadedModel:
+    return load(tiny_model_dir, None, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """Return a draft that guesses by luck alone."""
+    place = write_model(tmp_path_factory.mktemp("draft") / "model", layers=1, seed=8)
+    return load(place, None, lambda _: None)
+
+
+def drafting(model: LoadedModel, draft: LoadedModel, count: int = 3, limit_bytes: int = SIZE) -> Run:
+    return Run(Speculation(Compute(model, 4, kept=PromptCache(limit_bytes)), draft, count))
+
+
+def alone(model: LoadedModel, *inserts: Insert) -> list[list[int]]:
+    return [Run(Compute(model, 4)).finish(insert)[0] for insert in inserts]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("count", [1, 4])
+def test_answers_are_those_without_a_draft(
+    model: LoadedModel, stranger: LoadedModel, sampling: Sampling, count: int
+) -> None:
+    wanted = [Insert(job_id, prompt(model, length), 30, sampling) for job_id, length in enumerate([1, 2, 70], 1)]
+    for draft in (model, stranger):
+        run = drafting(model, draft, count)
+        assert [run.finish(insert)[0] for insert in wanted] == alone(model, *wanted)
+
+
+def test_a_draft_that_is_the_model_is_always_right_and_takes_that_many_steps_less(model: LoadedModel) -> None:
+    for sampling in SAMPLINGS:
+        run = drafting(model, model, 3)
+        steps = 0
+        run.step(Insert(1, prompt(model, 5), 40, sampling))
+        while run.open:
+            run.step()
+            steps += 1
+        gauges = run.compute.gauges
+        assert gauges.accepted == gauges.drafted == 30
+        assert steps == 10
+
+
+def test_an_end_token_among_several_tokens_ends_the_answer(model: LoadedModel) -> None:
+    wanted = asking(1, prompt(model, 20), 20)
+    (answer,) = alone(model, wanted)
+    ending = replace(model, end_tokens=frozenset([answer[5]]))
+    run = drafting(ending, model, 4)
+    assert run.finish(wanted)[0] == answer[: answer.index(answer[5]) + 1]
+    assert run.compute.gauges.kv_bytes == 0
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sampling=st.sampled_from(SAMPLINGS),
+    length=st.integers(1, 90),
+    before=st.integers(0, 8),
+    is_stranger=st.booleans(),
+    others=st.integers(1, 2),
+)
+@pytest.mark.slow
+def test_a_lone_request_goes_on_in_the_batch_when_others_come(
+    model: LoadedModel,
+    stranger: LoadedModel,
+    sampling: Sampling,
+    length: int,
+    before: int,
+    is_stranger: bool,
+    others: int,
+) -> None:
+    run = drafting(model, stranger if is_stranger else model)
+    first = Insert(1, prompt(model, length), 20, sampling)
+    more = [replace(first, id=2 + index, tokens=prompt(model, 10, index)) for index in range(others)]
+    run.step(first)
+    for _ in range(before):
+        run.step()
+    run.step(*more)
+    while run.open:
+        run.step()
+    assert [run.answers[each.id] for each in (first, *more)] == alone(model, first, *more)
+    assert run.finish(asking(9, prompt(model, 30)))[0] == alone(model, asking(9, prompt(model, 30)))[0]
+
+
+def test_the_next_turn_computes_only_what_is_new_with_both_models(model: LoadedModel, stranger: LoadedModel) -> None:
+    run = drafting(model, stranger)
+    first = asking(1, prompt(model, 80))
+    (answer,) = run.finish(first)
+    second = asking(2, [*first.tokens, *answer, *prompt(model, 9, seed=2)])
+    assert run.finish(second) == alone(model, second)
+    assert run.known == {1: 0, 2: 85}  # the last token of an answer is computed only when something follows
+    assert run.compute.gauges.kept == 2
+
+
+def test_a_request_that_leaves_frees_everything(model: LoadedModel, stranger: LoadedModel) -> None:
+    for steps in (0, 1, 4):
+        run = drafting(model, stranger, limit_bytes=0)
+        run.step(asking(1, prompt(model, 40), 50))
+        for _ in range(steps):
+            run.step()
+        run.step(removes=(1,))
+        assert run.compute.gauges.kv_bytes == 0
+        run.step(asking(2, prompt(model, 40), 50))
+        assert run.compute.gauges.kv_bytes >= 0
+        run.step(removes=(2,))
+
+
+@pytest.mark.parametrize("more", [{"logprobs": 2}, {"sampling": Sampling(temperature=0, logit_bias=((5, 1.0),))}])
+def test_what_looks_at_every_token_is_computed_without_the_draft(model: LoadedModel, more: dict[str, object]) -> None:
+    run = drafting(model, model)
+    run.finish(replace(asking(1, prompt(model, 9)), **more))
+    assert run.compute.gauges.drafted == 0
+
+
+def test_a_draft_with_another_vocabulary_is_refused(model: LoadedModel, stranger: LoadedModel) -> None:
+    class Renamed:
+        def get_vocab(self) -> dict[str, int]:
+            return {"the": 1}
+
+    with pytest.raises(DraftError, match="another vocabulary: its token 'the'"):
+        drafting(model, replace(stranger, tokenizer=Renamed()))
+
+
+def test_a_draft_that_cannot_take_back_a_guess_is_refused(model: LoadedModel, tmp_path: Path) -> None:
+    more = {"sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8}
+    window = load(write_model(tmp_path / "model", "gemma3_text", **more), None, lambda _: None)
+    with pytest.raises(DraftError, match="the draft model keeps a RotatingKVCache"):
+        drafting(model, window)
