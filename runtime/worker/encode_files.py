@@ -18,7 +18,14 @@ def read_files(directory: Path) -> Files:
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """Return the model's tokenizer, of the `tokenizers` library; raises ModelFilesError."""
+    """Return the model's tokenizer, of the `tokenizers` library, which neither cuts nor pads; raises ModelFilesError."""
+    tokenizer = _read_tokenizer(directory)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _read_tokenizer(directory: Path) -> Any:
     path = directory / "tokenizer.json"
     if path.is_file():
         from tokenizers import Tokenizer

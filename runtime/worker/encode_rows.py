@@ -1,6 +1,6 @@
 """Pure: texts become rows of tokens that fit a model, cut or refused where they are too long.
 
-`Tokenizer` is that of the `tokenizers` library. Texts are read without its own truncation and padding.
+The tokenizer is one of the `tokenizers` library that neither cuts nor pads by itself.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,6 @@ class Texts:
 
     def __init__(self, tokenizer: Any, max_length: int, vocabulary: int, *, is_lowercased: bool = False) -> None:
         """`max_length` is in tokens, special ones included; ids of given tokens are below `vocabulary`."""
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._vocabulary = vocabulary
