@@ -24,6 +24,8 @@ class Arguments:
     between: str = ""
     quote: str | None = None
     """Stands on both sides of a text; none where a text ends with `after`."""
+    without: str = ""
+    """Characters that the family's parser takes for the end of the call, even in a text."""
     strings: Literal["plain", "json"] = "plain"
     nested: Literal["json", "bare keys", "none"] = "json"
     """How objects and lists are written inside an argument."""
@@ -80,10 +82,10 @@ def _argument(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_stric
         if texts:
             body = one_of([lark.text(quote + text + quote + how.after) for text in texts])
         elif quote:
-            body = f"{lark.until(quote)} {lark.text(how.after)}"
+            body = f"{lark.until(quote, how.without)} {lark.text(how.after)}"
             return lark.rule(f"{lark.text(before + quote)} {body}")
         else:
-            body = lark.until(how.after)
+            body = lark.until(how.after, how.without)
         return lark.rule(f"{lark.text(before)} {body}")
     body = _value(lark, how, name, schema, is_strict=is_strict)
     return lark.rule(f"{lark.text(before)} {body} {lark.text(how.after)}")
@@ -110,7 +112,7 @@ def _bare(lark: Lark, how: Arguments, name: str, schema: Schema, kind: str, *, i
             texts = _texts(schema) or ()
             if texts:
                 return one_of([lark.text(quote + text + quote) for text in texts])
-            return f"{lark.text(quote)} {lark.until(quote)}"
+            return f"{lark.text(quote)} {lark.until(quote, how.without)}"
         case "array":
             items = schema.get("items")
             if not isinstance(items, dict) or {"minItems", "maxItems", "prefixItems", "contains"} & schema.keys():

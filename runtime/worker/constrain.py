@@ -4,6 +4,8 @@ Every rank compiles the grammar itself and feeds it the tokens that count for th
 llguidance's limits count work, not time: what one rank refuses, every rank refuses.
 """
 
+import itertools
+import re
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -16,6 +18,9 @@ MAX_GRAMMAR_BYTES = 256 * 1024
 """Of a serialised grammar. One of this size whose 2,000 properties each have a pattern takes 0.7 s to compile."""
 KEPT_GRAMMARS = 32
 """Compiled grammars that are kept: clients ask with the same schema again and again."""
+_TRIAL_TOKENS = 4
+_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+_DUMP = re.compile(r"<|\s*\d+ \| ")
 _UNSATISFIABLE = "nothing satisfies it"
 _LIMITS = LLParserLimits(verbose_errors=False)
 
@@ -67,12 +72,20 @@ class Grammars:
 
     def _compile(self, grammar: str) -> LLMatcher:
         matcher = LLMatcher(self._vocabulary_trie(), grammar, log_level=0, limits=_LIMITS)
-        # The first mask belongs to the check: only then is it known whether there is any first token at all.
-        mask = b"" if matcher.is_error() else matcher.compute_bitmask()
         if matcher.is_error():
             raise GrammarError(_reason(matcher.get_error()))
-        if not any(mask):
-            raise GrammarError(_UNSATISFIABLE)
+        # The first masks belong to the check: some grammars are found too large, or empty, only then.
+        trial = matcher.deep_copy()
+        for _ in range(_TRIAL_TOKENS):
+            bits = np.unpackbits(np.frombuffer(trial.compute_bitmask(), np.uint8), bitorder="little")
+            if trial.is_error():
+                raise GrammarError(_reason(trial.get_error()))
+            if not bits.any():
+                raise GrammarError(_UNSATISFIABLE)
+            token = int(bits.argmax())
+            if token in self._end_tokens:
+                break
+            trial.consume_token(token)
         return matcher
 
     def _vocabulary_trie(self) -> LLTokenizer:
@@ -137,6 +150,7 @@ def _allowed(mask: bytes, size: int) -> mx.array:
 
 
 def _reason(error: str) -> str:
-    """Return llguidance's reason without its dump of the parser's state."""
-    reason = error.split("\n<", maxsplit=1)[0].strip()
+    """Return llguidance's reason, without the parser's state and the copy of the grammar that follow it."""
+    lines = itertools.takewhile(lambda line: not _DUMP.match(line), error.splitlines())
+    reason = _PLACE.sub("", "\n".join(lines)).strip()
     return _UNSATISFIABLE if reason.startswith("NoExtension") else reason

@@ -184,7 +184,7 @@ _WRITERS = {
         _listed_call(
             "<start_function_call>call:{}{",
             "}<end_function_call>",
-            Arguments("{}:", "", ",", quote="<escape>", nested="none"),
+            Arguments("{}:", "", ",", quote="<escape>", without="}", nested="none"),
         )
     ),
 }

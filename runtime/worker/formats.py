@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError
 
 from runtime.worker.errors import RequestError
@@ -19,15 +19,13 @@ SCHEMA_PARAM = "response_format.json_schema.schema"
 class JsonFormat:
     """The answer is one JSON value that `schema` allows.
 
-    A strict schema is obeyed whole or refused; of another one the keywords that cannot be enforced are left to the
-    model, as OpenAI means it.
+    A schema is obeyed whole or refused, strict or not: nobody would notice a keyword that was left out.
     """
 
     schema: dict[str, Any]
-    is_strict: bool
 
 
-ANY_OBJECT = JsonFormat({"type": "object"}, is_strict=True)
+ANY_OBJECT = JsonFormat({"type": "object"})
 
 
 def parse_format(fields: Fields) -> JsonFormat | None:
@@ -60,7 +58,8 @@ def check_schema(schema: dict[str, Any], param: str) -> None:
     if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
         raise RequestError(f"{param} is larger than {MAX_SCHEMA_BYTES} bytes.", param=param)
     try:
-        Draft202012Validator.check_schema(schema)
+        # Patterns are left to llguidance: Python's regular expressions are others than those of JSON Schema.
+        Draft202012Validator.check_schema(schema, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
         reason = error.message[:500]
@@ -74,6 +73,6 @@ def _json_schema(value: object) -> JsonFormat:
     schema = value.get("schema")
     if not isinstance(schema, dict):
         raise RequestError(f"{SCHEMA_PARAM} must be a JSON Schema, which is an object.", param=SCHEMA_PARAM)
-    is_strict = Fields(value, f"{where}.").boolean("strict")
+    Fields(value, f"{where}.").boolean("strict")
     check_schema(schema, SCHEMA_PARAM)
-    return JsonFormat(schema, is_strict)
+    return JsonFormat(schema)

@@ -34,12 +34,16 @@ class Lark:
             options |= {"lenient": True, "coerce_one_of": True}
         return self.rule("%json " + json.dumps({**schema, "x-guidance": options}))
 
-    def until(self, end: str) -> str:
-        """Return an expression for any text up to and with `end`, which begins where it first occurs."""
+    def until(self, end: str, without: str = "") -> str:
+        """Return an expression for any text up to and with `end`, which begins where it first occurs.
+
+        The text has none of the characters of `without`.
+        """
+        text = f"/[^{re.escape(without)}]*/" if without else _ANY
         if self._split and self._split.match(end):
             # A special token ends it: text cannot contain one.
-            return f"{self.rule(_ANY)} {self.text(end)}"
-        return self.rule(f"{_ANY} {json.dumps(end)}", is_lazy=True)
+            return f"{self.rule(text)} {self.text(end)}"
+        return self.rule(f"{text} {json.dumps(end)}", is_lazy=True)
 
     def rule(self, body: str, *, is_lazy: bool = False) -> str:
         """Add a rule; return its name. A lazy one ends as early as it can."""

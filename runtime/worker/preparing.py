@@ -8,7 +8,7 @@ from runtime.worker.constrain import GrammarError, Grammars
 from runtime.worker.conversation import ToolSyntax
 from runtime.worker.errors import RequestError
 from runtime.worker.families import calls
-from runtime.worker.formats import SCHEMA_PARAM, JsonFormat, check_schema
+from runtime.worker.formats import SCHEMA_PARAM, check_schema
 from runtime.worker.lark import Lark, one_of
 from runtime.worker.model import LoadedModel
 from runtime.worker.prompt import encode
@@ -77,13 +77,14 @@ def constraint_of(request: Request, syntax: ToolSyntax, grammars: Grammars) -> s
     if tools is not None and may_call:
         forms.append(_calls(lark, tools, syntax))
     if wanted is not None and not (tools is not None and tools.must_call):
-        forms.append(lark.json(wanted.schema, is_strict=wanted.is_strict))
+        forms.append(lark.json(wanted.schema, is_strict=True))
     grammar = lark.grammar(one_of(forms))
     try:
         grammars.check(grammar)
     except GrammarError as error:
-        _blame(request, syntax, grammars, special)
-        raise RequestError(f"The form of the answer is not possible: {error}.", param="response_format") from error
+        if may_call:
+            _blame(request, syntax, grammars, special)
+        raise _refused(SCHEMA_PARAM, error) from error
     return grammar
 
 
@@ -100,26 +101,20 @@ def _calls(lark: Lark, tools: ToolUse, syntax: ToolSyntax) -> str:
 
 
 def _blame(request: Request, syntax: ToolSyntax, grammars: Grammars, special: dict[str, int]) -> None:
-    """Raise RequestError for the first part of a request that cannot be compiled alone."""
-    tools, wanted = request.tools, request.format
-    if wanted is not None:
-        _compile_format(wanted, grammars, special)
-    for tool in tools.callable if tools is not None else ():
+    """Raise RequestError for the first tool whose calls cannot be compiled alone."""
+    for tool in request.tools.callable if request.tools is not None else ():
         lark = Lark(special)
         grammar = lark.grammar(calls(syntax.family, lark, [tool], is_parallel=False))
         try:
             grammars.check(grammar)
         except GrammarError as error:
-            param = _param(tool, request.tools)
-            raise RequestError(f"{param} cannot be enforced: {error}.", param=param) from error
+            raise _refused(_param(tool, request.tools), error) from error
+    if request.format is None:
+        raise RequestError("tools are too many to be enforced together; name one in tool_choice.", param="tools")
 
 
-def _compile_format(wanted: JsonFormat, grammars: Grammars, special: dict[str, int]) -> None:
-    lark = Lark(special)
-    try:
-        grammars.check(lark.grammar(lark.json(wanted.schema, is_strict=wanted.is_strict)))
-    except GrammarError as error:
-        raise RequestError(f"{SCHEMA_PARAM} cannot be enforced: {error}.", param=SCHEMA_PARAM) from error
+def _refused(param: str, error: GrammarError) -> RequestError:
+    return RequestError(f"{param} cannot be enforced: {error}.", param=param)
 
 
 def _param(tool: Tool, tools: ToolUse | None) -> str:
