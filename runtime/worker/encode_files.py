@@ -18,7 +18,7 @@ def read_files(directory: Path) -> Files:
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """Return the model's tokenizer, of the `tokenizers` library, which neither cuts nor pads; raises ModelFilesError."""
+    """Return the model's tokenizer, of the `tokenizers` library; it neither cuts nor pads. Raises ModelFilesError."""
     tokenizer = _read_tokenizer(directory)
     tokenizer.no_truncation()
     tokenizer.no_padding()

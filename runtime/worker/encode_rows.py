@@ -102,15 +102,11 @@ class Texts:
 
 
 def _shares(first: int, second: int, room: int) -> tuple[int, int]:
-    """Return how much of each text fits when tokens are taken from the longer one, the second of two equal ones."""
+    """Return how much of each text fits when tokens are taken from the longer one; an odd one stays with it."""
     if first + second <= room:
         return first, second
-    half, rest = (room + 1) // 2, room // 2
-    if first <= half:
-        return first, room - first
-    if second <= rest:
-        return room - second, second
-    return half, rest
+    shorter = min(first, second, room // 2)
+    return (room - shorter, shorter) if first > second else (shorter, room - shorter)
 
 
 def _cut(encoding: Any, room: int) -> Any:
