@@ -59,6 +59,8 @@ class Engine:
     """What answers with 200 once the model is loaded."""
     has_key: bool = True
     """Whether it is started with our key; another is told none."""
+    refused: re.Pattern[str] | None = None
+    """More options that are not to be given, where they have no names that could be listed."""
     own: frozenset[str] = frozenset({"program"})
     """The arguments that are for us and no options of the engine."""
 
@@ -102,10 +104,14 @@ def argument_problems(spec: EngineSpec, engine: Engine) -> list[str]:
             continue
         if not OPTION.fullmatch(key):
             found.append(f"{place}.{key}: expected the long name of an option, such as max-model-len, without dashes")
-        elif any(
-            name.startswith(option_name(key)) for name in engine.reserved
-        ):  # argparse takes the start for the whole
+        elif _is_reserved(option_name(key), engine):
             found.append(f"{place}.{key}: {spec.engine} gets this option from the stack; leave it out")
         elif isinstance(value, str) and ("\0" in value or "\n" in value):
             found.append(f"{place}.{key}: expected one line")
     return found
+
+
+def _is_reserved(option: str, engine: Engine) -> bool:
+    if engine.refused is not None and engine.refused.fullmatch(option):
+        return True
+    return any(name.startswith(option) for name in engine.reserved)  # argparse takes the start for the whole

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from orchestrator.engines.description import Ask, Engine, Launch, Scalar, options
 
 RESERVED = frozenset(
@@ -14,6 +16,10 @@ RESERVED = frozenset(
         "models-dir", "models-preset", "models-autoload", "models-max",
     }
 )  # fmt: skip
+
+PRESETS = re.compile(r"(?!spec-default$).*-default|fim-.*")
+"""Such as `gpt-oss-20b-default` and `fim-qwen-7b-spec`: each loads a model of its own from a hub, other than the
+stack's. `spec-default` only chooses how tokens are guessed ahead."""
 
 
 def build(ask: Ask) -> Launch:
@@ -41,5 +47,6 @@ LLAMA_SERVER = Engine(
     install="install llama.cpp there (`brew install llama.cpp`, or a release of github.com/ggml-org/llama.cpp)",
     form="original",
     reserved=RESERVED,
+    refused=PRESETS,
     build=build,
 )

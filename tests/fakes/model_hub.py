@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from http.server import BaseHTTPRequestHandler
+from urllib.parse import unquote
 
 from tests.fakes.serving import LoopbackServer
 
@@ -41,7 +42,7 @@ class ModelHub(LoopbackServer):
         self.commits[commit] = files
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = request.path.partition("?")[0].strip("/")
+        path = unquote(request.path.partition("?")[0].strip("/"))
         self.requests.append((request.command, path))
         self.token = request.headers.get("Authorization", "").removeprefix("Bearer ") or None
         place, _, rest = path.removeprefix("api/models/").removeprefix(f"{self.repo}/").partition("/")

@@ -79,6 +79,12 @@ def test_llama_server_fetches_no_draft_model(option: str) -> None:
     assert problems(spec("llama-server", **{option: "lab/draft"}), "127.0.0.1")
 
 
+@pytest.mark.parametrize("option", ["gpt-oss-20b-default", "embd_gemma_default", "fim-qwen-7b-spec", "fim-qwen"])
+def test_llama_server_fetches_no_model_of_a_preset(option: str) -> None:
+    assert problems(spec("llama-server", **{option: True}), "127.0.0.1")
+    assert not problems(spec("llama-server", **{"spec-default": True}), "127.0.0.1")
+
+
 @pytest.mark.parametrize("key", ["--host", "-h", "a b", "", "x=y", "ünicode", "n\n"])
 def test_argument_that_is_no_option_is_refused(key: str) -> None:
     wanted = EngineSpec(

@@ -133,6 +133,22 @@ def far(tmp_path: Path) -> Far:
     return Far(tmp_path / "far")
 
 
+ODD = {"a (1).txt": b"1", "ünï.json": b"{}", ".x/config.json": b"{}", "..a.json": b"{}"}
+
+
+async def test_files_with_odd_names_arrive_from_a_hub_on_a_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shop: Shop, far: Far
+) -> None:
+    with ModelHub(SOURCE.repo, {**FILES, **ODD}) as served:
+        for name, value in hub_environment(served, tmp_path / "hf").items():
+            monkeypatch.setenv(name, value)
+        await ModelSync(shop.store).bring(far.store, wish(), quiet)
+    (entry,) = far.entries()
+    assert set(ODD) <= names(entry)
+    assert {name: (entry / name).read_bytes() for name in ODD} == ODD
+    assert not any((await far.damage()).values())
+
+
 async def test_model_arrives_whole_and_is_found_there(hub: ModelHub, shop: Shop, far: Far) -> None:
     sync = ModelSync(shop.store)
     assert await remote_models(far.store, [wish()], shop.store) == frozenset()
