@@ -39,4 +39,4 @@ class Model(Frozen):
     """Memory that a unit serving it needs, in GiB; without it, an estimate may defer a start but refuses no plan."""
     context: Annotated[int | None, Field(ge=16), COLD] = None
     """The longest prompt plus answer, in tokens; the model's own limit when absent. Of embedding and reranking models
-    the longest text: more of it is cut off."""
+    the longest text, or query and document together."""

@@ -70,7 +70,7 @@ def _modules(folder: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         listed = json.loads((folder / "modules.json").read_bytes())
         steps = [(str(step["type"]).rpartition(".")[2], str(step["path"])) for step in listed if step["path"]]
-        found = []
+        found: list[tuple[str, Mapping[str, Any]]] = []
         for kind, name in steps:
             place = folder / Path(name).name / "config.json"  # a step is a folder of the model's own
             config = json.loads(place.read_bytes()) if place.is_file() else {}

@@ -14,7 +14,7 @@ from sanic.exceptions import BadRequest, RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
 from sanic.models.protocol_types import TransportProtocol
 
-from runtime.gateway.api import admin, health, openai
+from runtime.gateway.api import admin, embeddings, health, openai, rerank
 from runtime.gateway.api.answers import error_answer
 from runtime.gateway.errors import ApiError
 from runtime.gateway.framing import find_fault
@@ -92,6 +92,8 @@ def create_app(services: Services) -> Sanic[Any, Any]:
         configure_logging=False,
     )
     openai.register(app, services)
+    embeddings.register(app, services)
+    rerank.register(app, services)
     admin.register(app, services)
     health.register(app, services)
     return app

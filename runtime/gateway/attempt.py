@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +40,22 @@ class Client(Protocol):
         ...
 
 
+class BadAnswerError(Exception):
+    """An endpoint's answer is not what was asked for; says in which way."""
+
+
+class WrongDimensionError(BadAnswerError):
+    """An endpoint's vectors have another length than is wanted. It may be right for others who ask it."""
+
+
+class Reading(Protocol):
+    """What the answer to a request has to be that is passed on as a whole."""
+
+    def read(self, raw: bytes) -> bytes:
+        """Return the answer for the client; raises `BadAnswerError`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request of a client."""
@@ -52,6 +69,10 @@ class Ask:
     """Whether the gateway itself asks, to see whether the endpoint answers."""
     wait_s: float = 0.0
     """How long the client waits for a model that has to be brought into memory."""
+    reading: Reading | None = None
+    """What the answer has to be, where that can be told."""
+    skipped: Callable[[], bytes] | None = None
+    """Makes the answer of a role that may leave the task undone."""
 
 
 class Course:

@@ -35,21 +35,21 @@ class Body:
 
 def parse_chat(raw: bytes) -> Body:
     """Check the body of a chat completion; raises `ApiError` with status 400."""
-    document = _document(raw)
+    document = read_document(raw)
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _invalid("messages", "must be a list with at least one message")
+        raise invalid("messages", "must be a list with at least one message")
     for index, message in enumerate(messages):
         _check_message(message, f"messages[{index}]")
-    return _body(raw, document)
+    return body_of(raw, document)
 
 
 def parse_completion(raw: bytes) -> Body:
     """Check the body of a text completion; raises `ApiError` with status 400."""
-    document = _document(raw)
+    document = read_document(raw)
     if not _is_prompt(document.get("prompt")):
-        raise _invalid("prompt", "must be a text, a list of texts, or tokens, and not empty")
-    return _body(raw, document)
+        raise invalid("prompt", "must be a text, a list of texts, or tokens, and not empty")
+    return body_of(raw, document)
 
 
 def with_model(body: Body, model: str) -> bytes:
@@ -64,7 +64,8 @@ def with_model(body: Body, model: str) -> bytes:
     return json.dumps({**body.document, "model": model}, separators=(",", ":")).encode()
 
 
-def _invalid(param: str, message: str) -> ApiError:
+def invalid(param: str, message: str) -> ApiError:
+    """Return the refusal of a parameter's value."""
     return ApiError(400, f"'{param}' {message}.", code="invalid_value", param=param)
 
 
@@ -82,7 +83,8 @@ def _finite(text: str) -> float:
 _decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 
 
-def _document(raw: bytes) -> dict[str, Any]:
+def read_document(raw: bytes) -> dict[str, Any]:
+    """Parse a request body strictly; raises `ApiError` with status 400."""
     try:
         document = _decode(raw.decode())
     except UnicodeDecodeError:
@@ -117,28 +119,29 @@ def _is_deeper(document: object, levels: int) -> bool:
     return True
 
 
-def _body(raw: bytes, document: dict[str, Any]) -> Body:
+def body_of(raw: bytes, document: dict[str, Any]) -> Body:
+    """Check what the bodies of all kinds have in common; raises `ApiError` with status 400."""
     for key, value in document.items():
         if key in _FORBIDDEN:
             raise ApiError(400, f"'{key}' is not accepted in requests.", code="unsupported_parameter", param=key)
         if value is not None and key in _TYPES and not _TYPES[key].accepts(value):
-            raise _invalid(key, f"must be {_TYPES[key].description}")
+            raise invalid(key, f"must be {_TYPES[key].description}")
     model = document.get("model")
     if not isinstance(model, str) or not model or len(model) > LONGEST_MODEL:
-        raise _invalid("model", "must name a role, an alias or a model")
+        raise invalid("model", "must name a role, an alias or a model")
     return Body(raw, document, model, document.get("stream") is True)
 
 
 def _check_message(message: object, where: str) -> None:
     if not isinstance(message, dict):
-        raise _invalid(where, "must be an object")
+        raise invalid(where, "must be an object")
     if not isinstance(message.get("role"), str) or not message["role"]:
-        raise _invalid(f"{where}.role", "must be a text")
+        raise invalid(f"{where}.role", "must be a text")
     content = message.get("content")
     if content is None or isinstance(content, str):
         return
     if not isinstance(content, list) or not all(isinstance(part, dict | str) for part in content):
-        raise _invalid(f"{where}.content", "must be a text or a list of parts")
+        raise invalid(f"{where}.content", "must be a text or a list of parts")
 
 
 def _is_prompt(prompt: object) -> bool:
@@ -148,10 +151,11 @@ def _is_prompt(prompt: object) -> bool:
         return False
     if all(isinstance(part, str) and part for part in prompt):
         return True
-    return _is_tokens(prompt) or all(isinstance(part, list) and part and _is_tokens(part) for part in prompt)
+    return is_tokens(prompt) or all(isinstance(part, list) and part and is_tokens(part) for part in prompt)
 
 
-def _is_tokens(part: list[Any]) -> bool:
+def is_tokens(part: list[Any]) -> bool:
+    """Tell whether a list is one of token numbers."""
     return all(type(token) is int and token >= 0 for token in part)
 
 

@@ -7,16 +7,34 @@ the task (the client left, the gateway stops) closes the endpoint's connection, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from runtime.gateway import sse
 from runtime.gateway.adapters.collect import Collector
-from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Result, keep_alive
+from runtime.gateway.attempt import (
+    Ask,
+    AttemptError,
+    BadAnswerError,
+    Client,
+    Course,
+    Result,
+    WrongDimensionError,
+    keep_alive,
+)
 from runtime.gateway.bodies import with_model
 from runtime.gateway.connections import Connections, origin_of
 from runtime.gateway.errors import clean, cleaned_error, error_body, error_event
 from runtime.gateway.observe.metrics import Metrics
-from runtime.gateway.routing.outcome import SUCCESS, Fault, judge_error_event, judge_fault, judge_status
+from runtime.gateway.routing.outcome import (
+    NOT_SUPPORTED,
+    SUCCESS,
+    WRONG_DIMENSION,
+    Fault,
+    judge_error_event,
+    judge_fault,
+    judge_status,
+)
 from runtime.gateway.routing.pool import Lease
 from runtime.gateway.routing.table import Target
 from runtime.gateway.upstream import Connection, UpstreamError
@@ -47,18 +65,19 @@ class Exchanges:
         """Send a request to a leased endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
         target = lease.target
         first_due = course.deadline
-        if ask.body.is_stream or ask.body.is_collected:
-            # Without a stream the first content is the whole answer, however long that takes to generate.
+        if ask.body.is_stream or ask.body.is_collected or ask.reading is not None:
+            # Without a stream the first content is the whole answer, however long that takes to generate. Vectors and
+            # scores are not generated: they come at once or not at all.
             first_due = min(first_due, self._now() + target.timeouts.first_token_s + ask.wait_s)
         connection: Connection | None = None
         try:
             connection = await self._open(ask, target, course, client, first_due)
             if connection.status != _OK:
-                return await self._refusal(connection)
+                return await self._refusal(connection, may_pass_on=ask.reading is None)
             if not ask.body.is_stream:
                 if ask.body.is_collected:
                     return await self._collected(connection, ask, target, first_due)
-                return await self._whole(connection, target)
+                return await self._whole(connection, ask, target, first_due)
             committed = await self._first_content(connection, target, course, client, first_due)
             if isinstance(committed, Result):
                 return committed
@@ -103,8 +122,11 @@ class Exchanges:
             else:
                 return connection
 
-    async def _refusal(self, connection: Connection) -> Result:
-        """Judge an answer that is no success: pass it on, or leave the request to another endpoint."""
+    async def _refusal(self, connection: Connection, *, may_pass_on: bool) -> Result:
+        """Judge an answer that is no success: pass it on, or leave the request to another endpoint.
+
+        Without `may_pass_on` another endpoint is asked also where one cannot do such a thing at all.
+        """
         retry_after = connection.headers.get(b"retry-after", b"").decode("latin-1") or None
         try:
             raw = await connection.read_all(LARGEST_ERROR, ERROR_BODY_S)
@@ -113,15 +135,24 @@ class Exchanges:
         verdict = judge_status(connection.status, retry_after, raw.decode(errors="replace").lower())
         status = connection.status if connection.status >= 400 else 502
         body = cleaned_error(status, raw)
-        if verdict.then == "pass":
+        if verdict.then == "pass" and (may_pass_on or verdict.label != NOT_SUPPORTED):
             return Result(verdict, status, body)
         raise AttemptError(verdict, f"{verdict.label} (status {connection.status})", status, body)
 
-    async def _whole(self, connection: Connection, target: Target) -> Result:
+    async def _whole(self, connection: Connection, ask: Ask, target: Target, due: float) -> Result:
         _expect_type(connection, b"application/json")
-        body = await connection.read_all(LARGEST_ANSWER, target.timeouts.idle_s)
+        body = await connection.read_all(
+            LARGEST_ANSWER, target.timeouts.idle_s, math.inf if ask.reading is None else due
+        )
         if not body.lstrip()[:1] == b"{":
             raise UpstreamError("bad answer", "no JSON object")
+        if ask.reading is not None:
+            try:
+                body = ask.reading.read(body)
+            except WrongDimensionError as error:
+                raise AttemptError(WRONG_DIMENSION, str(error)) from error
+            except BadAnswerError as error:
+                raise UpstreamError("bad answer", str(error)) from error
         self._metrics.tokens(sse.completion_tokens(body) or 0)
         return Result(SUCCESS, body=body)
 

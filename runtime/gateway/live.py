@@ -153,7 +153,7 @@ def _absent(missing: Missing) -> EndpointReport:
         role=missing.role,
         url=missing.url,
         model=missing.model,
-        state="not running" if missing.reason == "misconfigured" else missing.reason,
+        state=missing.reason if missing.reason in ("draining", "replacing") else "not running",
         in_flight=0,
         last_error=missing.detail or None,
         priority=missing.priority,

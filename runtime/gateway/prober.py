@@ -1,7 +1,8 @@
-"""I/O: asks endpoints for one real token: those whose breaker waits for a trial, and idle ones where the files say so.
+"""I/O: asks endpoints for a real token, a vector or a score: those whose breaker waits for a trial, and idle ones where
+the files say so.
 
-A health page says that a server runs, not that it generates; only a token closes a breaker. What a client's request has
-shown lately is not asked again.
+A health page says that a server runs, not that it computes; only an answer of the endpoint's own kind closes a breaker.
+What a client's request has shown lately is not asked again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 
+from runtime.gateway.adapters import ranking, vectors
 from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Course
 from runtime.gateway.bodies import Body
@@ -26,7 +28,7 @@ from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable,
 log = logging.getLogger(__name__)
 
 PROBE_S = 30.0
-"""How long an endpoint may take to its first token, where the files do not allow it more."""
+"""How long an endpoint may take to its first token, vectors or scores, where the files do not allow it more."""
 MOST_AT_ONCE = 32
 JITTER = 0.1
 """Share of an interval by which checks of idle endpoints are spread."""
@@ -65,8 +67,6 @@ class Prober:
         """Probe the endpoints of this table from now on. The pool knows the table already."""
         targets: dict[EndpointIdentity, Target] = {}
         for target in table.targets():
-            if target.kind != "chat":
-                continue
             known = targets.get(target.identity)
             if known is None or _is_sooner(target, known):
                 targets[target.identity] = target
@@ -170,7 +170,7 @@ class Prober:
 
 
 _NO_PROBES = frozenset({"client error", "not supported"})
-"""An endpoint that answers a plain chat request so cannot be probed: clients' requests are its trials."""
+"""An endpoint that answers the plainest request so cannot be probed: clients' requests are its trials."""
 _UNANSWERABLE = "takes no probes"
 
 
@@ -196,6 +196,20 @@ def _is_sooner(target: Target, known: Target) -> bool:
 
 
 def _ask(route: Route, target: Target) -> Ask:
+    """Return the smallest request that shows that an endpoint does what its model is for."""
+    model = target.upstream_model
+    match target.kind:
+        case "embedding":
+            body = vectors.probe_body(model)
+            return Ask(route, vectors.PATH, body, "probe", is_probe=True, reading=vectors.reading_of(body, None))
+        case "reranking":
+            body, reading = ranking.probe_body(model)
+            return Ask(route, ranking.PATH, body, "probe", is_probe=True, reading=reading)
+        case "chat":
+            return _ask_for_a_token(route, target)
+
+
+def _ask_for_a_token(route: Route, target: Target) -> Ask:
     model = target.upstream_model
     document = {"model": model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1, "stream": True}
     body = Body(json.dumps(document).encode(), document, model, is_stream=True)

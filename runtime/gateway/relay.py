@@ -13,13 +13,15 @@ from runtime.gateway.errors import ApiError, told_of_load
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.holds import Holds
 from runtime.gateway.observe.metrics import Metrics
-from runtime.gateway.routing.outcome import CLIENT_LEFT, LOADING
+from runtime.gateway.routing.outcome import CLIENT_LEFT, LOADING, SKIPPED, WRONG_DIMENSION
 from runtime.gateway.routing.pool import Lease, Pool
 from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
 RETRY_AFTER_S = 5.0
 """Retry-After where nobody knows better."""
+SKIP = "skip"
+"""What the answer to a task that was left undone names as its fallback."""
 SHORTEST_WAIT_S = 0.1
 """Between two looks of a held request at endpoints that said when they are free again."""
 
@@ -161,6 +163,9 @@ class Relay:
                 walk.tried.append(lease.target.identity)
                 walk.failures.append(_Failure(lease.target.name, ended))
                 continue
+            if ask.skipped is not None and any(rung.is_skipped for rung in walk.route.rungs()):
+                course.fallback = SKIP
+                return "", Result(SKIPPED, body=ask.skipped()), SKIPPED.label
             # Who was held once waits on while endpoints are only busy: all who were held arrive at the same moment.
             is_replacing = walk.held_until() > self._now()
             if not (is_replacing or (was_held and walk.wait_s() is not None)) or self._is_over(course):
@@ -280,7 +285,7 @@ def _exhausted(walk: _Walk) -> tuple[Result | ApiError, str]:
     if failures and all(failure.error.verdict.absent_s for failure in failures):
         last = failures[-1].error
         return Result(last.verdict, last.status, last.body), "unavailable"
-    reasons = {failure.endpoint: failure.error.verdict.label for failure in failures}
+    reasons = {failure.endpoint: _reason(failure.error) for failure in failures}
     refusals = [(target, error) for rung in walk.route.rungs() for target, error in walk.refusals(rung)]
     for skip in walk.skipped:
         if skip.reason != "tried":
@@ -300,6 +305,11 @@ def _exhausted(walk: _Walk) -> tuple[Result | ApiError, str]:
         loading=loading,
     )
     return error, "unavailable"
+
+
+def _reason(error: AttemptError) -> str:
+    """Say why an attempt failed: a label, or what a user has to mend in the files."""
+    return error.error if error.verdict is WRONG_DIMENSION else error.verdict.label
 
 
 def _answer(result: Result | ApiError, endpoint: str, course: Course) -> Answer:

@@ -7,6 +7,7 @@ A connection carries one exchange at a time. Everything that is wrong with it en
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from http import HTTPStatus
 from typing import cast
@@ -124,10 +125,13 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
-    async def read_all(self, limit: int, idle_s: float) -> bytes:
-        """Return the whole body, at most `limit` bytes of it; raises `UpstreamError`."""
+    async def read_all(self, limit: int, idle_s: float, due: float = math.inf) -> bytes:
+        """Return the whole body, at most `limit` bytes of it; raises `UpstreamError`.
+
+        `idle_s` is for each piece, `due` for the whole, on the loop's clock.
+        """
         parts, size = [], 0
-        while data := await self.read(self._loop.time() + idle_s):
+        while data := await self.read(min(self._loop.time() + idle_s, due)):
             parts.append(data)
             size += len(data)
             if size > limit:

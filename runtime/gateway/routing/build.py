@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 from runtime.gateway.adapters.strict import is_strict
+from runtime.gateway.routing.settings import Settings, default_settings, settings_of
 from runtime.gateway.routing.table import (
     MIB,
     Card,
@@ -20,9 +20,11 @@ from runtime.gateway.routing.table import (
     identity_at,
     identity_of,
 )
-from schemas.base import Frozen, HelperName, RoleName, ServiceName, UnitId
+from schemas.base import HelperName, RoleName, ServiceName, UnitId
 from schemas.hashing import routing_digest, routing_fields
-from schemas.policy import Breaker, HealthCheck, Limits, Policy, Timeouts
+from schemas.kinds import role_kinds
+from schemas.model import ModelKind
+from schemas.policy import Limits, Timeouts
 from schemas.routes import Instance, Routes
 from schemas.stack import HelperEndpoint, LocalFallback, Role, RoleFallback, ServiceEndpoint, Stack
 
@@ -35,32 +37,17 @@ SWAP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Settings:
-    breaker: Breaker = field(default_factory=Breaker)
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    limits: Limits = field(default_factory=Limits)
-    health_check: HealthCheck | None = None
-
-    def with_first_token(self, timeout_s: float | None) -> _Settings:
-        """Return these settings with another time to the first content, where one is given."""
-        if timeout_s is None:
-            return self
-        return replace(self, timeouts=self.timeouts.model_copy(update={"first_token_s": timeout_s}))
-
-
-@dataclass(frozen=True, slots=True)
 class _Slot:
     """What a declared endpoint says apart from who fills it."""
 
     name: str
     role: str
-    settings: _Settings
+    settings: Settings
     weight: int = 1
     priority: int = 1
 
 
 AnyEndpoint = ServiceEndpoint | HelperEndpoint
-Part = TypeVar("Part", bound=Frozen)
 
 
 def build_table(
@@ -97,18 +84,25 @@ class _Builder:
         self._published = routes
         self._environ = environ
         self._worker_token = worker_token
-        self._settings = {name: self._resolve(role) for name, role in stack.roles.items()}
+        self._kinds = role_kinds(stack)
+        self._settings = {name: settings_of(stack, role, self._kinds[name]) for name, role in stack.roles.items()}
         self._running: dict[ServiceName, list[tuple[Instance, EndpointIdentity]]] = {}
         for instance in routes.instances if routes else ():
             self._running.setdefault(instance.service, []).append((instance, identity_of(instance)))
-        self._in_roles: dict[ServiceName | tuple[HelperName, str], _Settings] = {}
+        self._in_roles: dict[ServiceName | tuple[HelperName, str], Settings] = {}
         """Settings of the services and the (helper, model) pairs that roles name: of several roles the first one's."""
-        self._of_models: dict[str, _Settings] = {}
+        self._of_models: dict[str, Settings] = {}
+        self._helper_kinds: dict[tuple[HelperName, str], ModelKind] = {}
+        """What helpers' models do: what the files say of them, else what the first role that names them does."""
         for name, role in stack.roles.items():
             for endpoint in role.endpoints.values():
                 self._note(endpoint, self._settings[name])
+                if isinstance(endpoint, HelperEndpoint):
+                    place = (endpoint.helper, endpoint.model)
+                    said = stack.helpers[endpoint.helper].models[endpoint.model].kind
+                    self._helper_kinds.setdefault(place, said or self._kinds[name])
 
-    def _note(self, endpoint: AnyEndpoint, settings: _Settings) -> None:
+    def _note(self, endpoint: AnyEndpoint, settings: Settings) -> None:
         if isinstance(endpoint, ServiceEndpoint):
             self._in_roles.setdefault(endpoint.service, settings)
             self._of_models.setdefault(self._stack.services[endpoint.service].model, settings)
@@ -125,34 +119,30 @@ class _Builder:
         endpoints = self._endpoints()
         named: dict[str, Route] = {**models, **endpoints, **services, **roles}
         aliases = {alias: self._alias(alias, names, named) for alias, names in self._stack.aliases.items()}
+        routes = {**models, **endpoints, **services, **aliases, **roles}
         return RoutingTable(
             stack=self._stack.stack,
             generation=self._published.generation if self._published else 0,
             revision=self._published.revision if self._published else None,
-            routes={**models, **endpoints, **services, **aliases, **roles},
+            routes=routes,
             roles=tuple(roles),
-            cards=self._cards(),
+            cards=self._cards(routes),
             body_limit=int(self._stack.gateway.body_limit_mib * MIB),
             digest=routing_digest(self._stack),
             fields=routing_fields(self._stack),
         )
 
-    def _resolve(self, role: Role) -> _Settings:
-        policy = self._stack.policies[role.policy] if role.policy else Policy()
-        check = role.health_check
-        settings = _Settings(
-            _over(policy.breaker, role.breaker),
-            _over(policy.timeouts, role.timeouts),
-            _over(policy.limits, role.limits),
-            _over(policy.health_check, check) if policy.health_check else check,
-        )
-        return settings.with_first_token(role.timeout_s)
-
     def _role(self, name: RoleName, role: Role) -> Route:
         tiers: dict[int, list[Place]] = {}
         for endpoint_name, endpoint in role.endpoints.items():
             tiers.setdefault(endpoint.priority, []).extend(self._places(endpoint_name, name, endpoint))
-        return _route(name, (tiers[priority] for priority in sorted(tiers)), self._settings[name])
+        route = self._route(name, (tiers[priority] for priority in sorted(tiers)), self._settings[name], name)
+        return replace(route, is_skipped=role.fallback == "skip")
+
+    def _route(self, name: str, tiers: Iterable[Iterable[Place]], settings: Settings, role: RoleName) -> Route:
+        """Return the route of a role, or of one of its endpoints."""
+        dimensions = self._stack.roles[role].dimensions
+        return replace(_route(name, tiers, settings), kind=self._kinds[role], dimensions=dimensions)
 
     def _with_fallback(
         self,
@@ -179,7 +169,7 @@ class _Builder:
             for name, endpoint in role.endpoints.items():
                 if name not in routes:
                     places = self._places(name, role_name, endpoint)
-                    routes[name] = _route(name, [places], self._settings[role_name])
+                    routes[name] = self._route(name, [places], self._settings[role_name], role_name)
         return routes
 
     def _places(self, name: str, role: RoleName, endpoint: AnyEndpoint) -> list[Place]:
@@ -187,6 +177,10 @@ class _Builder:
         slot = _Slot(name, role, settings, endpoint.weight, endpoint.priority)
         if isinstance(endpoint, ServiceEndpoint):
             return self._instances(slot, endpoint.service)
+        if self._kinds[role] == "reranking" and self._stack.helpers[endpoint.helper].api == "ollama":
+            url = self._stack.helpers[endpoint.helper].url
+            detail = f"helpers.{endpoint.helper}.api: Ollama has no reranking API"
+            return [Missing(slot.name, slot.role, "cannot rerank", endpoint.model, url, detail, slot.priority)]
         return [self._helper(slot, endpoint.helper, endpoint.model)]
 
     def _instances(self, slot: _Slot, service: ServiceName) -> list[Place]:
@@ -227,11 +221,19 @@ class _Builder:
             if not token.isascii() or not token.isprintable():
                 detail = f"helpers.{helper}.key: only printable ASCII characters can be sent in a header"
                 return Missing(slot.name, slot.role, "misconfigured", model, declared.url, detail, slot.priority)
-        return _target(slot, identity_at(declared.url, declared.api, model), token, model)
+        target = _target(slot, identity_at(declared.url, declared.api, model), token, model)
+        return replace(target, kind=self._helper_kind(helper, model))
+
+    def _helper_kind(self, helper: HelperName, model: str) -> ModelKind:
+        return self._helper_kinds.get((helper, model)) or self._stack.helpers[helper].models[model].kind or "chat"
 
     def _service(self, service: ServiceName) -> Route:
-        settings = self._in_roles.get(service) or _Settings()
-        return _route(service, [self._instances(_Slot(service, "", settings), service)], settings)
+        declared = self._stack.services[service]
+        model = self._stack.models.get(declared.model)
+        kind: ModelKind = "chat" if model is None else model.kind
+        settings = self._in_roles.get(service) or default_settings(kind, declared.replicas)
+        route = _route(service, [self._instances(_Slot(service, "", settings), service)], settings)
+        return replace(route, kind=kind)
 
     def _models(self, roles: Iterable[Route]) -> dict[str, Route]:
         """Return who serves each model: the roles' endpoints in their order, then services and helpers without a role.
@@ -244,7 +246,8 @@ class _Builder:
             for tier in tiers:
                 for model, places in _by_model(tier).items():
                     placed.setdefault(model, []).append(places)
-        settings = {model: self._of_models.get(model) or _Settings() for model in placed}
+        kinds = self._model_kinds()
+        settings = {model: self._of_models.get(model) or default_settings(kinds.get(model, "chat")) for model in placed}
         for service, declared in self._stack.services.items():
             if service not in self._in_roles:
                 slot = _Slot(service, "", settings[declared.model])
@@ -253,7 +256,21 @@ class _Builder:
             for model in offered.models:
                 if (helper, model) not in self._in_roles:
                     placed[model].append([self._helper(_Slot(helper, "", settings[model]), helper, model)])
-        return {model: _route(model, placed[model], settings[model]) for model in self._model_names()}
+        return {
+            model: replace(_route(model, placed[model], settings[model]), kind=kinds[model])
+            for model in self._model_names()
+        }
+
+    def _model_kinds(self) -> dict[str, ModelKind]:
+        """Return what the models do that clients may ask for by name; one of ours hides a helper's of the same name."""
+        kinds: dict[str, ModelKind] = {}
+        for helper, offered in self._stack.helpers.items():
+            for model in offered.models:
+                kinds.setdefault(model, self._helper_kind(helper, model))
+        for service in self._stack.services.values():
+            declared = self._stack.models.get(service.model)
+            kinds[service.model] = "chat" if declared is None else declared.kind
+        return kinds
 
     def _alias(self, alias: str, names: Sequence[str], named: Mapping[str, Route]) -> Route:
         return _merged(alias, [named[name] for name in names if name in named])
@@ -262,15 +279,15 @@ class _Builder:
         offered = (model for helper in self._stack.helpers.values() for model in helper.models)
         return list(dict.fromkeys([*(service.model for service in self._stack.services.values()), *offered]))
 
-    def _cards(self) -> tuple[Card, ...]:
+    def _cards(self, routes: Mapping[str, Route]) -> tuple[Card, ...]:
         owners: dict[str, str] = {
             model: name for name, helper in self._stack.helpers.items() for model in helper.models
         }
         owners.update((service.model, OWNER) for service in self._stack.services.values())
         cards = [
-            *(Card(role, OWNER, "role") for role in self._stack.roles),
-            *(Card(alias, OWNER, "alias") for alias in self._stack.aliases),
-            *(Card(model, owners[model], "model") for model in self._model_names()),
+            *(Card(role, OWNER, "role", routes[role].kind) for role in self._stack.roles),
+            *(Card(alias, OWNER, "alias", routes[alias].kind) for alias in self._stack.aliases),
+            *(Card(model, owners[model], "model", routes[model].kind) for model in self._model_names()),
         ]
         return tuple({card.id: card for card in reversed(cards)}.values())[::-1]
 
@@ -289,17 +306,16 @@ def _merged(name: str, routes: Sequence[Route]) -> Route:
         tiers.extend((*route.tiers, route.missing))
     attempts = max((route.attempts for route in routes), default=Limits().attempts)
     total_s = max((route.total_s for route in routes), default=Timeouts().total_s)
-    settings = _Settings(timeouts=Timeouts(total_s=total_s), limits=Limits(attempts=attempts))
+    settings = Settings(timeouts=Timeouts(total_s=total_s), limits=Limits(attempts=attempts))
     below = [route.fallback for route in routes if route.fallback is not None]
     fallback = None if not below else below[0] if len(below) == 1 else _merged(below[0].name, below)
-    return replace(_route(name, tiers, settings), fallback=fallback)
-
-
-def _over(base: Part, own: Part | None) -> Part:
-    """Return the base with the fields that the other one names."""
-    if own is None:
-        return base
-    return base.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+    return replace(
+        _route(name, tiers, settings),
+        fallback=fallback,
+        kind=routes[0].kind if routes else "chat",
+        dimensions=next((route.dimensions for route in routes if route.dimensions is not None), None),
+        is_skipped=any(route.is_skipped for route in routes),
+    )
 
 
 def _target(slot: _Slot, identity: EndpointIdentity, token: str | None, upstream_model: str) -> Target:
@@ -321,7 +337,7 @@ def _target(slot: _Slot, identity: EndpointIdentity, token: str | None, upstream
     )
 
 
-def _route(name: str, tiers: Iterable[Iterable[Place]], settings: _Settings) -> Route:
+def _route(name: str, tiers: Iterable[Iterable[Place]], settings: Settings) -> Route:
     """Sort places into what can be called, each endpoint once, and what cannot."""
     seen: set[EndpointIdentity] = set()
     missing: dict[tuple[str, str], Missing] = {}

@@ -67,6 +67,11 @@ class Verdict:
 SILENT = frozenset({"no first content", "stalled"})
 """Labels of endpoints that take requests and give no token."""
 SUCCESS = Verdict("ok", "success", "pass")
+NOT_SUPPORTED = "not supported"
+"""The label of an endpoint that cannot do what is asked at all."""
+WRONG_DIMENSION = Verdict("wrong dimension", "neutral", "next")
+"""Vectors of another length than the role pins: other roles may want these."""
+SKIPPED = Verdict("skipped", "success", "pass")
 CLIENT_LEFT = Verdict("client left", "neutral", "stop")
 CONNECTION_LIMIT = Verdict("connection limit", "neutral", "next")
 
@@ -94,7 +99,7 @@ def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
         case 503 if named_s is not None or any(word in text for word in _BUSY_WORDS):
             return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
         case 501 | 505:
-            return Verdict("not supported", "neutral", "pass")
+            return Verdict(NOT_SUPPORTED, "neutral", "pass")
         case 401 | 403:
             return Verdict("credentials refused", "neutral", "next")
         case 404 if any(word in text for word in _MODEL_WORDS):

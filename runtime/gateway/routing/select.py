@@ -14,7 +14,17 @@ TRIAL_S = 1.0
 """How long the trial of a half-open breaker usually takes."""
 
 Reason = Literal[
-    "not running", "draining", "replacing", "misconfigured", "tried", "open", "half-open", "busy", "loading", "full"
+    "not running",
+    "draining",
+    "replacing",
+    "misconfigured",
+    "cannot rerank",
+    "tried",
+    "open",
+    "half-open",
+    "busy",
+    "loading",
+    "full",
 ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from schemas.model import ModelKind
 from schemas.policy import Breaker, Timeouts
 from schemas.routes import Instance
 
@@ -49,7 +50,7 @@ class Target:
     """The name that the endpoint knows its model by."""
     priority: int = 1
     """The tier that it was declared in."""
-    kind: Literal["chat", "embedding", "reranking"] = "chat"
+    kind: ModelKind = "chat"
     """What its model does, as far as the files say."""
     check_s: float | None = None
     """Seconds without a sign of life after which it is asked for a token; None while nobody asked for that."""
@@ -67,7 +68,7 @@ class Missing:
 
     name: str
     role: str
-    reason: Literal["not running", "draining", "replacing", "misconfigured"]
+    reason: Literal["not running", "draining", "replacing", "misconfigured", "cannot rerank"]
     model: str
     url: str = ""
     detail: str = ""
@@ -94,6 +95,12 @@ class Route:
     """Who is asked when none of these can answer."""
     is_strict: bool = False
     """Whether an endpoint here is strict."""
+    kind: ModelKind = "chat"
+    """What may be asked of it."""
+    dimensions: int | None = None
+    """The length that vectors must have, where the files pin it."""
+    is_skipped: bool = False
+    """Whether a request that nobody can answer is answered undone."""
 
     def rungs(self) -> Iterator[Route]:
         """Yield this route, its fallback, that one's fallback, and so on."""
@@ -114,6 +121,7 @@ class Card:
     id: str
     owner: str
     kind: Literal["role", "alias", "model"]
+    task: ModelKind = "chat"
 
 
 @dataclass(frozen=True, slots=True)

@@ -451,9 +451,9 @@ async def test_many_clients_leaving_at_any_moment_leave_nothing_behind(lab: Any)
 async def test_a_client_that_reads_nothing_holds_the_endpoint_back_and_is_let_go(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runtime.gateway.api import openai
+    from runtime.gateway.api import relaying
 
-    monkeypatch.setattr(openai, "STALL_S", 1.0)
+    monkeypatch.setattr(relaying, "STALL_S", 1.0)
     sent = 0
     big = word(0).replace(b"w0", b"x" * 50_000)
 

@@ -1,0 +1,146 @@
+"""Pure: what clients ask of embedding models, and what the answers must be before anybody sees them.
+
+An answer can be tens of megabytes of numbers. It is checked where it lies: how many vectors there are, how long each
+is, in which order. Only one that is out of order, or in the other of the two forms, is taken apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from struct import pack
+from typing import Any
+
+from runtime.gateway.attempt import BadAnswerError, WrongDimensionError
+from runtime.gateway.bodies import Body, body_of, invalid, is_tokens, read_document
+from runtime.gateway.errors import ApiError
+
+PATH = "/v1/embeddings"
+
+_VECTOR = re.compile(rb'"embedding"\s*:\s*')
+_INDEX = re.compile(rb'"index"\s*:\s*(\d+)')
+_BYTES = 4
+"""Of one number: base64 carries float32, little end first."""
+
+
+def parse_embeddings(raw: bytes) -> Body:
+    """Check the body of a request for embeddings; raises `ApiError` with status 400."""
+    document = read_document(raw)
+    if not _count(document.get("input")):
+        raise invalid("input", "must be a text, a list of texts, or tokens, and not empty")
+    if document.get("encoding_format") not in (None, "float", "base64"):
+        raise invalid("encoding_format", "must be 'float' or 'base64'")
+    dimensions = document.get("dimensions")
+    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+        raise invalid("dimensions", "must be a whole number of at least 1")
+    body = body_of(raw, document)
+    if body.is_stream:
+        raise invalid("stream", "cannot be asked for: embeddings come as a whole")
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class VectorReading:
+    """What the answer to one request has to be."""
+
+    count: int
+    """How many texts were sent."""
+    dimensions: int | None
+    """The length that every vector must have; None where any will do, if it is the same for all."""
+    is_base64: bool
+    """The client wants base64, which endpoints may not know."""
+
+    def read(self, raw: bytes) -> bytes:
+        """Return the answer for the client; raises `BadAnswerError` or `WrongDimensionError`."""
+        places = [match.end() for match in _VECTOR.finditer(raw)]
+        if len(places) != self.count:
+            raise BadAnswerError(f"{len(places)} vectors for {self.count} texts")
+        lengths = {_length(raw, place) for place in places}
+        if len(lengths) > 1:
+            raise BadAnswerError("vectors of different lengths")
+        (length,) = lengths
+        if self.dimensions is not None and length != self.dimensions:
+            raise WrongDimensionError(f"vectors of {length} numbers, {self.dimensions} are wanted")
+        are_base64 = {raw[place : place + 1] == b'"' for place in places} == {True}
+        order = [int(match[1]) for match in _INDEX.finditer(raw)]
+        if are_base64 == self.is_base64 and order == list(range(self.count)):
+            return raw
+        return self._rewritten(raw)
+
+    def _rewritten(self, raw: bytes) -> bytes:
+        try:
+            document = json.loads(raw)
+            items = document["data"]
+            order = [item.get("index", place) for place, item in enumerate(items)]
+            if sorted(order) != list(range(self.count)):
+                raise BadAnswerError("its vectors are not numbered from 0 on")
+            data: list[dict[str, Any]] = [{} for _ in order]
+            for index, item in zip(order, items, strict=True):
+                data[index] = {**item, "index": index, "embedding": self._form(item["embedding"])}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadAnswerError("no list of vectors") from error
+        return json.dumps({**document, "data": data}, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def _form(self, vector: Any) -> Any:
+        if self.is_base64 and isinstance(vector, list):
+            try:
+                return b64encode(pack(f"<{len(vector)}f", *vector)).decode()
+            except Exception as error:
+                raise BadAnswerError("a vector that is no list of numbers") from error
+        return vector
+
+
+def reading_of(body: Body, dimensions: int | None) -> VectorReading:
+    """Return what the answer to a request must be; `dimensions` is what the stack's files pin.
+
+    Raises `ApiError` with status 400 where the request asks for another length.
+    """
+    asked = body.document.get("dimensions")
+    if dimensions is not None and asked is not None and asked != dimensions:
+        message = f"'dimensions' is {asked}, and the vectors of '{body.model}' have {dimensions} numbers."
+        raise ApiError(400, message, code="invalid_value", param="dimensions")
+    is_base64 = body.document.get("encoding_format") == "base64"
+    return VectorReading(_count(body.document["input"]), dimensions or asked, is_base64)
+
+
+def probe_body(model: str) -> Body:
+    """Return the smallest request that shows that a model makes vectors."""
+    document: Mapping[str, Any] = {"model": model, "input": "Are you there?"}
+    return Body(json.dumps(document).encode(), document, model, is_stream=False)
+
+
+def _count(value: object) -> int:
+    """Return how many texts an input has; 0 for one that is none."""
+    if isinstance(value, str):
+        return int(value != "")
+    if not isinstance(value, list) or not value:
+        return 0
+    if is_tokens(value):
+        return 1
+    are_texts = all(isinstance(part, str) and part for part in value)
+    return len(value) if are_texts or all(isinstance(part, list) and part and is_tokens(part) for part in value) else 0
+
+
+def _length(raw: bytes, place: int) -> int:
+    """Return how many numbers the vector has that begins at a place; raises `BadAnswerError` where none does."""
+    match raw[place : place + 1]:
+        case b"[":
+            end = raw.find(b"]", place)
+            is_nested = raw.find(b"[", place + 1, end) >= 0
+            # No number has an n in it, but null and NaN do.
+            has_gaps = raw.find(b"n", place, end) >= 0 or raw.find(b"N", place, end) >= 0
+            if end < 0 or is_nested or has_gaps or not raw[place + 1 : end].strip():
+                raise BadAnswerError("a vector that is no list of numbers")
+            return raw.count(b",", place, end) + 1
+        case b'"':
+            end = raw.find(b'"', place + 1)
+            size = end - place - 1
+            length, rest = divmod(size * 3 // 4 - raw.count(b"=", max(place, end - 2), max(place, end)), _BYTES)
+            if end < 0 or size == 0 or size % 4 or rest:
+                raise BadAnswerError("a vector that is no base64 of numbers")
+            return length
+        case _:
+            raise BadAnswerError("a vector that is no list of numbers")

@@ -1,0 +1,132 @@
+"""I/O: what the paths that models answer have in common: body, route, relay, and the answer to the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import cast
+
+from sanic import Request
+from sanic.exceptions import RequestCancelled
+from sanic.response import HTTPResponse
+
+from runtime.gateway.api.answers import JSON, Answer, headers, read_body, request_id
+from runtime.gateway.attempt import Ask, ClientLeftError, Reading
+from runtime.gateway.bodies import Body
+from runtime.gateway.errors import ApiError, clean
+from runtime.gateway.live import Live
+from runtime.gateway.routing.table import MIB, Route, RoutingTable
+from runtime.gateway.services import Services
+from schemas.model import ModelKind
+from schemas.prefer import HEADER as PREFER_HEADER
+from schemas.prefer import wait_s
+
+STALL_S = 60.0
+"""How long a client may leave a full buffer unread."""
+BUFFERED = 16 * 1024
+"""Bytes in the transport below which a write cannot wait: Sanic's lower limit."""
+DEFAULT_BODY_LIMIT = 20 * MIB
+"""The largest body while there is no table."""
+
+_PATHS: Mapping[ModelKind, str] = {
+    "chat": "/v1/chat/completions",
+    "embedding": "/v1/embeddings",
+    "reranking": "/v1/rerank",
+}
+
+
+async def body_of(request: Request, services: Services) -> bytes:
+    """Return a request's body; raises `ApiError`. Handlers read it themselves: the limit is hot."""
+    table = services.live.table
+    return await read_body(request, table.body_limit if table else DEFAULT_BODY_LIMIT)
+
+
+def route_of(live: Live, model: str, kind: ModelKind) -> Route:
+    """Return who serves a name; raises `ApiError` where nobody does, or where it is for another kind of request."""
+    route = table_of(live).routes.get(model)
+    if route is None:
+        raise not_found(model)
+    if route.kind != kind:
+        message = f"'{model}' is for {route.kind}, not for {kind}: send such requests to POST {_PATHS[route.kind]}."
+        raise ApiError(400, message, code="wrong_kind", param="model")
+    return route
+
+
+def ask_of(
+    request: Request,
+    route: Route,
+    path: str,
+    body: Body,
+    reading: Reading | None = None,
+    skipped: Callable[[], bytes] | None = None,
+) -> Ask:
+    """Return what the relay is asked; `path` is that at the endpoint."""
+    wish_s = wait_s(request.headers.getone(PREFER_HEADER, None))
+    return Ask(route, path, body, request_id(request), wait_s=wish_s, reading=reading, skipped=skipped)
+
+
+async def relayed(request: Request, services: Services, ask: Ask) -> HTTPResponse | None:
+    """Answer a client through the relay; None where the answer was streamed."""
+    live = services.live
+    client = StreamClient(request, live)
+    try:
+        answer = await services.relay.relay(ask, client)
+    except ClientLeftError:
+        cast(asyncio.Transport, request.transport).abort()
+        raise RequestCancelled from None
+    if answer is None:
+        return None
+    marks = headers(request, live, endpoint=answer.endpoint, attempts=answer.attempts, fallback=answer.fallback)
+    if answer.retry_after_s is not None:
+        marks["retry-after"] = str(answer.retry_after_s)
+    return Answer(answer.body, answer.status, marks, JSON)
+
+
+class StreamClient:
+    """The client's side of a stream, over Sanic."""
+
+    def __init__(self, request: Request, live: Live) -> None:
+        self._request = request
+        self._live = live
+        self._transport = cast(asyncio.Transport, request.transport)
+        self._response: HTTPResponse | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self._response is not None
+
+    async def start(self, endpoint: str, attempts: int, fallback: str) -> None:
+        marks = headers(self._request, self._live, endpoint=endpoint, attempts=attempts, fallback=fallback)
+        marks["cache-control"] = "no-store"
+        # Sanic sends the headers together with the first bytes.
+        self._response = Answer(None, 200, marks, "text/event-stream")
+        await self._request.respond(self._response)
+
+    async def send(self, data: bytes) -> None:
+        if self._response is None or not data:
+            return
+        if self._transport.get_write_buffer_size() <= BUFFERED:
+            await self._response.send(data)
+            return
+        try:
+            async with asyncio.timeout(STALL_S):
+                await self._response.send(data)
+        except TimeoutError:
+            raise ClientLeftError from None
+
+
+def table_of(live: Live) -> RoutingTable:
+    """Return the table; raises `ApiError` with status 503 while there was no good configuration yet."""
+    if live.table is None:
+        named = ((PurePath(problem.file).name, clean(problem.message)) for problem in live.problems)
+        reason = "; ".join(f"{file}: {message}" for file, message in named) or "it is being read"
+        message = f"The gateway has no usable configuration: {reason}"
+        raise ApiError(503, message, code="configuration_invalid", retry_after_s=1.0)
+    return live.table
+
+
+def not_found(model: str) -> ApiError:
+    """Return the error for a name that nobody serves."""
+    message = f"The model '{model}' does not exist; GET /v1/models lists what does."
+    return ApiError(404, message, code="model_not_found", param="model")
