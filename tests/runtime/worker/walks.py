@@ -29,7 +29,7 @@ class Walker:
         ending = [*'"}],<|', "Ċ", *marks]  # Ċ is how byte-level vocabularies spell the end of a line
         self._closing = {self.tokenizer.convert_tokens_to_ids(text) for text in ending} | self.end_tokens
 
-    def walk(self, grammar: str, seed: int, most: int = 1500) -> str | None:
+    def walk(self, grammar: str, seed: int, most: int = 600) -> str | None:
         """Return the text of one answer, or None where it found no end.
 
         The longer it gets the likelier it takes the token that ends something, so most walks end.

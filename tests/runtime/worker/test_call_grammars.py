@@ -1,0 +1,115 @@
+"""What a grammar of calls allows is what the family's parser reads back, and what the tool's schema allows."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from runtime.worker.families import BARE_JSON, CONSTRAINED, Family, calls, schema_of
+from runtime.worker.lark import Lark
+from runtime.worker.reading import Parser, parse_bare_json, read_calls
+from runtime.worker.tool_stream import CallPart, CallReader
+from runtime.worker.tools import Tool
+from tests.runtime.worker.tiny import write_model
+from tests.runtime.worker.walks import Walker
+
+FLAT = {
+    "city": {"type": "string"},
+    "unit": {"enum": ["C", "F"]},
+    "days": {"type": "integer", "minimum": 1, "maximum": 14},
+    "exact": {"type": "boolean"},
+    "limit": {"type": "integer"},
+}
+NESTED = {
+    "tags": {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}},
+    "box": {
+        "type": "object",
+        "properties": {"x": {"type": "integer"}, "name": {"$ref": "#/$defs/name"}},
+        "required": ["x"],
+        "additionalProperties": False,
+    },
+}
+DEFINITIONS = {"$defs": {"name": {"type": "string"}}}
+MARKS = [
+    "</parameter>", "</arg_value>", "</param>", "<escape>", '<|"|>', "<tool_call>", "</tool_call>", "[TOOL_CALLS]",
+    "[ARGS]", "<|tool_call_start|>", "<|tool_call_end|>", "<|tool_call>", "<tool_call|>", "<|open|>", "<|close|>",
+    "<|sep|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_calls_section_begin|>", "<arg_key>",
+]  # fmt: skip
+NOW = Tool("now", None, None, is_strict=False)
+
+
+def weather(properties: dict[str, Any], **more: Any) -> Tool:
+    schema = {"type": "object", "properties": properties, "required": ["city", "days"], **more}
+    return Tool("weather", "Tells the weather.", schema, is_strict=False)
+
+
+@pytest.fixture(scope="module", params=["marks that text can spell", "special marks"])
+def walker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Walker:
+    directory = write_model(tmp_path_factory.mktemp("words") / "model", layers=1)
+    return Walker(directory, MARKS, are_special=request.param == "special marks")
+
+
+def family_of(name: str) -> tuple[Family, Parser]:
+    if name == BARE_JSON:
+        return Family(name, "", ""), parse_bare_json
+    module = importlib.import_module(f"mlx_lm.tool_parsers.{name.removesuffix('_list')}")
+    return Family(name, module.tool_call_start, module.tool_call_end), module.parse_tool_call
+
+
+def test_every_family_of_mlx_lm_can_be_constrained():
+    import mlx_lm.tool_parsers
+
+    (place,) = mlx_lm.tool_parsers.__path__
+    known = {path.stem for path in Path(place).glob("*.py")} - {"__init__"}
+    assert known <= CONSTRAINED
+
+
+@pytest.mark.parametrize("name", sorted(CONSTRAINED))
+def test_random_answers_are_calls_that_the_schema_allows(walker, name):
+    family, parser = family_of(name)
+    properties = FLAT if name == "function_gemma" else {**FLAT, **NESTED}
+    tools = [weather(properties, **DEFINITIONS), NOW]
+    lark = Lark(walker.grammars.special_tokens())
+    grammar = lark.grammar(calls(family, lark, tools, is_parallel=True))
+    ended = 0
+    for seed in range(5):
+        text = walker.walk(grammar, seed)
+        if text is None:
+            continue
+        ended += 1
+        reader = CallReader(family.start, family.end, lambda inner: read_calls(parser, inner, tools), lambda: "id")
+        parts = [*reader.push(text), *reader.finish(is_complete=True)]
+        assert parts, text
+        for part in parts:
+            assert isinstance(part, CallPart), text
+            (tool,) = (tool for tool in tools if tool.name == part.name)
+            Draft202012Validator(schema_of(tool)).validate(json.loads(part.arguments))
+    assert ended
+
+
+@pytest.mark.parametrize(
+    ("name", "tool", "problem"),
+    [
+        ("function_gemma", weather({**FLAT, **NESTED}), "'tags'"),
+        ("qwen3_coder", weather({"days": {"type": "integer"}}), "'city'"),
+        ("pythonic", Tool("get-weather", None, None, is_strict=False), "'get-weather' is no name"),
+        ("glm47", Tool("f", None, {"anyOf": [{}]}, is_strict=False), "anyOf"),
+        (
+            "minimax_m2",
+            Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "^a"}}}, is_strict=True),
+            "pattern of 'a'",
+        ),
+    ],
+)
+def test_what_a_syntax_cannot_hold_is_refused_by_name(name, tool, problem):
+    family, _ = family_of(name)
+    with pytest.raises(ValueError, match=problem):
+        calls(family, Lark({}), [tool], is_parallel=True)
+
+
+def test_a_family_that_nobody_knows_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="family other"):
+        calls(Family("other", "<", ">"), Lark({}), [NOW], is_parallel=True)
