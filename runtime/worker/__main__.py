@@ -101,7 +101,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
         lead = _open_lead(settings, settings.group, end_group)
         if lead is None:
             return exits.FAILED, False
-        engine = Engine(settings, fail, lead.load, lead.make_steps, lead.report, lead.refuse)
+        engine = Engine(settings, fail, lead.thread.load, lead.thread.make_steps, lead.report, lead.refuse)
         lead.start(engine.pulse)
         host = Always(engine)
     app = build_app(settings, host) if settings.kind == "chat" else build_encoding_app(settings, host)

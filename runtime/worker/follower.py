@@ -10,12 +10,13 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from runtime.worker import control, sharded, status, wire
 from runtime.worker.compute import Compute
 from runtime.worker.generation import KV_SAMPLE_ROUNDS
 from runtime.worker.identity import identify
+from runtime.worker.link_probe import LinkProbe
 from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Silence, hello
 from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.settings import Group, Settings
@@ -46,7 +47,7 @@ class Follower:
         self._model_bytes = self._kv_bytes = self._kept_bytes = 0
         self._lead = Silence(time.monotonic())
         self._is_welcome = False
-        self._rounds: queue.SimpleQueue[wire.Round] = queue.SimpleQueue()
+        self._rounds: queue.SimpleQueue[wire.Round | wire.Probe] = queue.SimpleQueue()
         # A daemon: a collective that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._main, name="generation", daemon=True)
 
@@ -121,7 +122,7 @@ class Follower:
 
     def _take(self, message: wire.Message) -> None:
         match message:
-            case wire.Round():
+            case wire.Round() | wire.Probe():
                 self._rounds.put(message)
             case wire.Heartbeat():
                 self._lead.phase = message.phase
@@ -172,8 +173,9 @@ class Follower:
         try:
             compute = self._open()
             self._loop.call_soon_threadsafe(self._send, wire.Loaded())
+            probe = LinkProbe(self._joined)
             while True:
-                self._compute(compute, self._rounds.get())
+                self._do(compute, probe, self._rounds.get())
         except BaseException as error:
             sharded.give_up(self._group)
             logger.critical("the generation thread died", exc_info=True)
@@ -182,7 +184,8 @@ class Follower:
     def _open(self) -> Compute:
         directory = Path(self._settings.model_dir)
         sharded.check(self._group, directory)
-        joined = sharded.join(self._group)
+        self._joined: Any = sharded.join(self._group)
+        joined = self._joined
         self._loop.call_soon_threadsafe(self._enter, "loading", 0.0)
         model = sharded.load_part(self._group, joined, directory, self._settings.max_context, self._note_progress)
         self._model_bytes = model.size_bytes
@@ -193,10 +196,20 @@ class Follower:
     def _note_progress(self, share: float) -> None:
         self._progress = share
 
-    def _compute(self, compute: Compute, message: wire.Round) -> None:
+    def _do(self, compute: Compute, probe: LinkProbe, message: wire.Round | wire.Probe) -> None:
         if message.number != self._round + 1:
             raise RuntimeError(f"round {message.number} came after round {self._round}")
         self._round = message.number
+        match message:
+            case wire.Round():
+                self._compute(compute, message)
+            case wire.Probe():
+                measured = probe.measure(message.numbers, message.sums)
+                digest = wire.digest_of_sums(is_right=measured.is_right)
+                done = wire.Done(number=message.number, digest=digest, seconds=measured.seconds)
+                self._loop.call_soon_threadsafe(self._send, done)
+
+    def _compute(self, compute: Compute, message: wire.Round) -> None:
         step = compute.step(wire.commands_of(message))
         is_changed = message.inserts or message.removes or any(token.finish for token in step.tokens)
         if is_changed or message.number % KV_SAMPLE_ROUNDS == 0:

@@ -11,19 +11,17 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
-from runtime.worker import control, sharded, wire
-from runtime.worker.compute import Compute
+from runtime.worker import control, wire
 from runtime.worker.identity import identify
-from runtime.worker.lead_steps import LeadSteps
+from runtime.worker.lead_rounds import Pending, Rounds
+from runtime.worker.lead_thread import LeadThread
 from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Pulse, Silence, hello
-from runtime.worker.model import LoadedModel
-from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.settings import Group, Settings
-from runtime.worker.steps import Commands, GroupEndedError, Step
+from runtime.worker.steps import GroupEndedError
 from schemas import exits
 from schemas.messages import WorkerGroup, WorkerRank
 
@@ -45,18 +43,6 @@ class _Rank:
     is_loaded: bool = False
 
 
-@dataclass(slots=True)
-class _Pending:
-    """The round under way."""
-
-    number: int
-    began: float
-    allowance_s: float
-    verdict: Future[None]
-    digests: dict[int, str] = field(default_factory=dict)
-    """Keyed by rank."""
-
-
 class Lead:
     """Owns the group."""
 
@@ -76,11 +62,13 @@ class Lead:
         now = time.monotonic()
         self._ranks = {rank: _Rank(Silence(now)) for rank in range(1, group.size)}
         self._arrived = asyncio.Event()
-        self._formed: Future[None] = Future()
-        self._loaded: Future[None] = Future()
-        self._ended: Future[None] = Future()
-        self._pending: _Pending | None = None
-        self._rounds = 0
+        self.formed: Future[None] = Future()
+        """All ranks are there and alike."""
+        self.loaded: Future[None] = Future()
+        self.ended: Future[None] = Future()
+        self._rounds = Rounds(group.size)
+        self.thread = LeadThread(self, self._loop, settings, group)
+        """The side of the generation thread."""
         self._tasks: list[asyncio.Task[None]] = []
 
     # On the loop.
@@ -96,7 +84,7 @@ class Lead:
     def drain(self) -> None:
         """Note that this process was asked to stop: ranks that leave are no loss any more, and nobody is admitted."""
         self.is_draining = True
-        for waiting in (self._formed, self._loaded):
+        for waiting in (self.formed, self.loaded):
             if not waiting.done():
                 waiting.set_exception(GroupEndedError("the group was stopped"))
 
@@ -113,7 +101,8 @@ class Lead:
         """Return what is known of the group."""
         now = time.monotonic()
         phase, progress, memory = self._pulse()
-        ranks = [WorkerRank(rank=0, phase=phase, progress=progress, heartbeat_age_s=None, memory=memory)]
+        own = WorkerRank(rank=0, phase=phase, progress=progress, heartbeat_age_s=None, memory=memory)
+        ranks = [own.model_copy(update={"round": self._rounds.done, "link": self._rounds.link(0)})]
         for number, rank in self._ranks.items():
             beat = rank.beat
             ranks.append(
@@ -123,6 +112,8 @@ class Lead:
                     progress=beat.progress if beat else None,
                     heartbeat_age_s=round(rank.silence.age_s(now), 3) if rank.hello else None,
                     memory=beat.memory if beat else None,
+                    round=beat.round if beat else 0,
+                    link=self._rounds.link(number),
                 )
             )
         group = self._group
@@ -131,7 +122,7 @@ class Lead:
             backend=group.backend,
             strategy=group.strategy,
             launch=group.launch,
-            rounds=self._rounds,
+            rounds=self._rounds.done,
             ranks=tuple(ranks),
         )
 
@@ -147,8 +138,8 @@ class Lead:
         logger.critical("the group ends: %s", message)
         self._broadcast(wire.Shutdown(code=code, message=message))
         # From now on nobody is waited for; a thread that waits for us may go.
-        verdict = [self._pending.verdict] if self._pending else []
-        for waiting in (self._formed, self._loaded, self._ended, *verdict):
+        self._rounds.give_up(message)
+        for waiting in (self.formed, self.loaded, self.ended):
             if not waiting.done():
                 waiting.set_exception(GroupEndedError(message))
         self._on_end(self.end)
@@ -175,7 +166,7 @@ class Lead:
             missing = [str(number) for number, rank in self._ranks.items() if rank.hello is None]
             self.fail(exits.GROUP_NOT_FORMED, f"rank {', '.join(missing)} did not arrive within {FORM_S:g} s")
             return
-        if self._formed.done():
+        if self.formed.done():
             return
         for number, rank in self._ranks.items():
             found = wire.differences(own, rank.hello) if rank.hello else []
@@ -186,7 +177,7 @@ class Lead:
                 return
         logger.info("all %d ranks are there and alike", self._group.size)
         self._broadcast(wire.Welcome())
-        self._formed.set_result(None)
+        self.formed.set_result(None)
 
     async def _receive(self) -> None:
         while True:
@@ -202,7 +193,7 @@ class Lead:
         rank = self._ranks[number]
         match message:
             case wire.Done():
-                self._take_digest(number, message.number, message.digest)
+                self.take_done(number, message.number, message.digest, message.seconds)
             case wire.Heartbeat():
                 rank.beat = message
                 rank.silence.phase = message.phase
@@ -212,13 +203,13 @@ class Lead:
                     self._arrived.set()
             case wire.Loaded():
                 rank.is_loaded = True
-                if all(rank.is_loaded for rank in self._ranks.values()) and not self._loaded.done():
-                    self._loaded.set_result(None)
+                if all(rank.is_loaded for rank in self._ranks.values()) and not self.loaded.done():
+                    self.loaded.set_result(None)
             case wire.Failed():
-                self._suspect(message.code, f"rank {number} failed: {message.message}")
+                self.suspect(message.code, f"rank {number} failed: {message.message}")
             case wire.Leaving():
                 self._loop.call_later(LEAVE_GRACE_S, self._miss, number)
-            case wire.Welcome() | wire.Round() | wire.Shutdown():
+            case wire.Welcome() | wire.Round() | wire.Probe() | wire.Shutdown():
                 self.fail(exits.GROUP_REFUSED, f"rank {number} sent a {message.kind}, which only rank 0 may")
             case _:
                 assert_never(message)
@@ -227,7 +218,7 @@ class Lead:
         if not self.is_draining:
             self.fail(exits.RANK_LOST, f"rank {number} was stopped")
 
-    def _suspect(self, code: int, message: str) -> None:
+    def suspect(self, code: int, message: str) -> None:
         """End the group soon: another message may still tell the cause of this one."""
         self._loop.call_later(EVIDENCE_S, self.fail, code, message)
 
@@ -251,7 +242,7 @@ class Lead:
             last = now
             if now - beaten >= HEARTBEAT_S:
                 beaten = now
-                self._beat()
+                self.beat()
             # What the others sent while this process itself did not run is read before they are judged.
             if not was_stopped:
                 self._judge(now)
@@ -260,96 +251,39 @@ class Lead:
         for number, rank in self._ranks.items():
             if rank.hello is not None and rank.silence.is_over(now):
                 self.fail(exits.RANK_SILENT, f"rank {number} was silent for {rank.silence.age_s(now):.0f} s")
-        pending = self._pending
-        if pending is not None and now - pending.began > pending.allowance_s:
-            late = [str(rank) for rank in range(self._group.size) if rank not in pending.digests]
-            message = (
-                f"round {pending.number} made no progress for {pending.allowance_s:.0f} s in rank {', '.join(late)}"
-            )
-            self.fail(exits.ROUND_STALLED, message)
+        stalled = self._rounds.stalled(now)
+        if stalled is not None:
+            self.fail(exits.ROUND_STALLED, stalled)
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Tell the others how this rank is."""
         beat = self._heartbeat()
         for number in self._ranks:
             self._server.send(number, beat)
 
     def _heartbeat(self) -> bytes:
         phase, progress, memory = self._pulse()
-        return wire.encode(wire.Heartbeat(phase=phase, progress=progress, round=self._rounds, memory=memory))
+        return wire.encode(wire.Heartbeat(phase=phase, progress=progress, round=self._rounds.done, memory=memory))
 
     def _broadcast(self, message: wire.Message) -> None:
         frame = wire.encode(message)
         for number in self._ranks:
             self._server.send(number, frame)
 
-    def _begin(self, pending: _Pending, frame: bytes) -> None:
+    def begin(self, pending: Pending, frame: bytes) -> None:
+        """Send a round to the others."""
         if self.end is not None:
             pending.verdict.set_exception(GroupEndedError(self.end.message))
             return
-        self._pending = pending
+        self._rounds.begin(pending)
         for number in self._ranks:
             if not self._server.send(number, frame):
-                self._suspect(exits.RANK_LOST, f"rank {number} was lost")
+                self.suspect(exits.RANK_LOST, f"rank {number} was lost")
 
-    def _take_digest(self, number: int, round_number: int, digest: str) -> None:
-        pending = self._pending
+    def take_done(self, rank: int, number: int, digest: str, seconds: float | None = None) -> None:
+        """Note what a rank has computed."""
         if self.end is not None:
             return
-        if pending is None or pending.number != round_number:
-            self.fail(exits.RANKS_DISAGREE, f"rank {number} computed round {round_number}, which is not under way")
-            return
-        pending.digests[number] = digest
-        if len(pending.digests) < self._group.size:
-            return
-        if len(set(pending.digests.values())) > 1:
-            self.fail(exits.RANKS_DISAGREE, f"the ranks computed different tokens in round {round_number}")
-            return
-        self._pending = None
-        self._rounds = round_number
-        pending.verdict.set_result(None)
-
-    # On the generation thread.
-
-    def load(self, directory: Path, max_context: int | None, progress: Callable[[float], None]) -> LoadedModel:
-        """Join the others and load this rank's part; return when every rank has its own."""
-        try:
-            # Once the others are there, so that they hear of a model that cannot be spread.
-            self._formed.result()
-            sharded.check(self._group, directory)
-            joined = sharded.join(self._group)
-            progress(0.0)
-            self._loop.call_soon_threadsafe(self._beat)
-            model = sharded.load_part(self._group, joined, directory, max_context, progress)
-        except GroupEndedError:
-            raise
-        except Exception as error:
-            raise self.collapse(error) from error
-        self._joined: Any = joined
-        self._loaded.result()
-        return model
-
-    def make_steps(self, model: LoadedModel, limit: int) -> LeadSteps:
-        """Return what computes with all ranks."""
-        kept = PromptCache(self._settings.prompt_cache_bytes, sharded.largest(self._joined))
-        return LeadSteps(self, Compute(model, limit, agree=sharded.agreement(self._joined), kept=kept))
-
-    def begin(self, number: int, commands: Commands, allowance_s: float) -> Future[None]:
-        """Tell the others to compute a round; the result arrives when every rank has computed the same."""
-        pending = _Pending(number, time.monotonic(), allowance_s, Future())
-        frame = wire.encode(wire.round_of(number, commands))
-        self._loop.call_soon_threadsafe(self._begin, pending, frame)
-        return pending.verdict
-
-    def finish(self, number: int, step: Step) -> None:
-        """Note what this rank has computed."""
-        self._loop.call_soon_threadsafe(self._take_digest, 0, number, wire.digest(step))
-
-    def collapse(self, error: BaseException) -> GroupEndedError:
-        """End the group for an error of this rank; return, when it has ended, what to raise."""
-        sharded.give_up(self._group)
-        code = sharded.exit_code_of(error)
-        if code == exits.RANK_FAILED:
-            logger.error("rank 0 failed", exc_info=error)
-        words = "the connection between the ranks broke" if code == exits.RANK_LOST else f"rank 0 failed: {error}"
-        self._loop.call_soon_threadsafe(self._suspect, code, words)
-        return GroupEndedError(str(self._ended.exception()))
+        fault = self._rounds.take(rank, number, digest, seconds)
+        if fault is not None:
+            self.fail(exits.RANKS_DISAGREE, fault)

@@ -13,8 +13,12 @@ from schemas.base import Frozen
 from schemas.messages import Phase, WorkerMemory, WorkerVersions
 from schemas.sharding import Backend, Strategy
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised with every change of these types."""
+
+
+RIGHT = "right"
+"""The digest of a probe whose sums were those of what the ranks had sent."""
 
 
 class Identity(Frozen):
@@ -100,13 +104,27 @@ class Round(Frozen):
     inserts: list[WireInsert]
 
 
+class Probe(Frozen):
+    """A round in which every rank measures its links instead of computing a step; only while there is no request."""
+
+    kind: Literal["probe"] = "probe"
+    number: int
+    """Counts with the other rounds."""
+    numbers: int
+    """How many numbers each rank adds."""
+    sums: int
+    """How often."""
+
+
 class Done(Frozen):
     """A rank has computed a round."""
 
     kind: Literal["done"] = "done"
     number: int
     digest: str
-    """Of the tokens that the round gave; see `digest`."""
+    """Of the tokens that the round gave; see `digest`. Of a probe: RIGHT where the sums were."""
+    seconds: float | None = None
+    """Of a probe: what one sum took."""
 
 
 class Heartbeat(Frozen):
@@ -143,7 +161,7 @@ class Shutdown(Frozen):
     message: str
 
 
-Message = Hello | Welcome | Loaded | Round | Done | Heartbeat | Failed | Leaving | Shutdown
+Message = Hello | Welcome | Loaded | Round | Probe | Done | Heartbeat | Failed | Leaving | Shutdown
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
@@ -200,6 +218,11 @@ def commands_of(message: Round) -> Commands:
         for insert in message.inserts
     )
     return Commands(inserts, tuple(message.removes))
+
+
+def digest_of_sums(*, is_right: bool) -> str:
+    """Return the same for a probe."""
+    return RIGHT if is_right else "wrong"
 
 
 def digest(step: Step) -> str:
