@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.generate import generation_stream
 
 from runtime.worker import ring
 from runtime.worker.model import LoadedModel, load
@@ -115,11 +116,16 @@ def agreement(joined: Any) -> Callable[[mx.array], mx.array]:
 
 
 def largest(joined: Any) -> Callable[[Sequence[int]], list[int]]:
-    """Return what gives, for sizes in bytes on this rank, the largest on any rank, to the next KiB."""
+    """Return what gives, for sizes in bytes on this rank, the largest on any rank, to the next KiB.
+
+    It computes where the batch does: the step ahead may still be under way, and collectives of two streams would take
+    each other's bytes off the link.
+    """
 
     def agree(sizes: Sequence[int]) -> list[int]:
-        own = mx.array([-(-size // 1024) for size in sizes], dtype=mx.uint32)
-        rows: Any = mx.distributed.all_gather(own[None], group=joined).tolist()
+        with mx.stream(generation_stream):
+            own = mx.array([-(-size // 1024) for size in sizes], dtype=mx.uint32)
+            rows: Any = mx.distributed.all_gather(own[None], group=joined).tolist()
         return [1024 * max(column) for column in zip(*rows, strict=True)]
 
     return agree

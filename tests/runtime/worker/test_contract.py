@@ -11,7 +11,7 @@ import mlx_lm
 import mlx_lm.models
 import pytest
 from mlx_lm import sample_utils
-from mlx_lm.generate import BatchGenerator, GenerationBatch, StopSequences
+from mlx_lm.generate import BatchGenerator, GenerationBatch, StopSequences, generation_stream
 from mlx_lm.models.pipeline import PipelineMixin
 from mlx_lm.utils import MODEL_REMAPPING
 
@@ -85,6 +85,10 @@ def test_removal_works_in_every_stage_and_for_strangers(generator: BatchGenerato
     generator.remove([uids[0]])
     assert finish(generator) == {}
     assert generator.prompt_cache_nbytes == 0
+
+
+def test_collectives_beside_the_batch_are_in_its_stream(generator: BatchGenerator) -> None:
+    assert generator.stream is generation_stream
 
 
 def test_an_empty_generator_has_nothing_to_say(generator: BatchGenerator) -> None:

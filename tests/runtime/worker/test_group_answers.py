@@ -70,6 +70,12 @@ def test_unseeded_sampling_is_the_same_on_every_rank(group: Group) -> None:
     assert group.lead.http.get("/ready").status_code == 200
 
 
+def test_what_is_kept_of_prompts_changes_no_answer_however_often_one_is_asked(group: Group, worker: Worker) -> None:
+    """Sizes are agreed on while the batch's step ahead is under way: both go over the same link."""
+    body = {"prompt": "the quick brown fox jumps over", "max_tokens": 120, "temperature": 0}
+    assert {group.lead.text_of(**body) for _ in range(5)} == {worker.text_of(**body)}
+
+
 @pytest.mark.parametrize("seed", [None, 3])
 def test_a_client_that_leaves_frees_its_place_and_the_next_is_served(group: Group, seed: int | None) -> None:
     expected = group.lead.text_of(**REQUESTS[0])
