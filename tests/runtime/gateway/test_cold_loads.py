@@ -146,7 +146,7 @@ async def test_what_a_load_lacks_is_told(lab: Any) -> None:
 
 
 async def test_probes_wake_no_model_and_hide_it_from_nobody(lab: Any) -> None:
-    gateway, (fake, _) = await lab(Cold(), answers(), chat={"health_check": {"interval_s": 0.05}})
+    gateway, (fake, _) = await lab(Cold(1), answers(), chat={"health_check": {"interval_s": 0.05}})
     await until(lambda: sum(seen.headers.get("x-orchestrate-probe") == "1" for seen in fake.seen) >= 3)
     assert fake.behave.phase == "cold"
     (report, _) = (await gateway.config())["endpoints"]
