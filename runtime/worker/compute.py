@@ -92,6 +92,11 @@ class Compute:
 
     def step(self, commands: Commands) -> Step:
         """Take out who leaves, take in who enters and compute one step; raises what the model raises."""
+        # Collectives of two streams would run at once, over the same connections: all work is the batch's stream's.
+        with mx.stream(self.stream):
+            return self._step(commands)
+
+    def _step(self, commands: Commands) -> Step:
         orphans = self._remove(commands.removes) if commands.removes else []
         step = Step([], [])
         for insert in [*orphans, *commands.inserts]:
