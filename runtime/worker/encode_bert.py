@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from runtime.worker.encode_layers import activation, attend, join_heads, padding_mask, split_heads
+from runtime.worker.encode_layers import Linear, activation, attend, join_heads, padding_mask, split_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class BertHead(nn.Module):
 
     def __init__(self, shape: BertShape, labels: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(shape.width, labels)
+        self.classifier = Linear(shape.width, labels)
 
     def __call__(self, backbone: Bert, hidden: mx.array, _lengths: mx.array) -> mx.array:
         """Return rows x labels."""
@@ -89,8 +89,8 @@ class RobertaHead(nn.Module):
 class _RobertaClassifier(nn.Module):
     def __init__(self, shape: BertShape, labels: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(shape.width, shape.width)
-        self.out_proj = nn.Linear(shape.width, labels)
+        self.dense = Linear(shape.width, shape.width)
+        self.out_proj = Linear(shape.width, labels)
 
 
 class _Embeddings(nn.Module):
@@ -114,7 +114,7 @@ class _Embeddings(nn.Module):
 class _Pooler(nn.Module):
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
-        self.dense = nn.Linear(shape.width, shape.width)
+        self.dense = Linear(shape.width, shape.width)
 
 
 class _Encoder(nn.Module):
@@ -149,9 +149,9 @@ class _Attention(nn.Module):
 class _SelfAttention(nn.Module):
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
-        self.query = nn.Linear(shape.width, shape.width)
-        self.key = nn.Linear(shape.width, shape.width)
-        self.value = nn.Linear(shape.width, shape.width)
+        self.query = Linear(shape.width, shape.width)
+        self.key = Linear(shape.width, shape.width)
+        self.value = Linear(shape.width, shape.width)
         self._heads = shape.heads
 
     def __call__(self, hidden: mx.array, mask: mx.array) -> mx.array:
@@ -164,13 +164,13 @@ class _SelfAttention(nn.Module):
 class _Dense(nn.Module):
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width_in, width_out)
+        self.dense = Linear(width_in, width_out)
 
 
 class _Output(nn.Module):
     def __init__(self, width_in: int, shape: BertShape) -> None:
         super().__init__()
-        self.dense = nn.Linear(width_in, shape.width)
+        self.dense = Linear(width_in, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, eps=shape.epsilon)
 
     def __call__(self, values: mx.array, residual: mx.array) -> mx.array:

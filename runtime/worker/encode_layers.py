@@ -1,8 +1,10 @@
 """I/O: the parts that encoder architectures share, on MLX."""
 
+import sys
 from collections.abc import Callable, Mapping
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 
 SCORE_BYTES = 256 * 1024 * 1024
@@ -18,6 +20,24 @@ ACTIVATIONS: Mapping[str, Callable[[mx.array], mx.array]] = {
     "tanh": mx.tanh,
 }
 """By transformers' names."""
+
+
+class Linear(nn.Linear):
+    """A linear layer, by numpy where MLX computes on a Linux CPU: its BLAS there is the slow reference one.
+
+    3,200 x 384 times 384 x 1,536 in seconds of one x86 core: MLX 0.32 takes 1.8, numpy with OpenBLAS 0.09.
+    """
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return rows x tokens x the layer's width."""
+        if sys.platform != "linux" or mx.default_device().type != mx.DeviceType.cpu or x.dtype != mx.float32:
+            out: mx.array = super().__call__(x)
+            return out
+        # Both are views of MLX's memory; only the product is copied.
+        product = np.matmul(np.asarray(x).reshape(-1, x.shape[-1]), np.asarray(self.weight).T)
+        if "bias" in self:
+            product += np.asarray(self.bias)
+        return mx.array(product.reshape(*x.shape[:-1], -1))
 
 
 def activation(name: str) -> Callable[[mx.array], mx.array]:

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from runtime.worker.encode_layers import activation, attend, join_heads, padding_mask, split_heads, window_mask
+from runtime.worker.encode_layers import Linear, activation, attend, join_heads, padding_mask, split_heads, window_mask
 from runtime.worker.encode_pooling import pool
 
 _GLOBAL_THETA = 160_000.0
@@ -102,7 +102,7 @@ class ModernBertHead(nn.Module):
     def __init__(self, shape: ModernBertShape, labels: int) -> None:
         super().__init__()
         self.head = _Prediction(shape)
-        self.classifier = nn.Linear(shape.width, labels)
+        self.classifier = Linear(shape.width, labels)
         self._pooling = shape.head_pooling
 
     def __call__(self, _backbone: ModernBert, hidden: mx.array, lengths: mx.array) -> mx.array:
@@ -113,7 +113,7 @@ class ModernBertHead(nn.Module):
 class _Prediction(nn.Module):
     def __init__(self, shape: ModernBertShape) -> None:
         super().__init__()
-        self.dense = nn.Linear(shape.width, shape.width, bias=shape.has_head_bias)
+        self.dense = Linear(shape.width, shape.width, bias=shape.has_head_bias)
         self.norm = _norm(shape)
         self._activation = activation(shape.head_activation)
 
@@ -155,8 +155,8 @@ class _Layer(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, shape: ModernBertShape, theta: float) -> None:
         super().__init__()
-        self.Wqkv = nn.Linear(shape.width, 3 * shape.width, bias=shape.has_attention_bias)
-        self.Wo = nn.Linear(shape.width, shape.width, bias=shape.has_attention_bias)
+        self.Wqkv = Linear(shape.width, 3 * shape.width, bias=shape.has_attention_bias)
+        self.Wo = Linear(shape.width, shape.width, bias=shape.has_attention_bias)
         self._heads = shape.heads
         self._rope = nn.RoPE(shape.width // shape.heads, base=theta)
 
@@ -168,8 +168,8 @@ class _Attention(nn.Module):
 class _Gated(nn.Module):
     def __init__(self, shape: ModernBertShape) -> None:
         super().__init__()
-        self.Wi = nn.Linear(shape.width, 2 * shape.inner, bias=shape.has_inner_bias)
-        self.Wo = nn.Linear(shape.inner, shape.width, bias=shape.has_inner_bias)
+        self.Wi = Linear(shape.width, 2 * shape.inner, bias=shape.has_inner_bias)
+        self.Wo = Linear(shape.inner, shape.width, bias=shape.has_inner_bias)
         self._activation = activation(shape.activation)
 
     def __call__(self, hidden: mx.array) -> mx.array:

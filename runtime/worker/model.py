@@ -1,5 +1,6 @@
 """I/O: load a model directory with mlx-lm, telling how far it is."""
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from mlx.utils import tree_flatten
 
 from runtime.worker.constrain import Grammars
 from runtime.worker.conversation import ToolSyntax, tool_syntax
+from runtime.worker.encode_recipe import check_chat
 from runtime.worker.prompt import Limits
 from runtime.worker.text import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_level_table, piece_bytes
 
@@ -49,12 +51,13 @@ def load(
     `max_context` lowers the context length. `progress` receives the share of the weights that are in memory. `shard`
     is called with the module before any weight is read, so that only what it leaves is.
 
-    Raises what mlx-lm raises; the caller cannot go on without a model.
+    Raises ModelFilesError for a model of another kind, and what mlx-lm raises; the caller cannot go on without a model.
     """
     import mlx_lm
 
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory} is not a model directory: it has no config.json")
+    check_chat(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     loaded: Any = mlx_lm.load(str(directory), lazy=True, return_config=True)
     module, tokenizer, config = loaded
     shard(module)

@@ -48,7 +48,9 @@ class _Dice:
             self.matrix(f"{name}.bias", width)
 
 
-def write_bert(directory: Path, *, head: bool = False, roberta: bool = False, seed: int = 1) -> Checkpoint:
+def write_bert(
+    directory: Path, *, head: bool = False, roberta: bool = False, positions: int = POSITIONS, seed: int = 1
+) -> Checkpoint:
     """Write a BERT or an XLM-RoBERTa; with a `head` a cross-encoder of one label, else a bare encoder."""
     cls, sep, pad = ("<s>", "</s>", "<pad>") if roberta else ("[CLS]", "[SEP]", "[PAD]")
     tokenizer = _tokenizer([pad, "x", cls, sep] if not roberta else [cls, pad, sep])
@@ -65,7 +67,7 @@ def write_bert(directory: Path, *, head: bool = False, roberta: bool = False, se
         "num_hidden_layers": 2,
         "num_attention_heads": HEADS,
         "intermediate_size": INNER,
-        "max_position_embeddings": POSITIONS + (2 if roberta else 0),
+        "max_position_embeddings": positions + (2 if roberta else 0),
         "type_vocab_size": 1 if roberta else 2,
         "layer_norm_eps": 1e-5,
         "hidden_act": "gelu",
