@@ -266,7 +266,7 @@ SURVIVED = [
     _schema("of a thousand ways", {"anyOf": [{"type": "string", "pattern": f"^a{{{n}}}b?$"} for n in range(300)]}),
     _schema("of a thousand properties", {"properties": {f"p{n}": {"type": "string"} for n in range(1000)}}),
     _schema("of markers", one_property('"<|end|>\\', {"type": "null"})),
-    _chat("a hundred tools", None, tools=[function(f"f{n}") for n in range(100)], tool_choice="required"),
+    _chat("many tools", None, tools=[function(f"f{n}") for n in range(30)], tool_choice="required"),
     _tool("that is called", function("f", {"type": "object"}), tool_choice="required"),
 ]  # fmt: skip
 """Extremes of what is allowed, and what only some readers of JSON or JSON Schema take."""
