@@ -1,0 +1,114 @@
+"""A service that is loaded when it is asked for, through the whole product: apply, ask, wait, status, idle, down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import trial_in
+from tests.e2e.trial import Trial, poll
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SERVICES = """
+  chat:
+    model: smollm2-135m-instruct
+    nodes: [local]
+    start: on-demand
+    idle_stop_s: 5
+  second:
+    model: smollm2-135m-instruct
+    nodes: [local]
+    start: on-demand
+"""
+STACK = """\
+# @package _global_
+defaults:
+  - /nodes: [local]
+  - /models: [smollm2-135m-instruct]
+  - _self_
+
+stack: quickstart
+
+services: {services}
+roles:
+  chat:
+    endpoints:
+      chat: {{service: chat}}
+  other:
+    endpoints:
+      second: {{service: second}}
+
+gateway:
+  node: local
+  bind: 127.0.0.1
+  port: {port}
+"""
+
+
+@pytest.fixture(scope="module")
+def lazy(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[Trial]:
+    """Return a stack of two on-demand services with memory for one of them, applied and never asked."""
+    trial = trial_in(tmp_path_factory.mktemp("lazy") / "trial", None, model=tiny_model_dir)
+    try:
+        trial.file.write_text(STACK.format(services=SERVICES, port=trial.port))
+        node = trial.conf / "nodes" / "local.yaml"
+        node.write_text(node.read_text() + "  memory_gib: 0.75\n")
+        trial.run("apply", "quickstart", "--yes")
+        yield trial
+    finally:
+        trial.close()
+
+
+def state(trial: Trial, slot: str) -> str:
+    return str(trial.units()[slot]["state"])
+
+
+def ask(trial: Trial, role: str, **headers: str) -> httpx.Response:
+    body: dict[str, Any] = {"model": role, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+    return httpx.post(f"{trial.url}/v1/chat/completions", json=body, headers=headers, timeout=120, trust_env=False)
+
+
+def test_it_is_applied_cold_and_routed_and_answers_whom_it_is_worth_waiting_for(lazy: Trial) -> None:
+    assert {slot: state(lazy, slot) for slot in ("chat-0.0", "second-0.0")} == {
+        "chat-0.0": "cold",
+        "second-0.0": "cold",
+    }
+    out = lazy.run("status", "quickstart").stdout
+    assert "on demand, not in memory for" in out
+    assert "role chat: chat is cold" in out
+    assert "No changes" in lazy.run("plan", "quickstart").stdout
+    assert "and 2 on demand, the largest 0.5" in lazy.run("plan", "quickstart", "services.chat.port=18123").stdout
+
+    refused = ask(lazy, "chat")
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "model_loading"
+    assert refused.json()["loading"]["phase"] in {"loading", "warming"}
+    assert int(refused.headers["retry-after"]) >= 1
+    assert ask(lazy, "chat", prefer="wait=100").status_code == 200
+    assert "role chat: chat is ready" in lazy.run("status", "quickstart").stdout
+
+    # The second one needs the memory of the first, which is idle.
+    assert ask(lazy, "other", prefer="wait=100").status_code == 200
+    assert (state(lazy, "chat-0.0"), state(lazy, "second-0.0")) == ("cold", "ready")
+    assert "No changes" in lazy.run("plan", "quickstart").stdout
+
+    assert ask(lazy, "chat", prefer="wait=100").status_code == 200
+    poll(lambda: state(lazy, "chat-0.0") == "cold", deadline_s=120.0)  # idle_stop_s
+    assert "role chat: chat is cold" in lazy.run("status", "quickstart").stdout
+
+
+def test_up_asks_its_question_of_a_model_that_is_not_in_memory(lazy: Trial) -> None:
+    poll(lambda: state(lazy, "chat-0.0") == "cold", deadline_s=120.0)
+    pids = lazy.pids()
+    assert "You        What is the capital of France?" in lazy.run("up", "quickstart", "--yes").stdout
+    assert lazy.pids() == pids
+
+
+def test_what_does_not_fit_alone_is_refused_before_anything_is_changed(lazy: Trial) -> None:
+    error = lazy.run("plan", "quickstart", "models.smollm2-135m-instruct.memory_gib=0.8", code=3).stderr
+    assert "it needs 0.8 GiB when it is asked for, node 'local' has 0.75 beside what always runs" in error
