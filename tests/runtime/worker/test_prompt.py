@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.worker.errors import RequestError
+from runtime.worker.messages import Message
 from runtime.worker.prompt import Limits, answer_limit, encode
-from runtime.worker.request import ChatPrompt, Message, Request, Sampling, TextPrompt, TokenPrompt
+from runtime.worker.request import ChatPrompt, Request, Sampling, TextPrompt, TokenPrompt
 
 LIMITS = Limits(context_length=20, vocabulary=320, token_length=4)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from runtime.worker.body import MAX_DEPTH, is_deeper, parse_json
 from runtime.worker.errors import RequestError
-from runtime.worker.request import ChatPrompt, Message, TextPrompt, TokenPrompt, parse_chat, parse_completion
+from runtime.worker.messages import Message
+from runtime.worker.request import ChatPrompt, TextPrompt, TokenPrompt, parse_chat, parse_completion
 from tests.runtime.worker import bodies
 
 _JSON = st.recursive(

@@ -34,7 +34,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "multiple": {"type": "integer", "multipleOf": 3, "minimum": 0, "maximum": 30},
     "string-length": {"type": "string", "minLength": 3, "maxLength": 6},
     "pattern": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
-    "pattern-unicode": {"type": "string", "pattern": r"^\p{Lu}[a-z]{1,4}$"},
     "date": {"type": "string", "format": "date"},
     "date-time": {"type": "string", "format": "date-time"},
     "uuid": {"type": "string", "format": "uuid"},
@@ -264,14 +263,14 @@ def test_tools_need_a_conversation(worker):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "strategy"), [(2, "tensor"), (3, "tensor"), (2, "pipeline")])
-def test_the_ranks_of_a_group_mask_alike(worker, tiny_model_dir: Path, tmp_path: Path, size, strategy):
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_ranks_of_a_group_mask_alike(worker, tiny_model_dir: Path, tmp_path: Path, size):
     bodies: list[dict[str, Any]] = [
         {"response_format": wanted(SCHEMAS["object"]), "temperature": 0},
         {"response_format": wanted(SCHEMAS["array-lengths"]), "seed": 11},
         {"tools": [LOOK, TELL], "tool_choice": "required", "parallel_tool_calls": False, "temperature": 0},
     ]
-    with Group(tiny_model_dir, tmp_path, size, "--max-batch", "4", strategy=strategy) as group:
+    with Group(tiny_model_dir, tmp_path, size, "--max-batch", "4") as group:
         group.wait_ready()
         for body in bodies:
             alone, together = ask(worker, **body), ask(group.lead, **body)
