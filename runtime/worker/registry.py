@@ -32,6 +32,8 @@ from schemas.on_demand import Allotment
 logger = logging.getLogger(__name__)
 
 LOCK_POLL_S = 0.05
+LOCK_S = 90.0
+"""How long a neighbour may take to make room, which is bounded by UNLOAD_S, before it counts as stuck."""
 UNLOAD_S = 60.0
 """What a worker gets to give its memory back."""
 
@@ -148,8 +150,14 @@ class Registry:
         """Hold the node's lock: two workers that make room at once would both count on the same memory."""
         lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            while not _take(lock):
-                await asyncio.sleep(LOCK_POLL_S)
+            try:
+                async with asyncio.timeout(LOCK_S):
+                    while not _take(lock):
+                        await asyncio.sleep(LOCK_POLL_S)
+            except TimeoutError:
+                raise NoRoomError(
+                    f"Another worker of this node has been making room for {LOCK_S:.0f} s and does not end."
+                ) from None
             yield
         finally:
             os.close(lock)
