@@ -24,8 +24,9 @@ def difference(wanted: Sequence[DesiredUnit], old: ObservedUnit) -> str:
 
 def _changes(before: Frozen, after: Frozen, old_port: int | None) -> Iterator[tuple[str, object, object]]:
     """Yield (key, old, new) for every field that differs, by key; the port is the one that was taken."""
-    for key in sorted({*type(before).model_fields, *type(after).model_fields}):
-        old, new = getattr(before, key, None), getattr(after, key, None)
+    olds, news = vars(before), vars(after)
+    for key in sorted(olds.keys() | news.keys()):
+        old, new = olds.get(key), news.get(key)
         if old == new:
             continue
         if isinstance(old, Frozen) and isinstance(new, Frozen):

@@ -254,7 +254,8 @@ class _Deciding:
                 changed[slot.id] = Decision(slot, "defer", budget.shortage(slot))
             else:
                 self.room.setdefault(slot.id, {}).update(dict.fromkeys(room))
-        return changed
+        # What is put off and stops what is left of it gives room: the others are judged again with that.
+        return {group: decision for group, decision in changed.items() if decision.stops()} or changed
 
 
 def _and(nodes: Iterable[NodeName]) -> str:

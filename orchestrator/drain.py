@@ -21,8 +21,8 @@ DEFAULT_DRAIN_S = 30.0
 
 def covers(names: Iterable[str], unit: UnitId, nodes: Iterable[NodeName]) -> bool:
     """Tell whether one of the names means an instance, given the nodes of all its ranks."""
-    known = names_of(unit, nodes)
-    return any(name.rpartition("/")[2] in known for name in names)
+    meant = {name.rpartition("/")[2] for name in names}
+    return bool(meant) and not meant.isdisjoint(names_of(unit, nodes))
 
 
 def names_of(unit: UnitId, nodes: Iterable[NodeName]) -> frozenset[str]:

@@ -185,8 +185,9 @@ def slots_of(desired: Desired, observed: Observed) -> dict[GroupId, Slot]:
             if is_wanted:
                 slots[group].ended[seen.id] = seen
     for slot in slots.values():
-        order = {unit.id: index for index, unit in enumerate(slot.wanted)}
-        slot.current.sort(key=lambda unit: order[unit.id])
+        if len(slot.current) > 1:
+            order = {unit.id: index for index, unit in enumerate(slot.wanted)}
+            slot.current.sort(key=lambda unit: order[unit.id])
     return {group: slots[group] for group in sorted(slots)}
 
 

@@ -150,23 +150,24 @@ def memory_conflicts(desired: Desired, observed: Observed) -> list[str]:
 def memory_notes(desired: Desired, observed: Observed) -> Iterator[str]:
     """Yield how much of each node's memory the stack's models need, for the nodes that have to do with it."""
     busy = {unit.node for unit in observed.units() if unit.alive}
+    waiting: dict[NodeName, list[float | None]] = {}
+    for unit in desired.units.values():
+        if is_on_demand(unit.spec):
+            waiting.setdefault(unit.node, []).append(unit.memory_gib)
     notes = [
         f"{name} {'about ' if is_estimate else ''}{gib(needed)} of {'?' if capacity is None else gib(capacity)} GiB"
-        f"{_on_demand_note(desired, name)}"
+        f"{_on_demand_note(waiting[name]) if name in waiting else ''}"
         for name, needed, capacity, is_estimate in _memory_use(desired, observed)
-        if needed or _on_demand_note(desired, name) or (capacity is not None and name in busy)
+        if needed or name in waiting or (capacity is not None and name in busy)
     ]
     yield from notes[:SHOWN_NODES]
     if len(notes) > SHOWN_NODES:
         yield f"and {len(notes) - SHOWN_NODES} more nodes"
 
 
-def _on_demand_note(desired: Desired, node: NodeName) -> str:
+def _on_demand_note(needs: list[float | None]) -> str:
     """Return the most that one of a node's on-demand models takes of what is left."""
-    needs = [unit.memory_gib for unit in desired.units.values() if unit.node == node and is_on_demand(unit.spec)]
     known = [need for need in needs if need is not None]
-    if not needs:
-        return ""
     return f" and {len(needs)} on demand, " + (f"the largest {gib(max(known))}" if known else "how large is not known")
 
 

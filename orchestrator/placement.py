@@ -28,7 +28,7 @@ class Ports:
     def __init__(self, desired: Desired, observed: Observed) -> None:
         self._desired = desired
         self._taken: dict[NodeName, set[int]] = {}
-        self._first: dict[NodeName, int] = {}
+        self._ranges = {name: node.port_range() for name, node in desired.nodes.items()}
         for name, node in observed.nodes.items():
             if isinstance(node, Reachable):
                 ours = {port for unit in node.units.values() if unit.alive for port in ports_of(unit)}
@@ -71,7 +71,7 @@ class Ports:
     def _take(self, unit: DesiredUnit, used: set[int]) -> int:
         """Return the lowest free port of the node's range."""
         node, taken = self._desired.nodes[unit.node], self._taken[unit.node]
-        for port in node.port_range():
+        for port in self._ranges[unit.node]:
             if port not in taken and port not in used:
                 taken.add(port)
                 return port

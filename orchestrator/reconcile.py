@@ -377,12 +377,11 @@ class _Reconciliation:
     # -- nodes and helpers -----------------------------------------------------------------------------------------
 
     def _defer_unreachable(self) -> None:
-        touched = {node for group in self.scope.groups for node in self.slots[group].nodes()}
         for name in sorted({*self.desired.nodes, *self.observed.nodes}):
             node = self.observed.nodes.get(name, _NOT_ASKED)
-            if isinstance(node, Reachable) or (self.policy.targets and name not in touched):
+            if isinstance(node, Reachable) or name in self.policy.assume_lost:
                 continue
-            if name in self.policy.assume_lost:
+            if self.policy.targets and not any(name in self.slots[group].nodes() for group in self.scope.groups):
                 continue
             self.draft.change("defer", name, f"cannot be reached: {node.reason}; what runs there is unknown")
             self.draft.add(Defer(id=ActionId(f"defer:{name}"), node=name, cause=node.reason))
