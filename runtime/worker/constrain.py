@@ -22,7 +22,8 @@ _TRIAL_TOKENS = 4
 _PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 _DUMP = re.compile(r"<|\s*\d+ \| ")
 _UNSATISFIABLE = "nothing satisfies it"
-_LIMITS = LLParserLimits(verbose_errors=False)
+_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+"""A state takes one or two kilobytes, and usual schemas need some thousands."""
 
 
 class GrammarError(Exception):
@@ -63,15 +64,18 @@ class Grammars:
         if len(grammar.encode()) > MAX_GRAMMAR_BYTES:
             raise GrammarError(f"it is larger than {MAX_GRAMMAR_BYTES} bytes")
         with self._lock:
-            known = self._compiled.pop(grammar, None)
-            matcher = known or self._compile(grammar)
+            words = self._vocabulary_trie()
+            matcher = self._compiled.pop(grammar, None)
+        # Compiled without the lock: the generation thread fetches others meanwhile.
+        matcher = matcher or self._compile(words, grammar)
+        with self._lock:
             self._compiled[grammar] = matcher
             if len(self._compiled) > KEPT_GRAMMARS:
                 self._compiled.popitem(last=False)
         return matcher
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._vocabulary_trie(), grammar, log_level=0, limits=_LIMITS)
+    def _compile(self, words: LLTokenizer, grammar: str) -> LLMatcher:
+        matcher = LLMatcher(words, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(_reason(matcher.get_error()))
         # The first masks belong to the check: some grammars are found too large, or empty, only then.
