@@ -193,7 +193,7 @@ class WorkerStatus(Frozen):
     tokens: WorkerTokens
     versions: WorkerVersions
     prompt_cache: WorkerPromptCache | None = None
-    """None for a worker that keeps nothing."""
+    """None for a worker that keeps nothing, and before its model is loaded."""
     speculation: WorkerSpeculation | None = None
     """None for a worker without a draft model."""
     group: WorkerGroup | None = None

@@ -40,9 +40,8 @@ def parse(argv: list[str] | None) -> Settings:
     parser.add_argument(
         "--prompt-cache-gib",
         type=_gib,
-        default=1.0,
         metavar="GIB",
-        help="memory for prompts to come, running requests counted (default 1; 0 keeps nothing)",
+        help="memory for prompts to come, running requests counted (default 1, less for small models; 0: none)",
     )
     parser.add_argument("--draft-model", type=Path, metavar="DIR", help="an MLX model that proposes tokens to it")
     parser.add_argument("--draft-tokens", type=_draft_tokens, default=3, help="proposed for a step (default 3)")
@@ -71,7 +70,7 @@ def parse(argv: list[str] | None) -> Settings:
         max_batch=arguments.max_batch or (CHAT_BATCH if arguments.kind == "chat" else ENCODE_BATCH),
         max_waiting=arguments.max_waiting,
         max_context=arguments.max_context,
-        prompt_cache_bytes=int(arguments.prompt_cache_gib * (1 << 30)),
+        prompt_cache_bytes=None if arguments.prompt_cache_gib is None else int(arguments.prompt_cache_gib * (1 << 30)),
         draft_dir=None if arguments.draft_model is None else str(arguments.draft_model),
         draft_tokens=arguments.draft_tokens,
         drain_s=arguments.drain_s,

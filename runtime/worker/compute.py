@@ -88,7 +88,15 @@ class Compute:
     def gauges(self) -> Gauges:
         """Return what is held in this process, and what was counted."""
         kept = self.kept
-        return Gauges(self._running_bytes, kept.kept_bytes, kept.kept, kept.lookups, kept.hits, kept.cached_tokens)
+        return Gauges(
+            kv_bytes=self._running_bytes,
+            kept_bytes=kept.kept_bytes,
+            kept_limit=kept.limit_bytes,
+            kept=kept.kept,
+            lookups=kept.lookups,
+            hits=kept.hits,
+            cached_tokens=kept.cached_tokens,
+        )
 
     def step(self, commands: Commands) -> Step:
         """Take out who leaves, take in who enters and compute one step; raises what the model raises."""

@@ -158,7 +158,7 @@ class Engine:
             tokens=self.meter.tokens(),
             versions=status.versions(),
             speculation=status.speculation(self._settings.draft_dir, self._settings.draft_tokens, self._gauges),
-            prompt_cache=status.prompt_cache(self._settings.prompt_cache_bytes, self._gauges),
+            prompt_cache=status.prompt_cache(self._gauges),
             group=self._report_group(),
         )
 

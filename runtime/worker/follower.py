@@ -18,7 +18,7 @@ from runtime.worker.generation import KV_SAMPLE_ROUNDS
 from runtime.worker.identity import identify
 from runtime.worker.link_probe import LinkProbe
 from runtime.worker.membership import FORM_S, HEARTBEAT_S, TICK_S, End, Silence, hello
-from runtime.worker.prompt_cache import PromptCache
+from runtime.worker.prompt_cache import open_prompt_cache
 from runtime.worker.settings import Group, Settings
 from schemas import exits
 from schemas.messages import Phase
@@ -190,7 +190,7 @@ class Follower:
         model = sharded.load_part(self._group, joined, directory, self._settings.max_context, self._note_progress)
         self._model_bytes = model.size_bytes
         self._loop.call_soon_threadsafe(self._enter, "ready")
-        kept = PromptCache(self._settings.prompt_cache_bytes, sharded.largest(joined))
+        kept = open_prompt_cache(self._settings, sharded.largest(joined))
         return Compute(model, self._settings.max_batch, agree=sharded.agreement(joined), kept=kept)
 
     def _note_progress(self, share: float) -> None:

@@ -18,7 +18,7 @@ from runtime.worker.lead_steps import LeadSteps
 from runtime.worker.link_probe import LinkProbe, Measured
 from runtime.worker.link_schedule import Measure, sizes
 from runtime.worker.model import LoadedModel
-from runtime.worker.prompt_cache import PromptCache
+from runtime.worker.prompt_cache import open_prompt_cache
 from runtime.worker.settings import Group, Settings
 from runtime.worker.steps import Commands, GroupEndedError, Step
 from schemas import exits
@@ -79,7 +79,7 @@ class LeadThread:
 
     def make_steps(self, model: LoadedModel, limit: int) -> LeadSteps:
         """Return what computes with all ranks."""
-        kept = PromptCache(self._settings.prompt_cache_bytes, sharded.largest(self._joined))
+        kept = open_prompt_cache(self._settings, sharded.largest(self._joined))
         own = Compute(model, limit, agree=sharded.agreement(self._joined), kept=kept)
         return LeadSteps(self, own, LinkProbe(self._joined))
 

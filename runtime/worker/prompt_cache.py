@@ -4,12 +4,17 @@ Wraps mlx-lm's `LRUPromptCache`. All ranks of a group do the same here in the sa
 only on sizes that they have agreed on: so all of them find the same.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
+
+from runtime.worker.cache_size import default_bytes
+from runtime.worker.settings import Settings
 
 Caches = list[Any]
 """What mlx-lm keeps of one sequence, one object a layer."""
@@ -20,6 +25,16 @@ MOST_ENTRIES = 4096
 """Far above what bytes allow of real conversations; bounds the work of a look at the cache."""
 MODEL = "model"
 """Under this name the caches of the main model are kept."""
+
+
+def open_prompt_cache(settings: Settings, agree: AgreeOnSizes = list) -> "PromptCache":
+    """Return the cache that a worker's settings, or else its model's `config.json`, ask for."""
+    limit = settings.prompt_cache_bytes
+    if limit is None:
+        config = json.loads((Path(settings.model_dir) / "config.json").read_bytes())
+        ranks = settings.group.size if settings.group else 1
+        limit = default_bytes(config, settings.max_batch, settings.max_context, ranks)
+    return PromptCache(limit, agree)
 
 
 @dataclass(slots=True)

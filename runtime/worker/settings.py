@@ -60,8 +60,11 @@ class Settings:
     """Further requests that wait; beyond them 503."""
     max_context: int | None = None
     """Lowers the model's own context length, in tokens."""
-    prompt_cache_bytes: int = 1 << 30
-    """Bound on the key-value caches kept for prompts to come, those of running requests counted; 0 keeps none."""
+    prompt_cache_bytes: int | None = None
+    """Bound on the key-value caches kept for prompts to come, those of running requests counted; 0 keeps none.
+
+    None goes by the model, see `cache_size`.
+    """
     draft_dir: str | None = None
     """The MLX model directory of a model that proposes tokens to a lone request."""
     draft_tokens: int = 3

@@ -112,12 +112,12 @@ def memory(model_bytes: int, kv_bytes: int, prompt_cache_bytes: int = 0) -> Work
     )
 
 
-def prompt_cache(limit_bytes: int, gauges: Gauges) -> WorkerPromptCache | None:
-    """Report what is kept for prompts to come; none where nothing is."""
-    if not limit_bytes:
+def prompt_cache(gauges: Gauges) -> WorkerPromptCache | None:
+    """Report what is kept for prompts to come; none where nothing is, and before the model is loaded."""
+    if not gauges.kept_limit:
         return None
     return WorkerPromptCache(
-        limit_bytes=limit_bytes,
+        limit_bytes=gauges.kept_limit,
         bytes=gauges.kept_bytes,
         entries=gauges.kept,
         lookups=gauges.lookups,

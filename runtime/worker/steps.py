@@ -74,6 +74,8 @@ class Gauges:
     """The caches of the running requests."""
     kept_bytes: int = 0
     """The prompt cache."""
+    kept_limit: int = 0
+    """Bytes of it and of the running requests' caches together; 0 keeps nothing."""
     kept: int = 0
     """Its entries."""
     lookups: int = 0

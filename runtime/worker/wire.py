@@ -41,8 +41,8 @@ class Shape(Frozen):
     split: tuple[int, ...] | None
     max_batch: int
     max_context: int | None
-    prompt_cache_bytes: int
-    """The bound on every rank's prompt cache; 0 is none."""
+    prompt_cache_bytes: int | None
+    """The bound on every rank's prompt cache; 0 keeps nothing, none goes by the model."""
 
 
 class Hello(Frozen):
