@@ -10,8 +10,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import MODEL_REMAPPING, load_model
 
 from runtime.worker.convert import native_precision
+from runtime.worker.encode_modules import ModelFilesError
 from runtime.worker.encode_networks import Network, VectorHead
-from runtime.worker.encode_recipe import ModelFilesError, Recipe
+from runtime.worker.encode_recipe import Recipe
 from runtime.worker.encode_weights import fill
 
 CPU_BLOCK_TOKENS = 512

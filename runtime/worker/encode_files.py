@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtime.worker.encode_recipe import CONFIG_FILES, Files, ModelFilesError, module_files
+from runtime.worker.encode_modules import Files, ModelFilesError, module_files
+from runtime.worker.encode_recipe import CONFIG_FILES
 
 _PROJECTOR = "projector.safetensors"
 

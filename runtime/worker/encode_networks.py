@@ -11,8 +11,9 @@ from mlx import nn
 from runtime.worker.encode_bert import Bert, BertHead, BertShape, RobertaHead
 from runtime.worker.encode_layers import ACTIVATIONS
 from runtime.worker.encode_modernbert import ModernBert, ModernBertHead, ModernBertShape
+from runtime.worker.encode_modules import ModelFilesError
 from runtime.worker.encode_pooling import normalise, pool
-from runtime.worker.encode_recipe import ModelFilesError, Recipe
+from runtime.worker.encode_recipe import Recipe
 from runtime.worker.encode_weights import fill, read_weights, split
 
 
@@ -68,7 +69,7 @@ def open_encoder(directory: Path, config: dict[str, Any], recipe: Recipe) -> Net
         raise ModelFilesError(f"config.json lacks {error.args[0]}") from error
     except ValueError as error:
         raise ModelFilesError(str(error)) from error
-    fill(backbone, inner, quantisation, unused=() if is_classifier else ("pooler.",))
+    fill(backbone, inner, quantisation, unused=("pooler.",))
     module = nn.Module()
     module.backbone = backbone
     if not is_classifier:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from runtime.worker.encode_recipe import PoolingMode
+from runtime.worker.encode_modules import PoolingMode
 
 _LEAST_NORM = 1e-12
 """What torch divides a vector by that is shorter than this."""

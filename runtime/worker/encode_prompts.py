@@ -7,7 +7,7 @@ plain text: a document cannot end its own part of the prompt by naming a special
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.worker.encode_recipe import ModelFilesError
+from runtime.worker.encode_modules import ModelFilesError
 from runtime.worker.encode_rows import Row, Texts
 
 QWEN3_SYSTEM = (

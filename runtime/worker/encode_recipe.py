@@ -1,21 +1,29 @@
 """Pure: what a model directory's own files say about how its texts become vectors or scores.
 
-Sources of the file formats: sentence-transformers 5 (`modules.json`, `1_Pooling/config.json`,
-`sentence_bert_config.json`, `config_sentence_transformers.json`) and transformers 5 (`config.json`,
-`tokenizer_config.json`).
+Sources of the file formats: sentence-transformers 5 (`sentence_bert_config.json`, `config_sentence_transformers.json`;
+see `encode_modules` for the others) and transformers 5 (`config.json`, `tokenizer_config.json`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from runtime.worker.encode_modules import (
+    Dense,
+    Files,
+    ModelFilesError,
+    Modules,
+    PoolingMode,
+    names_logit_score,
+    read_modules,
+    read_object,
+)
+
 Kind = Literal["chat", "embedding", "reranking"]
 Family = Literal["bert", "roberta", "modernbert", "decoder"]
 Method = Literal["vector", "classifier", "yes-no", "listwise"]
 """What one text, pair or list of texts becomes: a vector, a classifier's score, the probability of the answer "yes",
 or one vector for each document of a list and one for the query."""
-PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len", "weighted_mean", "last"]
-Activation = Literal["tanh", "identity"]
 
 _FAMILIES: Mapping[str, Family] = {
     "bert": "bert",
@@ -41,41 +49,11 @@ _ARCHITECTURES: Mapping[str, str] = {
     "Mistral": "mistral",
 }
 """Beginnings of class names, for a `config.json` without `model_type`."""
-_POOLING_KEYS: Mapping[str, PoolingMode] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-    "pooling_mode_weightedmean_tokens": "weighted_mean",
-    "pooling_mode_lasttoken": "last",
-}
-"""In the order in which sentence-transformers joins the vectors of several modes."""
-_POOLING_NAMES: Mapping[str, PoolingMode] = {
-    "cls": "cls",
-    "max": "max",
-    "mean": "mean",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-    "weightedmean": "weighted_mean",
-    "lasttoken": "last",
-}
-_ACTIVATIONS: Mapping[str, Activation] = {"Tanh": "tanh", "Identity": "identity"}
 LISTWISE_ARCHITECTURE = "JinaForRanking"
 LEAST_QWEN3_DIMENSIONS = 32
 """The shortest vector that Qwen3-Embedding was trained for (its model card)."""
 _NO_LIMIT = 1_000_000_000
 """Tokenizers without a limit name one above this."""
-
-
-class ModelFilesError(Exception):
-    """The directory holds no model that this worker can serve as asked; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """A linear layer behind the pooling; its weights are in `folder`."""
-
-    folder: str
-    activation: Activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +100,6 @@ class Recipe:
         return self.prompts.get("document", self.prompts.get("passage", ""))
 
 
-Files = Mapping[str, Any]
-"""Parsed JSON files, by their path in the model directory; absent ones are not in it."""
 CONFIG_FILES = (
     "config.json",
     "tokenizer_config.json",
@@ -131,11 +107,6 @@ CONFIG_FILES = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )
-
-
-def module_files(files: Files) -> tuple[str, ...]:
-    """Return the paths of further files that `modules.json` names."""
-    return tuple(f"{path}/config.json" for _, path in _modules(files) if path)
 
 
 def read_recipe(files: Files, kind: Kind, *, ends_texts: bool, has_projector: bool) -> Recipe:
@@ -146,7 +117,7 @@ def read_recipe(files: Files, kind: Kind, *, ends_texts: bool, has_projector: bo
 
     Raises ModelFilesError where the model is of another kind, or cannot be computed.
     """
-    config = _object(files, "config.json")
+    config = read_object(files, "config.json")
     architecture = _architecture(config)
     family = _family(config, architecture)
     if family == "decoder":
@@ -177,12 +148,11 @@ def _decoder(
 ) -> Recipe:
     max_length = _max_length(files, config, "decoder")
     is_listwise = architecture == LISTWISE_ARCHITECTURE or has_projector
-    is_embedder = bool(_modules(files)) or ends_texts
-    if is_listwise:
+    if is_listwise or names_logit_score(files):
         if kind != "reranking":
             raise _wrong_kind(architecture, "reranking", kind)
-        return Recipe("decoder", "listwise", max_length)
-    if not is_embedder:
+        return Recipe("decoder", "listwise" if is_listwise else "yes-no", max_length)
+    if read_modules(files) is None and not ends_texts:
         if kind == "reranking" and config.get("model_type") == "qwen3":
             guess = "config.json does not tell Qwen3-Reranker from other Qwen3 models: taken for one"
             return Recipe("decoder", "yes-no", max_length, guesses=(guess,))
@@ -192,8 +162,7 @@ def _decoder(
 
 
 def _vector_recipe(files: Files, family: Family, max_length: int, cuts: Lengths | None) -> Recipe:
-    modules = _modules(files)
-    settings = _object(files, "config_sentence_transformers.json")
+    settings = read_object(files, "config_sentence_transformers.json")
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ModelFilesError("config_sentence_transformers.json:prompts must hold texts by name")
@@ -201,86 +170,24 @@ def _vector_recipe(files: Files, family: Family, max_length: int, cuts: Lengths 
     if default is not None and default not in prompts:
         message = f"config_sentence_transformers.json:default_prompt_name is {default!r}, which `prompts` does not hold"
         raise ModelFilesError(message)
-    pooling, dense, is_normalised = _read_modules(files, modules)
+    modules = read_modules(files)
     guesses: tuple[str, ...] = ()
-    if not modules:
-        pooling, is_normalised = ("last",) if family == "decoder" else ("mean",), True
-        guesses = (f"there is no modules.json: {pooling[0]} pooling and vectors of length one are assumed",)
+    if modules is None:
+        modules = Modules(("last",) if family == "decoder" else ("mean",), (), is_normalised=True)
+        guesses = (f"there is no modules.json: {modules.pooling[0]} pooling and vectors of length one are assumed",)
     return Recipe(
         family=family,
         method="vector",
         max_length=max_length,
-        pooling=pooling,
-        dense=dense,
-        is_normalised=is_normalised,
+        pooling=modules.pooling,
+        dense=modules.dense,
+        is_normalised=modules.is_normalised,
         is_lowercased=_is_lowercased(files),
         prompts=prompts,
         default_prompt=default,
         cuts=cuts,
         guesses=guesses,
     )
-
-
-def _read_modules(
-    files: Files, modules: tuple[tuple[str, str], ...]
-) -> tuple[tuple[PoolingMode, ...], tuple[Dense, ...], bool]:
-    pooling: tuple[PoolingMode, ...] = ()
-    dense: list[Dense] = []
-    is_normalised = False
-    for name, path in modules:
-        match name:
-            case "Transformer":
-                pass
-            case "Pooling":
-                pooling = _pooling(files, f"{path}/config.json")
-            case "Dense":
-                dense.append(_dense(files, path))
-            case "Normalize":
-                is_normalised = True
-            case _:
-                raise ModelFilesError(f"modules.json names a module {name}, which this worker cannot compute")
-    if modules and not pooling:
-        raise ModelFilesError("modules.json names no pooling")
-    return pooling, tuple(dense), is_normalised
-
-
-def _modules(files: Files) -> tuple[tuple[str, str], ...]:
-    """Return the class name and the folder of every module, in their order."""
-    entries = files.get("modules.json")
-    if entries is None:
-        return ()
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ModelFilesError("modules.json must be a list of modules")
-    found = []
-    for entry in entries:
-        path = str(entry.get("path", ""))
-        if path.startswith("/") or ".." in path.split("/"):
-            raise ModelFilesError(f"modules.json names a path outside of the model: {path!r}")
-        found.append((str(entry.get("type", "")).rsplit(".", 1)[-1], path))
-    return tuple(found)
-
-
-def _pooling(files: Files, where: str) -> tuple[PoolingMode, ...]:
-    config = _object(files, where)
-    if config.get("include_prompt") is False:
-        raise ModelFilesError(f"{where}:include_prompt is false: pooling without the prompt is not supported")
-    named = config.get("pooling_mode")
-    if isinstance(named, str):
-        if named not in _POOLING_NAMES:
-            raise ModelFilesError(f"{where}:pooling_mode is {named!r}; known are {', '.join(_POOLING_NAMES)}")
-        return (_POOLING_NAMES[named],)
-    modes = tuple(mode for key, mode in _POOLING_KEYS.items() if config.get(key) is True)
-    if not modes:
-        raise ModelFilesError(f"{where} names no pooling mode")
-    return modes
-
-
-def _dense(files: Files, folder: str) -> Dense:
-    where = f"{folder}/config.json"
-    name = str(_object(files, where).get("activation_function", "Identity")).rsplit(".", 1)[-1]
-    if name not in _ACTIVATIONS:
-        raise ModelFilesError(f"{where}:activation_function is {name}; known are {', '.join(_ACTIVATIONS)}")
-    return Dense(folder, _ACTIVATIONS[name])
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -331,8 +238,8 @@ def _max_length(files: Files, config: Mapping[str, Any], family: Family) -> int:
         positions -= (pad if isinstance(pad, int) else 1) + 1
     limits = (
         positions,
-        _object(files, "sentence_bert_config.json").get("max_seq_length"),
-        _object(files, "tokenizer_config.json").get("model_max_length"),
+        read_object(files, "sentence_bert_config.json").get("max_seq_length"),
+        read_object(files, "tokenizer_config.json").get("model_max_length"),
     )
     named = [limit for limit in limits if type(limit) is int and 0 < limit < _NO_LIMIT]
     if not named:
@@ -341,7 +248,7 @@ def _max_length(files: Files, config: Mapping[str, Any], family: Family) -> int:
 
 
 def _is_lowercased(files: Files) -> bool:
-    return _object(files, "sentence_bert_config.json").get("do_lower_case") is True
+    return read_object(files, "sentence_bert_config.json").get("do_lower_case") is True
 
 
 def _cuts(files: Files, config: Mapping[str, Any]) -> Lengths | None:
@@ -349,7 +256,7 @@ def _cuts(files: Files, config: Mapping[str, Any]) -> Lengths | None:
 
     The keys are vLLM's; Qwen3-Embedding promises it in its card and names it nowhere.
     """
-    for place in (config, _object(files, "config_sentence_transformers.json")):
+    for place in (config, read_object(files, "config_sentence_transformers.json")):
         listed = place.get("matryoshka_dimensions")
         if isinstance(listed, list) and listed:
             return Lengths(listed=frozenset(length for length in listed if type(length) is int))
@@ -357,13 +264,6 @@ def _cuts(files: Files, config: Mapping[str, Any]) -> Lengths | None:
             return Lengths()
     is_qwen3 = (config.get("model_type") or _model_type(_architecture(config))) == "qwen3"
     return Lengths(least=LEAST_QWEN3_DIMENSIONS) if is_qwen3 else None
-
-
-def _object(files: Files, path: str) -> Mapping[str, Any]:
-    value = files.get(path, {})
-    if not isinstance(value, dict):
-        raise ModelFilesError(f"{path} must hold an object")
-    return value
 
 
 def _wrong_kind(architecture: str, actual: Kind, asked: Kind) -> ModelFilesError:

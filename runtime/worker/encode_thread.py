@@ -10,8 +10,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from runtime.worker.encode_modules import ModelFilesError
 from runtime.worker.encode_queue import Pick, RowQueue
-from runtime.worker.encode_recipe import ModelFilesError
 from runtime.worker.encode_rows import Row
 from runtime.worker.encode_work import Vector
 from runtime.worker.encoder import Encoder, load

@@ -9,7 +9,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from runtime.worker.convert import native_precision
-from runtime.worker.encode_recipe import ModelFilesError
+from runtime.worker.encode_modules import ModelFilesError
 
 _PREFIXES = ("bert.", "roberta.", "model.")
 """What the backbone's weights are called in a checkpoint that has a head too."""

@@ -10,9 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from runtime.worker.encode_files import ends_texts, has_projector, load_tokenizer, read_files
+from runtime.worker.encode_modules import ModelFilesError
 from runtime.worker.encode_networks import Network, open_encoder
 from runtime.worker.encode_prompts import ListwisePrompt, YesNoPrompt
-from runtime.worker.encode_recipe import Kind, ModelFilesError, read_recipe
+from runtime.worker.encode_recipe import Kind, read_recipe
 from runtime.worker.encode_rows import Row, Texts
 from runtime.worker.encode_work import Reading, Vector
 from runtime.worker.model import materialise

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from runtime.worker.encode_recipe import Kind, Lengths, ModelFilesError, Recipe, check_chat, module_files, read_recipe
+from runtime.worker.encode_modules import ModelFilesError, module_files
+from runtime.worker.encode_recipe import Kind, Lengths, Recipe, check_chat, read_recipe
 
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "max_position_embeddings": 32768}
@@ -124,6 +125,8 @@ def test_rerankers_are_told_apart() -> None:
     assert read(JINA, "reranking").method == "listwise"
     assert read(QWEN3, "reranking", projector=True).method == "listwise"
     assert read(QWEN3, "reranking").method == "yes-no"
+    named = read(QWEN3, "reranking", modules=[{"type": "x.LogitScore", "path": "1_LogitScore"}])
+    assert (named.method, named.guesses) == ("yes-no", ())
     assert read(QWEN3, "reranking", ends_texts=True).method == "vector"
     assert read(BERT, "reranking").method == "vector"
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from runtime.worker import encode_decoder, encode_layers
-from runtime.worker.encode_recipe import Kind, ModelFilesError
+from runtime.worker.encode_modules import ModelFilesError
+from runtime.worker.encode_recipe import Kind
 from runtime.worker.encode_rows import Row
 from runtime.worker.encode_work import rerank_work
 from runtime.worker.encoder import Encoder, load
