@@ -29,7 +29,7 @@ from orchestrator.observed import ModelForm, Observed, ObservedUnit, OnDemandSee
 from orchestrator.policy import SILENT_LIMIT_S
 from orchestrator.published import read_routes
 from orchestrator.readiness import client, gateway_reports, worker_readiness
-from orchestrator.records import observed_unit
+from orchestrator.records import claimed_ports, observed_unit
 from orchestrator.references import References
 from orchestrator.transport.base import TransportError
 from schemas.admin import ConfigReport
@@ -119,7 +119,7 @@ class _Look:
         units |= {probe.result().id: probe.result() for probe in probes}
         return Reachable(
             units=units,
-            ports=_ports(report),
+            ports=_ports(report, self._cluster.stack),
             models=await self._models(name, node),
             memory_gib=(report.node.memory_total_bytes or 0) / GIB or None,
             memory_available_gib=(report.node.memory_available_bytes or 0) / GIB or None,
@@ -262,8 +262,10 @@ def _ports_of_interest(name: NodeName, desired: Desired) -> set[int]:
     return {*own, *(spec.port for spec in specs if not isinstance(spec, WatcherSpec) and spec.port)}
 
 
-def _ports(report: NodeReport) -> Mapping[int, PortHolder]:
-    return {
+def _ports(report: NodeReport, stack: StackName) -> Mapping[int, PortHolder]:
+    """Return who has which port; what another stack has started may not listen yet."""
+    claimed = {port: PortHolder(None, "", holder) for port, holder in claimed_ports(report.units, stack).items()}
+    return claimed | {
         port: PortHolder(
             holder.pid,
             holder.command,

@@ -38,7 +38,7 @@ from orchestrator.node.reports import UnitLaunch
 from orchestrator.plan import Placed, Start
 from orchestrator.published import Stamp
 from orchestrator.reconcile import STOP_GRACE_S
-from orchestrator.records import LAUNCH_LABEL, unit_labels
+from orchestrator.records import LAUNCH_LABEL, claimed_ports, unit_labels
 from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
 from schemas.unit import EngineSpec, GatewaySpec, GroupSpec, WatcherSpec, WorkerSpec
@@ -73,8 +73,9 @@ class Launcher:
         """
         group = self._group(action.units)
         try:
+            await self._refuse_taken_ports(action.units)
             launches = [(placed, await self._launch(placed, group)) for placed in action.units]
-        except (TransportError, StoreError) as error:
+        except (ShimError, TransportError, StoreError) as error:
             raise EffectError(f"{action.first.unit.id} could not be prepared: {error}") from error
         if group is None:
             for placed, launch in launches:
@@ -94,6 +95,20 @@ class Launcher:
         if failures:
             raise failures[0]
         raise EffectError("ranks of an earlier launch are still running; run apply again")
+
+    async def _refuse_taken_ports(self, units: tuple[Placed, ...]) -> None:
+        """Raise `EffectError` where another stack has taken a port since the plan was made."""
+        for name in dict.fromkeys(placed.unit.node for placed in units):
+            claimed = claimed_ports((await self._cluster.nodes[name].shim.report(None)).units, self._cluster.stack)
+            here = [placed for placed in units if placed.unit.node == name]
+            wanted = [port for each in here for port in (each.port, each.link_port, each.control_port)]
+            taken = next((port for port in wanted if port in claimed), None)
+            if taken is not None:
+                stack, unit = claimed[taken]
+                raise EffectError(
+                    f"port {taken} on {name} was taken by unit {unit} of stack {stack} since the plan was made; "
+                    "run it again: it takes another one"
+                )
 
     async def _end(self, units: list[Placed]) -> None:
         """End ranks whose group does not come about, all at once; what cannot be ended is found by the next apply."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.node.reports import UnitReport, crashes_s
 from orchestrator.observed import ObservedUnit
 from orchestrator.plan import Placed
 from schemas import exits
-from schemas.base import NodeName, UnitId
+from schemas.base import NodeName, StackName, UnitId
 from schemas.unit import AnyUnitSpec, UnitSpec
 
 SPEC_LABEL = "spec"
@@ -72,6 +74,17 @@ def observed_unit(node: NodeName, report: UnitReport, now: float) -> ObservedUni
         crashes_s=crashes_s(report.ends, now),
         generation=_number(labels.get(GENERATION_LABEL)),
     )
+
+
+def claimed_ports(units: Iterable[UnitReport], stack: StackName) -> dict[int, tuple[StackName, UnitId]]:
+    """Return the ports that living units of other stacks were started with, whether or not they listen there yet."""
+    return {
+        port: (StackName(unit.stack), UnitId(unit.unit))
+        for unit in units
+        if unit.alive and unit.stack != stack
+        for label in (PORT_LABEL, LINK_PORT_LABEL, CONTROL_PORT_LABEL)
+        if (port := _number(unit.labels.get(label))) is not None
+    }
 
 
 def exit_words(report: UnitReport) -> str | None:

@@ -6,14 +6,20 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from orchestrator.cluster import reach
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
-from orchestrator.expand import nothing
-from orchestrator.plan import ActionId, Drain, Stop
+from orchestrator.execute import EffectError
+from orchestrator.expand import DesiredUnit, nothing
+from orchestrator.node.reports import UnitLaunch
+from orchestrator.plan import ActionId, Drain, Placed, Start, Stop
+from orchestrator.records import PORT_LABEL
 from orchestrator.transport.base import Completed, NodeTransport, NodeUnreachableError
 from schemas.base import NodeName
 from schemas.node import Node
+from schemas.unit import EngineSpec, ModelSpec, unit_id
 from tests.orchestrator.test_published import LOCAL, NODES, OLD, STACK, Fixture, instance
 
 
@@ -68,6 +74,27 @@ async def test_a_unit_is_stopped_also_where_the_node_of_the_routes_is_lost(tmp_p
     effects = RealEffects(cluster, nothing(STACK, "/conf", nodes), Stamp(8, None), {}, is_routable=False)
     await effects.stop(Stop(id=ActionId("stop"), node=LOCAL, cause="", unit=OLD, grace_s=1.0))
     await effects.settle()
+
+
+async def test_a_port_that_another_stack_took_since_the_plan_was_made_is_told_before_anything_starts(tmp_path):
+    directories = Directories(tmp_path / "state", tmp_path / "cache")
+    cluster = reach(STACK, NODES, directories)
+    shim = cluster.nodes[LOCAL].shim
+    await shim.start(UnitLaunch("other", "chat-0.0@1", ("sleep", "1000"), labels={PORT_LABEL: "18100"}))
+    try:
+        model = ModelSpec(name="m", source="path:/m")
+        spec = EngineSpec(
+            node=LOCAL, service="chat", replica=0, engine="command", model=model, max_batch=1,
+            args={"command": "sleep {port}"},
+        )  # fmt: skip
+        unit = DesiredUnit(spec, unit_id(spec), "auto", None, 10.0, 1.0)
+        start = Start(id=ActionId("start"), node=LOCAL, cause="", units=(Placed(unit, 18100),))
+        effects = RealEffects(cluster, nothing(STACK, "/conf", NODES), Stamp(8, None), {})
+        with pytest.raises(EffectError, match=r"port 18100 on local was taken by unit chat-0\.0@1 of stack other"):
+            await effects.start(start)
+        assert [report.stack for report in (await shim.report(None)).units if report.alive] == ["other"]
+    finally:
+        await shim.stop("other", "chat-0.0@1", grace_s=1.0)
 
 
 async def test_requests_go_on_waiting_where_another_apply_goes_on_with_it(tmp_path):
