@@ -1,5 +1,6 @@
 """A draft model makes a lone request faster, and never changes what it is answered."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.worker import arguments
 from runtime.worker.compute import Compute
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.request import Sampling
 from runtime.worker.speculation import DraftError, Speculation
 from runtime.worker.steps import Insert
+from schemas.messages import WorkerStatus
 from tests.runtime.worker.driving import GREEDY, Run, asking, prompt
+from tests.runtime.worker.process import Worker
 from tests.runtime.worker.tiny import write_model
 
 SIZE = 1 << 26
@@ -50,7 +54,7 @@ def alone(model: LoadedModel, *inserts: Insert) -> list[list[int]]:
 def test_answers_are_those_without_a_draft(
     model: LoadedModel, stranger: LoadedModel, sampling: Sampling, count: int
 ) -> None:
-    wanted = [Insert(job_id, prompt(model, length), 30, sampling) for job_id, length in enumerate([1, 2, 70], 1)]
+    wanted = [Insert(job_id, prompt(model, length), 16, sampling) for job_id, length in enumerate([1, 2, 70], 1)]
     for draft in (model, stranger):
         run = drafting(model, draft, count)
         assert [run.finish(insert)[0] for insert in wanted] == alone(model, *wanted)
@@ -153,3 +157,36 @@ def test_a_draft_that_cannot_take_back_a_guess_is_refused(model: LoadedModel, tm
     window = load(write_model(tmp_path / "model", "gemma3_text", **more), None, lambda _: None)
     with pytest.raises(DraftError, match="the draft model keeps a RotatingKVCache"):
         drafting(model, window)
+
+
+@pytest.mark.slow
+def test_a_worker_with_a_draft_answers_as_one_without_and_counts_its_guesses(
+    worker: Worker, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    more = ["--max-batch", "4", "--draft-model", str(tiny_model_dir), "--draft-tokens", "2"]
+    wanted = [{"prompt": "the lazy dog", "max_tokens": 30, "temperature": 1, "seed": seed} for seed in range(5)]
+    with Worker(tiny_model_dir, tmp_path / "log", *more) as drafted:
+        drafted.wait_ready()
+        expected = [worker.text_of(**body) for body in wanted]
+        assert [drafted.text_of(**body) for body in wanted] == expected
+        status = WorkerStatus.model_validate(drafted.status())
+        assert status.speculation is not None
+        assert (status.speculation.draft, status.speculation.draft_tokens) == (tiny_model_dir.name, 2)
+        assert status.speculation.accepted == status.speculation.proposed == 100
+        with ThreadPoolExecutor(5) as pool:
+            assert list(pool.map(lambda body: drafted.text_of(**body), wanted)) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--draft-tokens", "0"], "must be between 1 and 16"),
+        (["--kind", "embedding", "--draft-model", "d"], "--draft-model goes with one chat model in one process"),
+    ],
+)
+def test_a_draft_that_makes_no_sense_is_refused(
+    capsys: pytest.CaptureFixture[str], more: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit):
+        arguments.parse(["--model-dir", "m", "--name", "n", "--port", "0", *more])
+    assert words in capsys.readouterr().err
