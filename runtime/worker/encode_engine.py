@@ -77,6 +77,7 @@ class EncodeEngine:
         try:
             body = await self._answer(prepare, encoder)
             self.meter.completed += 1
+            self.meter.add_end(time.monotonic() - began)
         except asyncio.CancelledError:
             self.meter.cancelled += 1
             raise
@@ -84,7 +85,6 @@ class EncodeEngine:
             self.meter.failed += 1
             raise
         finally:
-            self.meter.add_end(time.monotonic() - began)
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.worker.encode_modules import ModelFilesError
 from runtime.worker.errors import RequestError
 
 _HEAD_CHARACTERS = 32
@@ -32,7 +33,12 @@ class Texts:
     """Reads texts with one model's tokenizer."""
 
     def __init__(self, tokenizer: Any, max_length: int, vocabulary: int, *, is_lowercased: bool = False) -> None:
-        """`max_length` is in tokens, special ones included; ids of given tokens are below `vocabulary`."""
+        """`max_length` is in tokens, special ones included; ids of given tokens are below `vocabulary`.
+
+        Raises ModelFilesError where no text fits.
+        """
+        if max_length <= tokenizer.num_special_tokens_to_add(True):
+            raise ModelFilesError(f"{max_length} tokens leave no room for a text: raise --max-context")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._vocabulary = vocabulary

@@ -16,6 +16,7 @@ from runtime.worker.encode_prompts import ListwisePrompt, YesNoPrompt
 from runtime.worker.encode_recipe import Kind, read_recipe
 from runtime.worker.encode_rows import Row, Texts
 from runtime.worker.encode_work import Reading, Vector
+from runtime.worker.errors import RequestError
 from runtime.worker.model import materialise
 
 logger = logging.getLogger(__name__)
@@ -52,10 +53,14 @@ class Encoder:
         return list(self._compute(rows, [len(row.tokens) for row in rows]))
 
     def probe(self) -> Row:
-        """Return a row that proves, once computed, that the model works."""
-        if self.reading.prompt is not None:
+        """Return a row that proves, once computed, that the model works; raises ModelFilesError where none fits."""
+        if self.reading.prompt is None:
+            return self.reading.texts.rows(["a"], ["probe"], truncate=True)[0]
+        try:
             return self.reading.prompt.rows("a", ["a"], None, ["probe"], truncate=True)[0]
-        return self.reading.texts.rows(["a"], ["probe"], truncate=True)[0]
+        except RequestError as error:
+            message = f"{self.max_length} tokens leave no room for the model's prompt: raise --max-context"
+            raise ModelFilesError(message) from error
 
     def _compute(self, rows: Sequence[Row], places: list[int]) -> Vector:
         longest = max(len(row.tokens) for row in rows)

@@ -257,6 +257,14 @@ def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
         open_model(checkpoint)
 
 
+@pytest.mark.parametrize("use", ["embed", "yes-no", "listwise"])
+def test_a_length_that_nothing_fits_into_is_told(use: str, tmp_path: Path) -> None:
+    kind: Kind = "embedding" if use == "embed" else "reranking"
+    checkpoint = write_qwen3(tmp_path, use)
+    with pytest.raises(ModelFilesError, match="--max-context"):
+        load(checkpoint.directory, kind, 1 if use == "embed" else 30, lambda _: None).probe()
+
+
 def test_a_row_of_one_token_is_computed(tmp_path: Path) -> None:
     encoder = open_model(write_modernbert(tmp_path))
     assert np.isfinite(encoder.compute([Row([5]), Row(list(range(30)))])).all()

@@ -1,11 +1,16 @@
 """all-MiniLM-L6-v2 through the worker: published similarities, meaning, and memory that stays flat."""
 
+import json
 import random
+import shutil
 import threading
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
 
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
@@ -34,6 +39,26 @@ def test_similarities_are_those_that_the_model_is_published_with(minilm_dir: Pat
     assert (encoder.dimensions, encoder.max_length) == (384, 256)
     vectors = np.stack(encoder.compute(encoder.reading.texts.rows(sentences, sentences, truncate=False)))
     np.testing.assert_allclose(vectors @ vectors.T, published, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_mlx_has_quantised_gives_nearly_the_same_vectors(minilm_dir: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(minilm_dir / name, tmp_path / name)
+    whole = load(minilm_dir, "embedding", None, lambda _: None)
+    texts = ["The weather is lovely today.", "He drove to the stadium."]
+    rows = whole.reading.texts.rows(texts, texts, truncate=False)
+    vectors = whole.compute(rows)
+    backbone = whole.network.module.backbone
+    nn.quantize(backbone, group_size=64, bits=8)
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), dict(tree_flatten(backbone.parameters())))
+    config = json.loads((minilm_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization": {"group_size": 64, "bits": 8}}))
+    packed = load(tmp_path, "embedding", None, lambda _: None)
+    assert packed.size_bytes < whole.size_bytes / 3
+    for vector, near in zip(vectors, packed.compute(rows), strict=True):
+        assert vector @ near > 0.995
 
 
 @pytest.mark.slow
