@@ -90,7 +90,7 @@ async def judge(asker: Asker, reference: Reference, report: Report) -> Verdict:
     differences: list[str] = []
     for asked in rounds:
         longest = max(len(answer.prompt) for answer in asked)
-        report(Progress(f"canary, prompt of {longest} tokens", done, total, "answers"))
+        report(Progress(f"canary (prompt of {longest} tokens)", done, total, "answers"))
         found = await asyncio.gather(*(_compared(asker, answer) for answer in asked))
         for answer, outcome in zip(asked, found, strict=True):
             if isinstance(outcome, Difference):
@@ -98,9 +98,9 @@ async def judge(asker: Asker, reference: Reference, report: Report) -> Verdict:
             else:
                 firm += outcome
         done += len(asked)
-        report(Progress(f"canary, prompt of {longest} tokens", done, total, "answers"))
         if differences:
             return Verdict(outcome="failed", prompts=done, longest=reference.longest, words=tuple(differences))
+    report(Progress("canary", total, total, "answers"))
     words = () if firm else ("at no token was one process itself sure of its choice",)
     return Verdict(
         outcome="passed" if firm else "limited",
@@ -141,7 +141,7 @@ async def judge_alone(asker: Asker, long_tokens: int, report: Report) -> Verdict
         report(Progress("canary without a reference", len(alone), total, "answers"))
         alone.append(await asker.ask(text))
     together: Sequence[Heard] = await asyncio.gather(*(asker.ask(text) for text in texts))
-    report(Progress(f"canary, prompt of about {long_tokens} tokens", 2 * len(texts), total, "answers"))
+    report(Progress(f"canary (prompt of about {long_tokens} tokens)", 2 * len(texts), total, "answers"))
     long = await asker.ask(long_text(round(long_tokens * WORDS_PER_TOKEN)))
     alike, asked = disagreement(alone, together)
     words = [f"not compared with one process; {alike} of {asked} answers began alike alone and in a batch"]

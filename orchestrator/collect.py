@@ -28,7 +28,7 @@ from orchestrator.node.reports import NodeReport
 from orchestrator.observed import ModelForm, Observed, ObservedUnit, OnDemandSeen, PortHolder, Reachable, Unreachable
 from orchestrator.policy import SILENT_LIMIT_S
 from orchestrator.published import read_routes
-from orchestrator.readiness import client, gateway_reports, worker_readiness
+from orchestrator.readiness import client, gateway_reports, worker_readiness, worker_status
 from orchestrator.records import claimed_ports, observed_unit
 from orchestrator.references import References
 from orchestrator.transport.base import TransportError
@@ -68,6 +68,29 @@ async def collect(
     references = await asyncio.to_thread(References(cluster).known, _canaries(desired))
     observed = Observed(nodes, routes, helpers=helpers.result(), facts=facts.result(), references=references)
     return await look.with_gateway(observed)
+
+
+async def with_worker_status(cluster: Cluster, observed: Observed) -> Observed:
+    """Return the same with what every living worker says of itself at length. Never raises."""
+    token = cluster.directories.known_worker_token(cluster.stack)
+
+    async def ask(unit: ObservedUnit) -> ObservedUnit:
+        if not unit.alive or unit.port is None or not isinstance(unit.spec, WorkerSpec):
+            return unit
+        async with cluster.nodes[unit.node].http() as http:
+            return replace(unit, worker=await worker_status(http, worker_url(unit.spec.host, unit.port), token))
+
+    nodes = dict(observed.nodes)
+    for unit in await asyncio.gather(*(ask(unit) for unit in observed.units())):
+        node = nodes[unit.node]
+        if isinstance(node, Reachable):
+            nodes[unit.node] = replace(node, units={**node.units, unit.id: unit})
+    return replace(observed, nodes=nodes)
+
+
+def worker_url(host: str | None, port: int) -> str:
+    """Return where a worker is asked from its own node."""
+    return f"http://{url_host(host)}:{port}"
 
 
 async def _routes(cluster: Cluster) -> Routes | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.allotting import allot
 from orchestrator.cluster import Cluster, ReachedNode, reach
-from orchestrator.collect import Note, collect
+from orchestrator.collect import Note, collect, with_worker_status
 from orchestrator.delivery import is_delivered
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
@@ -190,8 +190,9 @@ class Controller:
             nodes = self._last_nodes()
             cluster = self._reach(nodes)
             observed = await collect(cluster, nothing(self.stack, str(self.conf), nodes))
-            return Seen(observed, None, error.problems, rolled_back)
-        return Seen(planned.observed, planned.plan, (), rolled_back)
+            return Seen(await with_worker_status(cluster, observed), None, error.problems, rolled_back)
+        observed = await with_worker_status(planned.cluster, planned.observed)
+        return Seen(observed, planned.plan, (), rolled_back)
 
     def _with_overrides(self, overrides: tuple[str, ...]) -> Controller:
         return Controller(self.conf, self.stack, overrides, self.directories, self.policy, self.note)

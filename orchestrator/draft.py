@@ -164,6 +164,8 @@ class Draft:
             self.notes.append(f"the canary of {slot.id} has nothing to compare with: {place}")
             return ()
         cause = f"no answers of one process are kept to judge a group by (prompts of up to {long_tokens} tokens)"
+        if model.source.startswith("path:"):  # only its node can tell which files these are
+            cause = f"a group is judged by what one process answers to prompts of up to {long_tokens} tokens"
         self.change("reference", f"{place.node}/{model.name}", cause)
         reference = Reference(
             id=name,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from schemas.admin import ConfigReport
 from schemas.base import HelperName, ModelName, NodeName, SlotId, StackName, UnitId
+from schemas.messages import WorkerStatus
 from schemas.on_demand import OnDemandReport
 from schemas.routes import Routes
 from schemas.unit import AnyUnitSpec, slot_of
@@ -68,6 +69,8 @@ class ObservedUnit:
     """The apply that started it."""
     verdict: Verdict | None = None
     """What the canary of its group has shown, where it is rank 0 and was judged."""
+    worker: WorkerStatus | None = None
+    """What it says of itself at length, where it was asked for that."""
 
     @property
     def slot(self) -> SlotId:

@@ -12,7 +12,9 @@ import httpx
 from pydantic import ValidationError
 
 from schemas.admin import ConfigReport
-from schemas.messages import WorkerReadiness
+from schemas.messages import WorkerReadiness, WorkerStatus
+from schemas.model import ModelKind
+from schemas.prefer import HEADER, wait_preference
 
 PROBE_TIMEOUT_S = 3.0
 """A loopback or LAN answer takes milliseconds, also from a worker in the middle of a long prefill."""
@@ -47,6 +49,37 @@ async def gateway_reports(
     make: ClientMaker, bind: str, port: int, pids: set[int], token: str | None
 ) -> dict[int, ConfigReport]:
     """Return what the gateways on a port say: pid -> report. Stops once all of `pids` were heard.
+async def worker_status(http: httpx.AsyncClient, url: str, token: str | None) -> WorkerStatus | None:
+    """Return everything that a worker says of itself; None while it does not answer."""
+    body = await _get(http, f"{url}/status", token)
+    try:
+        return None if body is None else WorkerStatus.from_json(body)
+    except ValidationError:
+        return None
+
+
+async def prove(
+    http: httpx.AsyncClient, url: str, kind: ModelKind, model: str, token: str | None, wait_s: float = 0.0
+) -> Proof:
+    """Ask for one vector, or for the order of a few documents. Never raises.
+
+    `wait_s` is what a model gets that has to be brought into memory first.
+    """
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    headers |= {HEADER: wait_preference(wait_s)} if wait_s else {}
+    try:
+        body = proof_body(kind, model)
+        timeout_s = PROOF_TIMEOUT_S + wait_s
+        answer = await http.post(f"{url}{PATHS[kind]}", json=body, headers=headers, timeout=timeout_s)
+        if answer.status_code != httpx.codes.OK:
+            return Proof(fault=f"HTTP {answer.status_code}: {answer.text[:REASON_CHARS]}")
+        return proof_of(kind, answer.json())
+    except httpx.HTTPError as error:
+        return Proof(fault=f"{type(error).__name__}: {error}")
+    except ValueError:
+        return Proof(fault="its answer is no JSON")
+
+
 
     `make` gives a client of the gateway's node, `token` is the stack's worker token.
     """

@@ -1,6 +1,6 @@
 """I/O: what one process answers to the canary's prompts: made once on a node, and kept on this machine.
 
-    <state>/references/<key>.json      a `schemas.canary.Reference`
+    <cache>/references/<key>.json      a `schemas.canary.Reference`
 
 The key is made of the contents of the model, the prompts and the versions of the libraries. Models that the user looks
 after (`path:`) are known by what their node says of their files, which is asked whenever they are needed.
@@ -40,7 +40,7 @@ class References:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._root = cluster.directories.state / "references"
+        self._root = cluster.directories.cache / "references"
 
     def known(self, wanted: Iterable[tuple[ModelSpec, Canary]]) -> frozenset[tuple[ModelName, int]]:
         """Return for which models and lengths of the long prompt answers are kept, without asking any node."""

@@ -14,8 +14,10 @@ from orchestrator.observed import Observed, ObservedUnit, OnDemandSeen, Unreacha
 from orchestrator.policy import restart
 from orchestrator.watch_report import WatcherReport
 from schemas.admin import EndpointReport
+from schemas.messages import WorkerStatus
 from schemas.problems import Problem
 from schemas.unit import WorkerSpec
+from schemas.verdict import CANARY_FAILED
 
 UnitState = Literal["ready", "cold", "loading", "silent", "ended", "backoff", "failed"]
 _DEMAND_STATES: Mapping[str, UnitState] = {
@@ -116,6 +118,7 @@ def _unit_words(unit: ObservedUnit, state: UnitState, seconds: float, status: St
         yield ", ".join(parts)
     else:
         yield unit.exit or unit.phase
+        yield from _canary_words(unit)
     if unit.demand is not None and unit.alive:
         yield from _demand_words(unit.demand)
     if state == "silent":
@@ -154,9 +157,26 @@ def _group_row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, s
         words.append(f"{len(members)} of {size} live")
     words += [f"port {unit.port}" for unit in members if unit.port]
     words += [unit.verdict.line() for unit in members if unit.verdict is not None and unit.verdict.outcome != "off"]
+    words += [line for unit in members if unit.worker is not None for line in _link_words(unit.worker)]
     if first.started_at:
         words.append(f"up {duration(max(0.0, status.now - first.started_at))}")
     return str(group_of(first.slot)), state, "; ".join(words)
+
+
+def _link_words(worker: WorkerStatus) -> Iterator[str]:
+    """Yield the figures of a group's links, those of the rank that has the worst."""
+    links = [rank.link for rank in (worker.group.ranks if worker.group is not None else ()) if rank.link is not None]
+    if links:
+        latency = f"links {max(link.latency_us for link in links) / 1000:.1f} ms"
+        rates = [link.bandwidth_gbps for link in links if link.bandwidth_gbps is not None]
+        yield f"{latency}, {min(rates):.1f} Gb/s" if rates else latency
+
+
+def _canary_words(unit: ObservedUnit) -> Iterator[str]:
+    """Yield what differed, of a group that ended for it: rank 0 has logged it."""
+    if unit.slot.endswith(".0"):
+        lines = [line.partition(CANARY_FAILED)[2] for line in unit.log_tail if CANARY_FAILED in line]
+        yield from lines[:1]
 
 
 def _role_lines(status: StackStatus) -> Iterator[str]:
@@ -222,6 +242,7 @@ def status_data(status: StackStatus) -> Iterator[dict[str, Any]]:
             "on_demand": None
             if unit.demand is None
             else {"phase": unit.demand.phase, **unit.demand.report.model_dump()},
+            "worker": unit.worker.model_dump(mode="json") if unit.worker is not None else None,
             "canary": unit.verdict.model_dump(mode="json") if unit.verdict is not None else None,
         }
     for node, seen in sorted(observed.nodes.items()):

@@ -6,6 +6,9 @@ from typing import Literal
 
 from schemas.base import Frozen
 
+CANARY_FAILED = "canary failed: "
+"""What the line of a verdict begins with where something differed; it is looked for in the log of rank 0."""
+
 
 class Verdict(Frozen):
     """What came of a group's canary."""
@@ -24,7 +27,7 @@ class Verdict(Frozen):
             case "off":
                 return "no canary"
             case "failed":
-                return "canary failed: " + "; ".join(self.words)
+                return CANARY_FAILED + "; ".join(self.words)
             case "limited" | "passed":
                 checked = f"canary {self.outcome}, {self.prompts} prompts of up to {self.longest} tokens"
                 return f"{checked}: {'; '.join(self.words)}" if self.words else checked

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +12,12 @@ import pytest
 
 from orchestrator.canary import Asker, NoAnswerError, judge, judge_alone
 from orchestrator.execute import Progress
-from runtime.worker.identity import EDGE_BYTES, fingerprint
+from runtime.worker.identity import fingerprint
 from runtime.worker.reference import refer
 from schemas import exits
 from schemas.canary import ANSWER_TOKENS, LONG_PROMPT, SHORT_PROMPTS, TIE, Reference
 from schemas.verdict import Verdict
+from tests.runtime.worker.damage import damage
 from tests.runtime.worker.group import Group
 from tests.runtime.worker.process import DEADLINE_S, Worker
 from tests.runtime.worker.tiny import write_model
@@ -42,24 +43,6 @@ def reference(tiny_model_dir: Path) -> Reference:
 @pytest.fixture(scope="module")
 def large_reference(large_model_dir: Path) -> Reference:
     return refer(large_model_dir, LONG_TOKENS, None, silent)
-
-
-def damaged(model_dir: Path, place: Path) -> Path:
-    """Return a copy of a model in which half a MiB in the middle of its weights is something else."""
-    place.mkdir()
-    for file in model_dir.iterdir():
-        data = bytearray(file.read_bytes())
-        if file.suffix == ".safetensors":
-            middle = len(data) // 2 & ~3
-            assert middle - (1 << 18) > EDGE_BYTES + (1 << 16)
-            assert len(data) - middle - (1 << 18) > EDGE_BYTES
-            weights = random.Random(3).randbytes(1 << 19)
-            # the exponents of small numbers: noise, and no infinities
-            data[middle - (1 << 18) : middle + (1 << 18)] = b"".join(
-                weights[n : n + 2] + b"\x20\x3f" for n in range(0, len(weights), 4)
-            )
-        (place / file.name).write_bytes(data)
-    return place
 
 
 def verdict_of(worker: Worker, reference: Reference | None, progress: list[Progress] | None = None) -> Verdict:
@@ -161,7 +144,8 @@ def test_a_group_passes_and_keeps_its_verdict(tiny_model_dir: Path, reference: R
 def test_a_rank_with_a_damaged_copy_forms_a_group_that_fails_the_canary_and_ends(
     large_model_dir: Path, large_reference: Reference, tmp_path: Path
 ) -> None:
-    other = damaged(large_model_dir, tmp_path / "damaged")
+    other = shutil.copytree(large_model_dir, tmp_path / "damaged")
+    damage(other)
     assert fingerprint(other) == fingerprint(large_model_dir)
     with Group(large_model_dir, tmp_path / "group", 2, model_dirs={1: other}) as group:
         group.wait_ready()
