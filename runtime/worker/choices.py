@@ -7,9 +7,12 @@ from typing import Any
 from runtime.worker import logprobs
 from runtime.worker.answer import Piece
 from runtime.worker.batch import TokenReport
-from runtime.worker.openai import Envelope, EventStream, Usage
+from runtime.worker.openai import COMMENT, Envelope, EventStream, Usage
 from runtime.worker.tool_shapes import delta_of, message_of
 from runtime.worker.tool_stream import CallReader, Part, Text
+
+SILENT_PIECES = 8
+"""A long call must not look like a stream that has died: after so many pieces of it a comment is sent."""
 
 
 @dataclass(slots=True)
@@ -71,6 +74,8 @@ class Stream:
     """Keyed by the choice's number; empty where there are no calls to find."""
     _events: EventStream = field(init=False)
     _open: set[int] = field(init=False)
+    _silent: int = 0
+    """Pieces that gave no event: a call is told when it is whole."""
 
     def __post_init__(self) -> None:
         self._events = EventStream(self.envelope, include_usage=self.include_usage)
@@ -104,6 +109,9 @@ class Stream:
         elif text:
             events = self._events.text(text, piece.choice)
         events += b"".join(self._events.delta(piece.choice, delta_of(call)) for call in calls)
+        if not events:
+            self._silent += 1
+            events = COMMENT if self._silent % SILENT_PIECES == 0 else b""
         if piece.finish is not None:
             self._open.discard(piece.choice)
             finish = piece.finish if reader is None else finish_of(reader, piece.finish)

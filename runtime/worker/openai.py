@@ -10,6 +10,8 @@ from typing import Any, Literal
 Kind = Literal["chat", "completion"]
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b":\n\n"
+"""An event that clients pass over."""
 
 
 @dataclass(frozen=True, slots=True)

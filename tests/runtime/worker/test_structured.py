@@ -185,7 +185,7 @@ def events_of(worker: Worker, **body: Any) -> Iterator[dict[str, Any]]:
         "POST", "/v1/chat/completions", json={"messages": USER, "stream": True, **body}
     ) as response:
         assert response.status_code == 200
-        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     yield from (json.loads(line) for line in lines[:-1])
 

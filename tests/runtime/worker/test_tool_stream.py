@@ -24,6 +24,9 @@ from mlx_lm.tool_parsers import (
     qwen3_coder,
 )
 
+from runtime.worker.answer import Piece
+from runtime.worker.choices import SILENT_PIECES, Stream
+from runtime.worker.openai import COMMENT, Envelope
 from runtime.worker.reading import Call, parse_bare_json, read_calls
 from runtime.worker.tool_shapes import delta_of, message_of
 from runtime.worker.tool_stream import CallPart, CallReader, Part, Text
@@ -301,3 +304,16 @@ def test_answers_have_openais_shapes():
     assert message_of([]) == {"role": "assistant", "content": ""}
     assert delta_of(parts[1]) == {"tool_calls": [{"index": 0, **call}]}
     assert delta_of(parts[0]) == {"content": "Look."}
+
+
+def test_a_stream_shows_life_while_a_long_call_is_held_back():
+    stream = Stream(Envelope("chat", "id", 7, "m"), 1, has_logprobs=False, include_usage=False, new_reader=reader)
+    sent = [stream.add([Piece(0, character, None)]) for character in ONE_JSON[:40]]
+    assert sent.count(COMMENT) == 40 // SILENT_PIECES
+    assert {*sent} == {b"", COMMENT}
+    last = stream.add([Piece(0, ONE_JSON[40:], "stop")])
+    events = [json.loads(line.removeprefix("data: ")) for line in last.decode().split("\n\n") if line]
+    (call, end) = (event["choices"][0] for event in events)
+    assert call["delta"]["tool_calls"][0]["function"]["name"] == "weather"
+    assert (call["finish_reason"], end["finish_reason"], end["delta"]) == (None, "tool_calls", {})
+    assert stream.is_over
