@@ -212,7 +212,9 @@ class Pool:
         if verdict.effect == "success":
             standing.absent_until = 0.0
             standing.heard_at = now
-            standing.asleep = ""
+            if standing.asleep:
+                # What it said of its load is over, for those who did not wait for it too.
+                standing.asleep, standing.busy_until = "", 0.0
         elif verdict.label == COLD:
             standing.asleep = COLD
         elif verdict.label == LOADING:

@@ -114,6 +114,15 @@ async def test_who_waits_joins_a_load_that_others_have_begun(lab: Any) -> None:
     await until(lambda: sum("prefer" in seen.headers for seen in fake.seen) == 3)
     fake.behave.finish()
     assert [(await answer).status_code for answer in waiting] == [200, 200, 200]
+    assert gateway.standing("a").busy_until == 0.0  # the others need not wait for as long as it had said
+
+
+async def test_who_comes_after_a_load_is_answered_by_it_and_not_by_the_next(lab: Any) -> None:
+    gateway, (fake, _) = await lab(Cold(), answers())
+    assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
+    fake.behave.finish()
+    assert (await ask(gateway, {**CHAT, "model": "model-a"})).status_code == 200
+    assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
 
 
 async def test_nobody_waits_where_another_endpoint_can_answer(lab: Any) -> None:
