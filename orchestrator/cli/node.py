@@ -21,7 +21,7 @@ from orchestrator.node.doctor import Examined, examine_all, install_anchor
 from orchestrator.node.provision import ProvisionError, is_provisioned, provision
 from orchestrator.node.site import SiteError, local_site, site_of
 from orchestrator.node.trust import Offer, fetch, keep
-from orchestrator.transport.base import DiskFullError
+from orchestrator.transport.base import NodeDiskFullError
 from orchestrator.transport.choose import destination, known_hosts, transport_to
 from orchestrator.transport.ssh import CONFIG_VARIABLE, SshTransport
 from schemas.base import NodeName
@@ -129,7 +129,7 @@ async def _install(name: NodeName, node: Node, as_json: bool) -> int:
             if site.is_local
             else await install_anchor(transport, site, launch_daemon(site) if site.os == "macos" else None)
         )
-    except (ProvisionError, SiteError, DiskFullError) as error:
+    except (ProvisionError, SiteError, NodeDiskFullError) as error:
         raise CommandError(ExitCode.ERROR, str(error)) from error
     outcome = "unchanged" if was_there else "installed"
     if as_json:

@@ -40,7 +40,7 @@ class CommandTimeoutError(TransportError):
     """The command was given up after its time and killed; it may or may not have taken effect."""
 
 
-class DiskFullError(TransportError):
+class NodeDiskFullError(TransportError):
     """A file could not be written because the node's disk is full or the account's quota is used up."""
 
 
@@ -102,7 +102,7 @@ class NodeTransport(Protocol):
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         """Put a file at an absolute path, making its folders: a reader sees the whole file or none.
 
-        Raises TransportError, DiskFullError among them.
+        Raises TransportError, NodeDiskFullError among them.
         """
         ...
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.transport.base import CommandTimeoutError, Completed, DiskFullError, TransportError
+from orchestrator.transport.base import CommandTimeoutError, Completed, NodeDiskFullError, TransportError
 from orchestrator.transport.processes import ProcessStream, kill, spawn
 
 NOT_FOUND = 127  # what a shell, and therefore ssh, answers for a missing program
@@ -98,7 +98,7 @@ class LocalTransport:
             yield
         except OSError as error:
             is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            kind = DiskFullError if is_full else TransportError
+            kind = NodeDiskFullError if is_full else TransportError
             raise kind(self.node, f"cannot write {path}: {error.strerror}") from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrator.transport.base import (
     CommandTimeoutError,
     Completed,
-    DiskFullError,
+    NodeDiskFullError,
     NodeRefusedError,
     NodeUnreachableError,
     TransportError,
@@ -256,7 +256,7 @@ class SshTransport:
         if exit_code:
             last = (said.strip().splitlines() or [f"exit code {exit_code}"])[-1]
             is_full = "No space left" in said or "quota exceeded" in said.lower()
-            kind = DiskFullError if is_full else TransportError
+            kind = NodeDiskFullError if is_full else TransportError
             raise kind(self.node, f"cannot write {path}: {last.rpartition(': ')[2]}")
 
     # -- the shared connection -------------------------------------------------------------------------------------

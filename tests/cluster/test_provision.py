@@ -30,7 +30,7 @@ from orchestrator.node.provision import (
 )
 from orchestrator.node.reports import UnitLaunch
 from orchestrator.node.site import Site, site_of
-from orchestrator.transport.base import DiskFullError, NodeTransport
+from orchestrator.transport.base import NodeDiskFullError, NodeTransport
 from tests.cluster.lab import Host, Lab, poll
 from tests.fakes.package_index import wheel
 
@@ -265,5 +265,5 @@ async def test_disk_that_takes_nothing_at_all_is_told(small: Small) -> None:
     small.host.mount_small_disk(small.host.state / "env", "64k")
     transport, site, _ = await reach(small.host)
 
-    with pytest.raises(DiskFullError, match="No space left"):
+    with pytest.raises(NodeDiskFullError, match="No space left"):
         await provision(transport, site, quiet, small.sources)

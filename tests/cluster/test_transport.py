@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from orchestrator.transport.base import (
     AccessRefusedError,
     CommandTimeoutError,
-    DiskFullError,
     HostKeyChangedError,
     HostKeyUnknownError,
+    NodeDiskFullError,
     NodeRefusedError,
     NodeUnreachableError,
     TransportError,
@@ -369,9 +369,9 @@ async def test_full_disk_is_told_and_nothing_half_written_is_left(lab: Lab, tmp_
     source.write_bytes(os.urandom(8 * 1024 * 1024))
     transport = host.transport()
 
-    with pytest.raises(DiskFullError, match=r"cannot write .*/small/x: No space left on device"):
+    with pytest.raises(NodeDiskFullError, match=r"cannot write .*/small/x: No space left on device"):
         await transport.push(source.read_bytes(), str(small / "x"), mode=0o600)
-    with pytest.raises(DiskFullError, match=r"No space left on device"):
+    with pytest.raises(NodeDiskFullError, match=r"No space left on device"):
         await transport.push_file(str(source), str(small / "x"), mode=0o600, report=lambda _: None)
 
     assert (await transport.run(["ls", "-A", str(small)], timeout_s=60)).stdout == b""
