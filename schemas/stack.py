@@ -114,13 +114,14 @@ class Service(Frozen):
     """`surge` starts the new unit beside the old one unless memory is known not to allow it, `swap` stops first, `auto`
     surges where memory is known to allow it."""
     start: Annotated[Literal["always", "on-demand"], COLD] = "always"
-    """Whether it runs all the time or only when asked for."""
+    """`on-demand`, of engine `mlx`: its process runs all the time, its model is brought into memory by requests."""
     idle_stop_s: Annotated[Seconds | None, COLD] = None
-    """Seconds without a request after which an on-demand service stops."""
+    """Seconds without a request after which an on-demand service drops its model; without it another one that needs the
+    memory makes it do so."""
     port: Annotated[Port | None, COLD] = None
     """The port of its HTTP server; one of the node's `ports` when absent."""
     max_batch: Annotated[int, Field(ge=1, le=256), COLD] = 8
-    """Requests that are answered at once."""
+    """Requests that are answered at once; of embedding and reranking models texts, 32 where nothing is said."""
     max_waiting: Annotated[int, Field(ge=0, le=4096), COLD] = 64
     """Requests that may wait for a place in the batch; more are refused with 503."""
     ready_timeout_s: Annotated[Seconds, HOT] = 600.0
