@@ -18,8 +18,8 @@ from runtime.worker.encode_modules import (
     read_modules,
     read_object,
 )
+from schemas.model import ModelKind
 
-Kind = Literal["chat", "embedding", "reranking"]
 Family = Literal["bert", "roberta", "modernbert", "decoder"]
 Method = Literal["vector", "classifier", "yes-no", "listwise"]
 """What one text, pair or list of texts becomes: a vector, a classifier's score, the probability of the answer "yes",
@@ -109,7 +109,7 @@ CONFIG_FILES = (
 )
 
 
-def read_recipe(files: Files, kind: Kind, *, ends_texts: bool, has_projector: bool) -> Recipe:
+def read_recipe(files: Files, kind: ModelKind, *, ends_texts: bool, has_projector: bool) -> Recipe:
     """Decide how to compute the model for `kind`.
 
     `ends_texts` says that the tokenizer puts a token behind every text, as those of decoder embedders do and those
@@ -144,7 +144,13 @@ def check_chat(config: Mapping[str, Any]) -> None:
 
 
 def _decoder(
-    files: Files, config: Mapping[str, Any], architecture: str, kind: Kind, *, ends_texts: bool, has_projector: bool
+    files: Files,
+    config: Mapping[str, Any],
+    architecture: str,
+    kind: ModelKind,
+    *,
+    ends_texts: bool,
+    has_projector: bool,
 ) -> Recipe:
     max_length = _max_length(files, config, "decoder")
     is_listwise = architecture == LISTWISE_ARCHITECTURE or has_projector
@@ -266,7 +272,7 @@ def _cuts(files: Files, config: Mapping[str, Any]) -> Lengths | None:
     return Lengths(least=LEAST_QWEN3_DIMENSIONS) if is_qwen3 else None
 
 
-def _wrong_kind(architecture: str, actual: Kind, asked: Kind) -> ModelFilesError:
+def _wrong_kind(architecture: str, actual: ModelKind, asked: ModelKind) -> ModelFilesError:
     name = architecture or "this architecture"
     article = {"chat": "a chat", "embedding": "an embedding", "reranking": "a reranking"}[actual]
     return ModelFilesError(f"{name} is {article} model and was to be served as {asked}: set `kind: {actual}`")

@@ -13,11 +13,12 @@ from runtime.worker.encode_files import ends_texts, has_projector, load_tokenize
 from runtime.worker.encode_modules import ModelFilesError
 from runtime.worker.encode_networks import Network, open_encoder
 from runtime.worker.encode_prompts import ListwisePrompt, YesNoPrompt
-from runtime.worker.encode_recipe import Kind, read_recipe
+from runtime.worker.encode_recipe import read_recipe
 from runtime.worker.encode_rows import Row, Texts
 from runtime.worker.encode_work import Reading, Vector
 from runtime.worker.errors import RequestError
 from runtime.worker.model import materialise
+from schemas.model import ModelKind
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Encoder:
             mx.clear_cache()
 
 
-def load(directory: Path, kind: Kind, max_context: int | None, progress: Callable[[float], None]) -> Encoder:
+def load(directory: Path, kind: ModelKind, max_context: int | None, progress: Callable[[float], None]) -> Encoder:
     """Load weights and tokenizer from a local directory to be served as `kind`.
 
     `max_context` lowers the length that the model's files name. `progress` receives the share of the weights that are
@@ -93,7 +94,7 @@ def load(directory: Path, kind: Kind, max_context: int | None, progress: Callabl
         raise ModelFilesError(f"{directory}: {error}") from error
 
 
-def _load(directory: Path, kind: Kind, max_context: int | None, progress: Callable[[float], None]) -> Encoder:
+def _load(directory: Path, kind: ModelKind, max_context: int | None, progress: Callable[[float], None]) -> Encoder:
     files = read_files(directory)
     tokenizer = load_tokenizer(directory)
     recipe = read_recipe(files, kind, ends_texts=ends_texts(tokenizer), has_projector=has_projector(directory))

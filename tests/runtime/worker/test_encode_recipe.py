@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from runtime.worker.encode_modules import ModelFilesError, module_files
-from runtime.worker.encode_recipe import Kind, Lengths, Recipe, check_chat, read_recipe
+from runtime.worker.encode_recipe import Lengths, Recipe, check_chat, read_recipe
+from schemas.model import ModelKind
 
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "max_position_embeddings": 32768}
@@ -17,7 +18,11 @@ MEAN = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
 
 
 def read(
-    config: dict[str, Any], kind: Kind = "embedding", ends_texts: bool = False, projector: bool = False, **files: Any
+    config: dict[str, Any],
+    kind: ModelKind = "embedding",
+    ends_texts: bool = False,
+    projector: bool = False,
+    **files: Any,
 ) -> Recipe:
     named = {f"{name}.json": content for name, content in files.items() if name != "pooling"}
     if "pooling" in files:
@@ -107,7 +112,7 @@ LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_posi
         (LLAMA, "reranking", "LlamaForCausalLM is a chat model"),
     ],
 )
-def test_a_model_of_another_kind_says_which(config: dict[str, Any], kind: Kind, message: str) -> None:
+def test_a_model_of_another_kind_says_which(config: dict[str, Any], kind: ModelKind, message: str) -> None:
     with pytest.raises(ModelFilesError, match=message):
         read(config, kind)
 

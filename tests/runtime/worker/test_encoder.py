@@ -9,10 +9,10 @@ import pytest
 
 from runtime.worker import encode_decoder, encode_layers
 from runtime.worker.encode_modules import ModelFilesError
-from runtime.worker.encode_recipe import Kind
 from runtime.worker.encode_rows import Row
 from runtime.worker.encode_work import rerank_work
 from runtime.worker.encoder import Encoder, load
+from schemas.model import ModelKind
 from tests.runtime.worker import encode_reference as reference
 from tests.runtime.worker.encode_asking import ask, ranking
 from tests.runtime.worker.tiny_encoders import Checkpoint, add_modules, write_bert, write_modernbert, write_qwen3
@@ -21,7 +21,7 @@ TEXTS = ["the quick brown fox", "a", "what is the capital of France?", "user: la
 QUERY = "what is the capital?"
 
 
-def open_model(checkpoint: Checkpoint, kind: Kind = "embedding") -> Encoder:
+def open_model(checkpoint: Checkpoint, kind: ModelKind = "embedding") -> Encoder:
     return load(checkpoint.directory, kind, None, lambda _: None)
 
 
@@ -259,7 +259,7 @@ def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("use", ["embed", "yes-no", "listwise"])
 def test_a_length_that_nothing_fits_into_is_told(use: str, tmp_path: Path) -> None:
-    kind: Kind = "embedding" if use == "embed" else "reranking"
+    kind: ModelKind = "embedding" if use == "embed" else "reranking"
     checkpoint = write_qwen3(tmp_path, use)
     with pytest.raises(ModelFilesError, match="--max-context"):
         load(checkpoint.directory, kind, 1 if use == "embed" else 30, lambda _: None).probe()
