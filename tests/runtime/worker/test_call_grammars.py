@@ -46,10 +46,10 @@ def weather(properties: dict[str, Any], **more: Any) -> Tool:
     return Tool("weather", "Tells the weather.", schema, is_strict=False)
 
 
-@pytest.fixture(scope="module", params=["marks that text can spell", "special marks"])
+@pytest.fixture(scope="module", params=["spelt", pytest.param("special", marks=pytest.mark.slow)])
 def walker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Walker:
     directory = write_model(tmp_path_factory.mktemp("words") / "model", layers=1)
-    return Walker(directory, MARKS, are_special=request.param == "special marks")
+    return Walker(directory, MARKS, are_special=request.param == "special")
 
 
 def family_of(name: str) -> tuple[Family, Parser]:
