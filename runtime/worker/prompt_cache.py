@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import (
+    LRUPromptCache,
+    PromptTrie,
+    PromptTrieResult,
+    can_trim_prompt_cache,
+    trim_prompt_cache,
+)
 
 from runtime.worker.cache_size import default_bytes
 from runtime.worker.settings import Settings
@@ -23,6 +29,8 @@ AgreeOnSizes = Callable[[Sequence[int]], list[int]]
 
 MOST_ENTRIES = 4096
 """Far above what bytes allow of real conversations; bounds the work of a look at the cache."""
+_ENTRY = "__value__"
+"""Under this key mlx-lm's trie has an entry among the tokens that go on from it."""
 MODEL = "model"
 """Under this name the caches of the main model are kept."""
 
@@ -35,6 +43,33 @@ def open_prompt_cache(settings: Settings, agree: AgreeOnSizes = list) -> "Prompt
         ranks = settings.group.size if settings.group else 1
         limit = default_bytes(config, settings.max_batch, settings.max_context, ranks)
     return PromptCache(limit, agree)
+
+
+class _Trie(PromptTrie):
+    """Finds a longer entry in linear time.
+
+    mlx-lm 0.32 looks for the shortest one in a time that grows with the square of its length: for one that goes on for
+    16,000 tokens 1.1 s, against 0.03 s. Any one serves, since what is too much of it is taken off.
+    """
+
+    def search(self, model: Any, tokens: list[int]) -> PromptTrieResult:
+        """Return the entries that are nearest to `tokens`, as the method of mlx-lm does."""
+        node = self._trie.get(model, {})
+        common = shorter = 0
+        while common < len(tokens) and tokens[common] in node:
+            node = node[tokens[common]]
+            common += 1
+            if _ENTRY in node:
+                shorter = common
+        if common and shorter == len(tokens):
+            return PromptTrieResult(model, tokens, None, None, 0)
+        longer = list(tokens[:common])
+        # Every branch ends in an entry.
+        while common and _ENTRY not in node:
+            token, node = next(iter(node.items()))
+            longer.append(token)
+        known = tokens[:shorter] if shorter else None
+        return PromptTrieResult(model, None, known, longer if common else None, common)
 
 
 @dataclass(slots=True)
@@ -83,6 +118,7 @@ class PromptCache:
     def clear(self) -> None:
         """Throw everything out."""
         self._entries = LRUPromptCache(max_size=MOST_ENTRIES)
+        self._entries._trie = _Trie()
 
     def find(self, tokens: list[int], model: str = MODEL) -> tuple[Caches | None, int]:
         """Return caches of the longest known beginning of a prompt and its length; at least one token is left over.

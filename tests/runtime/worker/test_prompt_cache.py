@@ -1,6 +1,6 @@
 """What is known of a prompt is not computed again, and never changes an answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runtime.worker.compute import CPU_PREFILL_TOKENS, Compute
 from runtime.worker.model import LoadedModel, load
-from runtime.worker.prompt_cache import PromptCache
+from runtime.worker.prompt_cache import PromptCache, _Trie
 from runtime.worker.request import Sampling
 from runtime.worker.steps import Insert
 from tests.runtime.worker.driving import Run, asking, prompt
@@ -183,6 +183,41 @@ def test_who_waits_for_a_prompt_reads_it_when_the_first_one_leaves(models: Calla
     while run.open:
         run.step()
     assert run.answers == {2: running(model, 0).finish(asking(9, tokens))[0]}
+
+
+@given(
+    entries=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=8),
+    removed=st.integers(0, 3),
+    tokens=st.lists(st.integers(0, 2), min_size=1, max_size=7),
+)
+def test_the_nearest_entries_are_those_that_begin_alike(
+    entries: list[list[int]], removed: int, tokens: list[int]
+) -> None:
+    trie = _Trie()
+    for entry in entries:
+        trie.add("m", entry, "value")
+    kept = {tuple(entry) for entry in entries}
+    for entry in sorted(kept)[:removed]:
+        trie.pop("m", list(entry))
+        kept.remove(entry)
+    found = trie.search("m", tokens)
+    if tuple(tokens) in kept:
+        assert found.exact == tokens
+        return
+    assert found.exact is None
+    begins = [entry for entry in kept if tuple(tokens[: len(entry)]) == entry]
+    assert tuple(found.shorter or ()) == max(begins, key=len, default=())
+    common = max((common_of(entry, tokens) for entry in kept), default=0)
+    assert found.common_prefix == common
+    if common:
+        assert tuple(found.longer) in kept
+        assert common_of(found.longer, tokens) == common
+
+
+def common_of(first: Sequence[int], second: Sequence[int]) -> int:
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def test_after_a_failure_nothing_is_known(models: Callable[[str], LoadedModel]) -> None:
