@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.runtime.worker.process import Worker, wait_until
+from tests.runtime.worker.tiny_encoders import write_bert
 
 WAIT = {"prefer": "wait=60"}
 LONG = 3000
@@ -222,9 +223,31 @@ def test_what_a_killed_worker_held_is_free(pair: tuple[Node, Worker, Worker]) ->
     assert ask(killed, WAIT).status_code == 200
     killed.process.send_signal(signal.SIGKILL)
     killed.wait_exit()
+    killed.http.close()
     assert len(list((node.root / "room" / "workers").glob("*.json"))) == 3
     assert ask(two, WAIT).status_code == 200
     assert len(list((node.root / "room" / "workers").glob("*.json"))) == 2
+
+
+@pytest.mark.slow
+def test_models_of_all_kinds_make_room_for_each_other(pair: tuple[Node, Worker, Worker], tmp_path: Path) -> None:
+    node, chat, _ = pair
+    write_bert(tmp_path / "bert")
+    embed = node.worker("embed", "--kind", "embedding", model_dir=tmp_path / "bert")
+    try:
+        request = {"model": "tiny", "input": "a text"}
+        refused = embed.http.post("/v1/embeddings", json=request)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
+        first = embed.http.post("/v1/embeddings", json=request, headers=WAIT)
+        assert first.status_code == 200
+        assert ask(chat, WAIT).status_code == 200
+        assert (phase(embed), phase(chat)) == ("cold", "ready")
+        again = embed.http.post("/v1/embeddings", json=request, headers=WAIT)
+        assert again.json()["data"] == first.json()["data"]
+        assert (phase(embed), phase(chat)) == ("ready", "cold")
+    finally:
+        node.workers.remove(embed)
+        embed.__exit__()
 
 
 @pytest.mark.slow
