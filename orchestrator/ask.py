@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from orchestrator.readiness import ClientMaker
+from orchestrator.proof import DOCUMENTS, PATHS, QUERY, proof_body
+from orchestrator.readiness import ClientMaker, prove
+from schemas.kinds import role_kinds
+from schemas.model import ModelKind
 from schemas.prefer import HEADER, wait_preference
 from schemas.stack import Stack
 
 QUESTION = "What is the capital of France?"
 ANSWER_TIMEOUT_S = 120.0
 MAX_TOKENS = 64
+SHOWN_NUMBERS = 3
 WAIT_S = 60.0
 """What a model that is loaded on demand gets before its answer begins."""
 
@@ -22,11 +26,11 @@ class NoAnswerError(Exception):
     """The gateway did not answer the question."""
 
 
-def chat_role(stack: Stack) -> str | None:
-    """Return the role to ask: `chat` where there is one, else the first that gives no vectors."""
-    if "chat" in stack.roles:
-        return "chat"
-    return next((name for name, role in stack.roles.items() if role.dimensions is None), None)
+def role_to_ask(stack: Stack) -> tuple[str, ModelKind]:
+    """Return the role to ask, with its kind: `chat` if that is one for chat, else the first such, else the first."""
+    kinds = role_kinds(stack)
+    name = min(kinds, key=lambda name: (kinds[name] != "chat", name != "chat"))
+    return name, kinds[name]
 
 
 def request_body(model: str, question: str) -> dict[str, object]:
@@ -35,8 +39,11 @@ def request_body(model: str, question: str) -> dict[str, object]:
     return {"model": model, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0}
 
 
-def curl_line(url: str, model: str) -> str:
+def curl_line(url: str, model: str, kind: ModelKind = "chat") -> str:
     """Return a command that asks the same by hand."""
+    if kind != "chat":
+        body = json.dumps(proof_body(kind, model))
+        return f"curl {url}{PATHS[kind]} -H 'content-type: application/json' -d '{body}'"
     body = json.dumps(request_body(model, QUESTION))
     return f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
 
@@ -64,6 +71,19 @@ async def ask(make: ClientMaker, url: str, model: str, question: str) -> AsyncIt
                     yield piece
     except httpx.HTTPError as error:
         raise NoAnswerError(f"{url} did not answer: {error or type(error).__name__}") from error
+
+
+async def ask_encoder(make: ClientMaker, url: str, model: str, kind: ModelKind) -> tuple[str, str]:
+    """Return what an embedding or reranking role was asked, and what it answered; raises `NoAnswerError`."""
+    async with make() as http:
+        proof = await prove(http, url, kind, model, None, WAIT_S)
+    if proof.fault:
+        raise NoAnswerError(f"{url}: {proof.fault}")
+    if kind == "embedding":
+        start = ", ".join(f"{number:.4f}" for number in proof.vector[:SHOWN_NUMBERS])
+        return QUERY, f"[{start}, ...], {len(proof.vector)} numbers"
+    best, score = proof.ranked[0]
+    return f"{QUERY} (of {len(DOCUMENTS)} texts)", f"{DOCUMENTS[best]} ({score:.3f})"
 
 
 def _pieces(line: str) -> list[str]:

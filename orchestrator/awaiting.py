@@ -15,11 +15,12 @@ from orchestrator.cluster import Cluster
 from orchestrator.engines.probe import is_alive, probe
 from orchestrator.execute import EffectError, Progress, Report
 from orchestrator.expand import Desired, DesiredUnit
+from orchestrator.kinds import pinned_dimensions
 from orchestrator.launch import ABANDON_GRACE_S
 from orchestrator.node.client import ShimError
 from orchestrator.node.reports import UnitReport
 from orchestrator.plan import AwaitReady
-from orchestrator.readiness import gateway_reports, worker_readiness
+from orchestrator.readiness import gateway_reports, prove, worker_readiness
 from orchestrator.records import PORT_LABEL, exit_words
 from orchestrator.references import References
 from orchestrator.transport.base import TransportError
@@ -183,8 +184,11 @@ class Awaiter:
         if isinstance(spec, EngineSpec):
             return await self._engine_is_ready(http, spec, url, token, report)
         readiness = await worker_readiness(http, url, token)
-        if readiness is None or readiness.takes_requests:
-            return readiness is not None
+        if readiness is None:
+            return False
+        if readiness.takes_requests:
+            # A model that is not in memory is not asked: that would load it.
+            return not readiness.is_ready or spec.model.kind == "chat" or await self._is_proven(http, spec, url, token)
         share = readiness.progress
         done, total = (0, None) if share is None else (round(100 * share), 100)
         report(Progress(readiness.phase, done, total, "percent"))
@@ -201,9 +205,23 @@ class Awaiter:
         self._reasons[unit_id(spec)] = reason or ""
         return reason is None
 
+    async def _is_proven(self, http: httpx.AsyncClient, spec: WorkerSpec, url: str, token: str) -> bool:
+        """Tell whether a worker gave a vector of the right length, or scores; another length is an `EffectError`."""
+        proof = await prove(http, url, spec.model.kind, spec.model.name, token)
+        self._reasons[unit_id(spec)] = proof.fault
+        if proof.fault:
+            return False
+        for role, pinned in pinned_dimensions(self._desired, spec.service).items():
+            if proof.vector and len(proof.vector) != pinned:
+                raise EffectError(
+                    f"{unit_id(spec)} gives vectors of {len(proof.vector)} numbers, and roles.{role}.dimensions is "
+                    f"{pinned}; correct the role, or serve another model"
+                )
+        return True
+
     def _why(self, action: AwaitReady) -> str:
         reason = self._reasons.get(action.unit)
-        return f"; asked for a token it said: {reason}" if reason else ""
+        return f"; asked for an answer it said: {reason}" if reason else ""
 
     async def _end_the_rest(self, alive: list[Watched]) -> None:
         async def stop(node: NodeName, unit: UnitId) -> None:

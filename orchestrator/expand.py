@@ -23,6 +23,8 @@ from schemas.unit import AnyUnitSpec, EngineSpec, GatewaySpec, GroupSpec, ModelS
 
 _Copy = tuple[ServiceName, int]
 """A service and the number of its replica."""
+ENCODER_BATCH = 32
+"""Texts at once of embedding and reranking models, where the stack says nothing: the worker's own default."""
 GATEWAY_READY_TIMEOUT_S = 30.0
 GATEWAY_DRAIN_S = 30.0
 
@@ -217,7 +219,7 @@ def _single(
             rank=0,
             model=model,
             port=service.port,
-            max_batch=service.max_batch,
+            max_batch=_batch(service, model),
             max_waiting=service.max_waiting,
             on_demand=service.start == "on-demand",
             idle_stop_s=service.idle_stop_s,
@@ -232,10 +234,17 @@ def _single(
         engine=service.engine,
         model=model,
         port=service.port,
-        max_batch=service.max_batch,
+        max_batch=_batch(service, model),
         args=service.args,
         host=host,
     )
+
+
+def _batch(service: Service, model: ModelSpec) -> int:
+    """Return how much is computed at once: texts to encode take less memory than answers, so that more of them fit."""
+    if model.kind == "chat" or "max_batch" in service.model_fields_set:
+        return service.max_batch
+    return ENCODER_BATCH
 
 
 def _ranks(

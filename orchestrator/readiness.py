@@ -1,4 +1,4 @@
-"""I/O: asks a worker or a gateway whether it really serves: a token was given, these routes are held."""
+"""I/O: asks a worker or a gateway whether it really serves: a token, a vector or a score, these routes are held."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from orchestrator.proof import PATHS, Proof, proof_body, proof_of
 from schemas.admin import ConfigReport
 from schemas.messages import WorkerReadiness, WorkerStatus
 from schemas.model import ModelKind
@@ -18,6 +19,9 @@ from schemas.prefer import HEADER, wait_preference
 
 PROBE_TIMEOUT_S = 3.0
 """A loopback or LAN answer takes milliseconds, also from a worker in the middle of a long prefill."""
+PROOF_TIMEOUT_S = 30.0
+"""What all of a request for embeddings or reranking may take: the gateway's limit."""
+REASON_CHARS = 300
 GATEWAY_TRIES = 8
 """Connections made to find both of two gateways that share a port: the system picks one of them each time."""
 
@@ -45,10 +49,6 @@ async def worker_readiness(http: httpx.AsyncClient, url: str, token: str | None)
         return None
 
 
-async def gateway_reports(
-    make: ClientMaker, bind: str, port: int, pids: set[int], token: str | None
-) -> dict[int, ConfigReport]:
-    """Return what the gateways on a port say: pid -> report. Stops once all of `pids` were heard.
 async def worker_status(http: httpx.AsyncClient, url: str, token: str | None) -> WorkerStatus | None:
     """Return everything that a worker says of itself; None while it does not answer."""
     body = await _get(http, f"{url}/status", token)
@@ -80,6 +80,10 @@ async def prove(
         return Proof(fault="its answer is no JSON")
 
 
+async def gateway_reports(
+    make: ClientMaker, bind: str, port: int, pids: set[int], token: str | None
+) -> dict[int, ConfigReport]:
+    """Return what the gateways on a port say: pid -> report. Stops once all of `pids` were heard.
 
     `make` gives a client of the gateway's node, `token` is the stack's worker token.
     """

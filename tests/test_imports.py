@@ -42,7 +42,7 @@ MUST_BE_PURE = (
     "orchestrator/expand.py", "orchestrator/observed.py", "orchestrator/placement.py", "orchestrator/reconcile.py",
     "orchestrator/budget.py", "orchestrator/causes.py", "orchestrator/addresses.py", "orchestrator/consequences.py",
     "orchestrator/decide.py", "orchestrator/drain.py", "orchestrator/draft.py",
-    "orchestrator/groups.py", "orchestrator/kinds.py", "orchestrator/ladders.py",
+    "orchestrator/groups.py", "orchestrator/kinds.py", "orchestrator/ladders.py", "orchestrator/proof.py",
     "orchestrator/link_verdict.py",
     "orchestrator/memory.py", "orchestrator/policy.py", "orchestrator/scope.py", "orchestrator/sharding.py",
     "orchestrator/sharing.py",

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from orchestrator.addresses import node_address, url_host
-from orchestrator.ask import QUESTION, NoAnswerError, ask, chat_role, curl_line
+from orchestrator.ask import QUESTION, NoAnswerError, ask, ask_encoder, curl_line, role_to_ask
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.interrupts import stop_at_interrupt
 from orchestrator.cli.options import (
@@ -29,7 +29,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.progress import printer
 from orchestrator.controller import Controller, Planned
 from orchestrator.plan import PLAN_VERSION, plan_data, render
-from orchestrator.readiness import client, gateway_url, is_loopback
+from orchestrator.readiness import ClientMaker, client, gateway_url, is_loopback
 from orchestrator.reconcile import EVERYTHING
 from schemas.stack import Stack
 
@@ -195,30 +195,37 @@ async def _ask(control: Controller, as_json: bool) -> int:
     stack = control.compose().stack
     url, node = _gateway_url(stack), control.cluster().nodes[stack.gateway.node]
     make = node.http if is_loopback(stack.gateway.bind) else client
-    role = chat_role(stack)
-    if role is None:
-        _say(f"Gateway    {url}", as_json, {"type": "urls", "gateway": url})
-        return ExitCode.FINE
-    if not as_json:
-        click.echo(f"\nYou        {QUESTION}\n{role:<10} ", nl=False)
-    pieces = []
+    role, kind = role_to_ask(stack)
     try:
-        async for piece in ask(make, url, role, QUESTION):
-            pieces.append(piece)
+        if kind == "chat":
+            question, said = QUESTION, await _ask_chat(make, url, role, as_json)
+        else:
+            question, said = await ask_encoder(make, url, role, kind)
             if not as_json:
-                click.echo(piece, nl=False)
+                click.echo(f"\nYou        {question}\n{role:<10} {said}", nl=False)
     except NoAnswerError as error:
         raise CommandError(ExitCode.ERROR, f"\nThe stack is up but did not answer: {error}") from error
     if as_json:
-        print_json({"type": "answer", "role": role, "question": QUESTION, "answer": "".join(pieces), "gateway": url})
+        print_json({"type": "answer", "role": role, "question": question, "answer": said, "gateway": url})
         return ExitCode.FINE
     click.echo(
         f"\n\nGateway    {url}/v1 (OpenAI API), {url}/health, {url}/metrics\n"
-        f"Try        {curl_line(url, role)}\n"
+        f"Try        {curl_line(url, role, kind)}\n"
         f"Status     {suggest('status', stack.stack)}\n"
         f"Stop       {suggest('down', stack.stack)}" + (" (or: make stop)" if stack.stack == "quickstart" else "")
     )
     return ExitCode.FINE
+
+
+async def _ask_chat(make: ClientMaker, url: str, role: str, as_json: bool) -> str:
+    if not as_json:
+        click.echo(f"\nYou        {QUESTION}\n{role:<10} ", nl=False)
+    pieces = []
+    async for piece in ask(make, url, role, QUESTION):
+        pieces.append(piece)
+        if not as_json:
+            click.echo(piece, nl=False)
+    return "".join(pieces)
 
 
 def _gateway_url(stack: Stack) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from orchestrator.engines.catalogue import ENGINES, upstream_model
+from orchestrator.readiness import prove
 from schemas.unit import EngineSpec
 
 TOKEN_TIMEOUT_S = 120.0
@@ -30,8 +31,11 @@ async def is_alive(http: httpx.AsyncClient, spec: EngineSpec, url: str, token: s
 async def probe(http: httpx.AsyncClient, spec: EngineSpec, url: str, token: str | None) -> str | None:
     """Ask for one token; return None once there is one, else why not, in words. Never raises.
 
-    A model without a chat template is asked to complete a text instead.
+    A model without a chat template is asked to complete a text instead; models of other kinds for a vector or a score.
     """
+    if spec.model.kind != "chat":
+        token = token if ENGINES[spec.engine].has_key else None
+        return (await prove(http, url, spec.model.kind, upstream_model(spec), token)).fault or None
     body = {"model": upstream_model(spec), "max_tokens": 1, "temperature": 0, "stream": False}
     chat = {**body, "messages": [{"role": "user", "content": PROMPT}]}
     token = token if ENGINES[spec.engine].has_key else None

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.quickstart import without_encoder
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "orchestrate"
 T = TypeVar("T")
@@ -70,6 +72,8 @@ class Trial:
         first, last = free_range(32)
         node = self.conf / "nodes" / "local.yaml"
         node.write_text(node.read_text() + f"  ports: {first}-{last}\n")
+        if stack == "quickstart":
+            self.file.write_text(without_encoder(self.file.read_text()))
         if model is not None:
             path = self.conf / "models" / "smollm2-135m-instruct.yaml"
             path.write_text(f"smollm2-135m-instruct: {{source: 'path:{model}', memory_gib: 0.5}}\n")

@@ -27,7 +27,10 @@ def test_init_writes_what_validates(tmp_path, capsys):
     assert main(["--conf", str(tmp_path / "mine"), "validate", "quickstart"]) == 0
 
 
-@pytest.mark.parametrize("file", ["stacks/quickstart.yaml", "nodes/local.yaml", "models/smollm2-135m-instruct.yaml"])
+@pytest.mark.parametrize(
+    "file",
+    ["stacks/quickstart.yaml", "nodes/local.yaml", "models/smollm2-135m-instruct.yaml", "models/all-minilm-l6-v2.yaml"],
+)
 def test_init_writes_the_shipped_quickstart(tmp_path, file):
     main(["init", str(tmp_path)])
     assert words(tmp_path / file) == words(REPOSITORY / "conf" / file)
@@ -36,7 +39,7 @@ def test_init_writes_the_shipped_quickstart(tmp_path, file):
 def test_every_written_file_fits_the_schema_that_it_names(tmp_path):
     main(["init", str(tmp_path)])
     files = [path for folder in ("stacks", "nodes", "models", "policies") for path in (tmp_path / folder).iterdir()]
-    assert len(files) == 4
+    assert len(files) == 5
     for path in files:
         (line,) = [line for line in path.read_text().splitlines() if "yaml-language-server" in line]
         schema = json.loads((path.parent / line.partition("$schema=")[2]).resolve().read_text())

@@ -14,6 +14,7 @@ from orchestrator.rollback import RollbackError, compose_recovered, forget_old, 
 from orchestrator.snapshots import Snapshots, files_digest, read_files
 from schemas.problems import ConfigurationError
 from tests.conftest import REPOSITORY
+from tests.quickstart import without_encoder
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -31,6 +32,7 @@ class Lab:
         self.conf = self.repository / "deep" / "conf"
         shutil.copytree(REPOSITORY / "conf", self.conf)
         self.file = self.conf / "stacks" / "quickstart.yaml"
+        self.file.write_text(without_encoder(self.file.read_text()))
         git(root, "init", str(self.repository))
         self.state = root / "state" / "stacks" / "quickstart"
         self.journal = Journal(self.state)

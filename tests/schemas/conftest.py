@@ -9,6 +9,7 @@ import pytest
 
 from schemas.compose import compose
 from schemas.problems import ConfigurationError, Problem
+from tests.quickstart import without_encoder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -41,4 +42,6 @@ class Conf:
 @pytest.fixture
 def conf(tmp_path: Path) -> Conf:
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
-    return Conf(tmp_path / "conf")
+    conf = Conf(tmp_path / "conf")
+    conf.stack.write_text(without_encoder(conf.stack.read_text()))
+    return conf
