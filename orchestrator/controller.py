@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.allotting import allot
 from orchestrator.cluster import Cluster, ReachedNode, reach
@@ -21,7 +19,8 @@ from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
 from orchestrator.journal import Generation, Journal, actor
-from orchestrator.node.client import LockedError, ShimError
+from orchestrator.locks import THIS_MACHINE, StackLocks
+from orchestrator.node.client import ShimError
 from orchestrator.node.provision import prune
 from orchestrator.observed import Observed, Reachable
 from orchestrator.plan import Plan, Stop
@@ -30,7 +29,7 @@ from orchestrator.reconcile import EVERYTHING, reconcile
 from orchestrator.revisions import GitStamp, git_stamp
 from orchestrator.rollback import RollbackError, compose_recovered, forget_old, recover
 from orchestrator.snapshots import Files, Snapshots, files_digest, read_files
-from orchestrator.transport.base import NodeUnreachableError, TransportError
+from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, StackName
 from schemas.compose import Composition, compose, shown_path
 from schemas.node import Node
@@ -38,11 +37,8 @@ from schemas.problems import ConfigurationError, Problem
 from schemas.stack import Stack
 from schemas.unit import GatewaySpec
 
-_THIS_MACHINE = {NodeName("local"): Node(reach="local")}
 SETTLE_S = 30.0
 """What putting the routes in order may take after the last action."""
-LOCK_POLL_S = 0.5
-"""Between two tries to take the lock from a watcher, which gives it up between two passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +110,7 @@ class Controller:
         """Is told what a person has to wait for."""
         self.journal = Journal(directories.stack(self.stack))
         self.snapshots = Snapshots(directories.stack(self.stack))
+        self._locks = StackLocks(self.stack, directories, self._gateway_elsewhere)
 
     def has_file(self) -> bool:
         """Tell whether the configuration directory has a stack of this name."""
@@ -207,45 +204,20 @@ class Controller:
             nodes = self._last_nodes()
         return self._reach({**self.journal.remembered_nodes(), **nodes})
 
-    @asynccontextmanager
-    async def lock(
+    def lock(
         self, command: str, *, yields: bool = False, waits: Callable[[str], None] = lambda _: None
-    ) -> AsyncIterator[None]:
+    ) -> AbstractAsyncContextManager[None]:
         """Hold the stack's lock while the context lasts; raises `LockedError` with the holder's words.
 
         `yields`: the holder is a watcher, whose passes are short and can be done again. A command waits for it, after
         `waits` was called with its words; a watcher waits for nobody. Raises `NodeUnreachableError` where the gateway's
         node, whose lock keeps other machines away, does not answer and is not assumed to be lost.
         """
-        holder = {**self._holder(command), "yields": yields}
-        node = self._this_machine()
-        is_told = False
-        async with AsyncExitStack() as held:
-            while True:
-                try:
-                    await held.enter_async_context(node.shim.lock(f"apply-{self.stack}", holder))
-                    break
-                except LockedError as error:
-                    if yields or not error.holder.get("yields"):
-                        raise
-                    if not is_told:
-                        waits(f"Waiting for {error.holder.get('command')} (pid {error.holder.get('pid')}) ...")
-                        is_told = True
-                    self.directories.wanted(self.stack).touch()
-                    await asyncio.sleep(LOCK_POLL_S)
-            gateway = await self._gateway_elsewhere()
-            if gateway is not None:  # so that commands on two machines exclude each other
-                try:
-                    await held.enter_async_context(gateway.shim.lock(f"apply-{self.stack}", holder))
-                except NodeUnreachableError as error:
-                    raise _without_its_lock(error) from error
-            yield
+        return self._locks.changing(command, yields=yields, waits=waits)
 
-    @asynccontextmanager
-    async def only_watcher(self) -> AsyncIterator[None]:
+    def only_watcher(self) -> AbstractAsyncContextManager[None]:
         """Be the stack's only watcher while the context lasts; raises `LockedError` with the other's words."""
-        async with self._this_machine().shim.lock(f"watch-{self.stack}", self._holder(f"watch {self.stack}")):
-            yield
+        return self._locks.watching()
 
     async def apply(
         self,
@@ -290,15 +262,9 @@ class Controller:
             await self._collect_garbage(planned, cluster)
         return outcome
 
-    def _holder(self, command: str) -> dict[str, Any]:
-        return {"actor": actor(), "pid": os.getpid(), "command": command, "since": time.time()}
-
-    def _this_machine(self) -> ReachedNode:
-        return next(iter(reach(self.stack, _THIS_MACHINE, self.directories).nodes.values()))
-
     def _last_nodes(self) -> dict[NodeName, Node]:
         """Return where to look while the files are bad: the nodes last applied, else this machine."""
-        return self.journal.remembered_nodes() or _THIS_MACHINE
+        return self.journal.remembered_nodes() or THIS_MACHINE
 
     def _wanted(self) -> Wanted:
         composition = self.compose()
@@ -404,16 +370,6 @@ class Controller:
 
         seen = [node for name, node in cluster.nodes.items() if isinstance(planned.observed.nodes.get(name), Reachable)]
         await asyncio.gather(*(collect_on(node) for node in seen))
-
-
-def _without_its_lock(error: NodeUnreachableError) -> NodeUnreachableError:
-    """Say why nothing goes on without the gateway's node, and the way out."""
-    reason = str(error).removeprefix(f"{error.node}: ")
-    return NodeUnreachableError(
-        error.node,
-        f"{reason}\nThe gateway is there, and with it the lock that keeps other machines from changing the stack too. "
-        f"Nothing was changed. Where the node is gone for good: --assume-lost {error.node}",
-    )
 
 
 async def _settled(effects: RealEffects, *, is_followed: bool) -> None:
