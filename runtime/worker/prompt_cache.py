@@ -118,7 +118,7 @@ class PromptCache:
     def clear(self) -> None:
         """Throw everything out."""
         self._entries = LRUPromptCache(max_size=MOST_ENTRIES)
-        self._entries._trie = _Trie()
+        self._entries._trie = _Trie()  # type: ignore[no-untyped-call]
 
     def find(self, tokens: list[int], model: str = MODEL) -> tuple[Caches | None, int]:
         """Return caches of the longest known beginning of a prompt and its length; at least one token is left over.
