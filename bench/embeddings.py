@@ -67,7 +67,7 @@ def measure_worker(server: Server, wanted: list[str], batch: int, rounds: int) -
     with httpx.Client(base_url=server.url, timeout=RUN_S) as client:
 
         def embed(part: list[str]) -> list[list[float]]:
-            answer = client.post("/v1/embeddings", json={"model": server.model, "input": part})
+            answer = client.post("/v1/embeddings", json={"model": server.model, "input": part, "truncate": True})
             answer.raise_for_status()
             return [item["embedding"] for item in answer.json()["data"]]
 
