@@ -27,7 +27,10 @@ def ladder(tmp_path, tiny_model_dir) -> Iterator[Trial]:
     helper = subprocess.Popen([sys.executable, "-m", "tests.fakes.upstream", "--port", str(port)], cwd=REPOSITORY)
     stack = yaml.safe_load(trial.file.read_text())
     stack["models"] = {"tiny": {"source": f"path:{tiny_model_dir}", "memory_gib": 0.1}}
-    group = {"nodes": ["local", "local"], "sharding": {"backend": "ring", "strategy": "tensor", "canary": {"long_tokens": 64}}}
+    group = {
+        "nodes": ["local", "local"],
+        "sharding": {"backend": "ring", "strategy": "tensor", "canary": {"long_tokens": 64}},
+    }
     stack["services"] = {"group": {"model": "tiny", **group}, "solo": {"model": "tiny", "nodes": ["local"]}}
     stack["helpers"] = {"box": {"url": f"http://127.0.0.1:{port}", "models": {"any": {}}}}
     stack["roles"]["chat"]["endpoints"] = {
