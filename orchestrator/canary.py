@@ -25,8 +25,8 @@ from schemas.verdict import Verdict
 
 MOST_TIES = 4
 """How often a group is asked again behind a place where two tokens were all but equally probable, for each prompt."""
-WORDS_PER_TOKEN = 0.6
-"""Of the long prompt's text, at most, in the tokenizers of SmolLM2, Qwen and Llama (0.5 to 0.6); fewer never harm."""
+WORDS_PER_TOKEN = 0.5
+"""By which the length of a long prompt is guessed where nobody has counted its tokens."""
 
 Prompt = str | tuple[int, ...]
 
@@ -62,6 +62,15 @@ class Asker:
             return Heard(tokens, str(choice["text"]), int(answer.json()["usage"]["prompt_tokens"]))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise NoAnswerError(f"its answer makes no sense: {answer.text[:300]}") from error
+
+    async def context(self) -> int:
+        """Return how many tokens a prompt and its answer may have together; raises `NoAnswerError`."""
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            answer = await self.http.get(f"{self.url}/v1/models", headers=headers, timeout=httpx.Timeout(30.0))
+            return int(answer.json()["data"][0]["max_model_len"])
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise NoAnswerError(f"it does not tell the length of its context: {error!r}") from error
 
     async def tell(self, verdict: Verdict) -> None:
         """Tell the group what came of it: one that has failed ends by itself. Raises `NoAnswerError`."""
@@ -142,7 +151,8 @@ async def judge_alone(asker: Asker, long_tokens: int, report: Report) -> Verdict
         alone.append(await asker.ask(text))
     together: Sequence[Heard] = await asyncio.gather(*(asker.ask(text) for text in texts))
     report(Progress(f"canary (prompt of about {long_tokens} tokens)", 2 * len(texts), total, "answers"))
-    long = await asker.ask(long_text(round(long_tokens * WORDS_PER_TOKEN)))
+    room = min(long_tokens, await asker.context() // 2)
+    long = await asker.ask(long_text(round(room * WORDS_PER_TOKEN)))
     alike, asked = disagreement(alone, together)
     words = [f"not compared with one process; {alike} of {asked} answers began alike alone and in a batch"]
     empty = sum(not heard.tokens for heard in (*alone, *together, long))
