@@ -266,6 +266,7 @@ def pointed(model_dir: Path, place: Path) -> Path:
     return other
 
 
+@pytest.mark.slow
 def test_weights_that_are_none_are_refused_on_one_rank(tiny_model_dir: Path, tmp_path: Path) -> None:
     other = pointed(tiny_model_dir, tmp_path / "other")
     with Group(tiny_model_dir, tmp_path / "group", 2, model_dirs={1: other}) as group:

@@ -9,6 +9,7 @@ from tests.runtime.worker.process import Worker
 
 
 @pytest.mark.e2e
+@pytest.mark.slow  # `make test` asks the same through the gateway, in tests/e2e
 def test_the_capital_of_france_is_paris(quickstart_model_dir: Path, tmp_path: Path) -> None:
     question = {
         "messages": [{"role": "user", "content": "What is the capital of France?"}],

@@ -33,6 +33,7 @@ WEATHER: Any = {
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_openais_client_gets_json_and_calls(quickstart_model_dir: Path, tmp_path: Path) -> None:
     with Worker(quickstart_model_dir, tmp_path / "log") as worker:
         worker.wait_ready()
