@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from runtime.worker.control import new_keys
+from runtime.worker.group.control import new_keys
 
 READY_S = 300.0
 RUN_S = 900.0

@@ -18,9 +18,9 @@ from runtime.worker.settings import Group, Settings
 from schemas import exits
 
 if TYPE_CHECKING:
-    from runtime.worker.hosting import E, Host, Make
-    from runtime.worker.lead import Lead
-    from runtime.worker.membership import End
+    from runtime.worker.group.lead import Lead
+    from runtime.worker.group.membership import End
+    from runtime.worker.on_demand.hosting import E, Host, Make
 
 logger = logging.getLogger("runtime.worker")
 
@@ -55,7 +55,7 @@ def _run(work: Coroutine[Any, Any, tuple[int, bool]]) -> int:
 
 async def _follow(settings: Settings, group: Group) -> tuple[int, bool]:
     """Be a rank above 0 until rank 0 ends; its thread may be inside a collective that never returns."""
-    from runtime.worker.follower import Follower
+    from runtime.worker.group.follower import Follower
 
     end = await Follower(settings, group).run()
     return end.code, True
@@ -64,10 +64,10 @@ async def _follow(settings: Settings, group: Group) -> tuple[int, bool]:
 async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
     """Serve until TERM or until generation dies; return the exit code and whether the generation thread still runs."""
     # Sanic and MLX take seconds to import: bad arguments and a taken port are told before.
-    from runtime.worker.encode_engine import EncodeEngine
+    from runtime.worker.encode.engine import EncodeEngine
     from runtime.worker.engine import Engine
-    from runtime.worker.hosting import Always
     from runtime.worker.http import build_app, build_encoding_app, close_server, open_server
+    from runtime.worker.on_demand.hosting import Always
 
     is_over = asyncio.Event()
     code = exits.OK
@@ -125,8 +125,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
 
 def _open_host(settings: Settings, make: Make[E], on_end: Callable[[], None]) -> Host[E]:
     """Return what lends engines that `make` makes to requests; raises OSError."""
-    from runtime.worker.hosting import Always
-    from runtime.worker.on_demand import OnDemand
+    from runtime.worker.on_demand.hosting import Always
+    from runtime.worker.on_demand.model import OnDemand
 
     if settings.on_demand is None:
         return Always(make(on_end))
@@ -135,8 +135,8 @@ def _open_host(settings: Settings, make: Make[E], on_end: Callable[[], None]) ->
 
 def _open_lead(settings: Settings, group: Group, on_end: Callable[[End], None]) -> Lead | None:
     # Only a group needs ZeroMQ and its authenticator.
-    from runtime.worker.control import ControlError
-    from runtime.worker.lead import Lead
+    from runtime.worker.group.control import ControlError
+    from runtime.worker.group.lead import Lead
 
     try:
         return Lead(settings, group, on_end)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from runtime.worker.batch import Delta, Entered, Failure, Finish, TokenReport
 from runtime.worker.errors import GenerationError
-from runtime.worker.tool_stream import CallReader
+from runtime.worker.tools.stream import CallReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _group(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Gr
     if len(set(peers)) != arguments.size:
         parser.error(f"{PEERS_VARIABLE} must hold {arguments.size} different public keys; it has {len(set(peers))}")
     # ZeroMQ is imported by members of a group only.
-    from runtime.worker.control import ControlError, public_key
+    from runtime.worker.group.control import ControlError, public_key
 
     try:
         is_own = public_key(secret) == peers[arguments.rank]

@@ -8,8 +8,8 @@ from runtime.worker import logprobs
 from runtime.worker.answer import Piece
 from runtime.worker.batch import TokenReport
 from runtime.worker.openai import COMMENT, Envelope, EventStream, Usage
-from runtime.worker.tool_shapes import delta_of, message_of
-from runtime.worker.tool_stream import CallReader, Part, Text
+from runtime.worker.tools.shapes import delta_of, message_of
+from runtime.worker.tools.stream import CallReader, Part, Text
 
 SILENT_PIECES = 8
 """A long call must not look like a stream that has died: after so many pieces of it a comment is sent."""

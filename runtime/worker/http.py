@@ -19,12 +19,12 @@ from runtime.worker import openai
 from runtime.worker.answer import Answer
 from runtime.worker.body import parse_json
 from runtime.worker.choices import Stream, Whole
-from runtime.worker.encode_engine import EncodeEngine
-from runtime.worker.encode_request import parse_embedding, parse_rerank
-from runtime.worker.encode_work import Reading, Work, embedding_work, rerank_work
+from runtime.worker.encode.engine import EncodeEngine
+from runtime.worker.encode.request import parse_embedding, parse_rerank
+from runtime.worker.encode.work import Reading, Work, embedding_work, rerank_work
 from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, RequestError, UnavailableError, error_body, kind_of
-from runtime.worker.hosting import Call, Host, Loadable
+from runtime.worker.on_demand.hosting import Call, Host, Loadable
 from runtime.worker.openai import Envelope, Kind, Usage
 from runtime.worker.request import Request as Wanted
 from runtime.worker.request import parse_chat, parse_completion

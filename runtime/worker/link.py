@@ -15,8 +15,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from runtime.worker.group.sharded import JoinError, join
 from runtime.worker.settings import Group
-from runtime.worker.sharded import JoinError, join
 
 DIAL_S = 30.0
 """For the peers to start Python and to listen; a machine that is busy takes seconds for it."""

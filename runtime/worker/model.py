@@ -10,11 +10,11 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from runtime.worker.constrain import Grammars
-from runtime.worker.conversation import ToolSyntax, tool_syntax
-from runtime.worker.encode_recipe import check_chat
+from runtime.worker.encode.recipe import check_chat
 from runtime.worker.prompt import Limits
 from runtime.worker.text import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_level_table, piece_bytes
+from runtime.worker.tools.constrain import Grammars
+from runtime.worker.tools.conversation import ToolSyntax, tool_syntax
 
 logger = logging.getLogger(__name__)
 

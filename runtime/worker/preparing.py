@@ -4,18 +4,18 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.worker.constrain import GrammarError, Grammars
-from runtime.worker.conversation import ToolSyntax
 from runtime.worker.errors import RequestError
-from runtime.worker.families import calls
-from runtime.worker.formats import SCHEMA_PARAM, check_schema
-from runtime.worker.lark import Lark, one_of
 from runtime.worker.model import LoadedModel
 from runtime.worker.prompt import encode
-from runtime.worker.reading import read_calls
 from runtime.worker.request import Request
-from runtime.worker.tool_stream import CallReader
-from runtime.worker.tools import Tool, ToolUse
+from runtime.worker.tools.asked import Tool, ToolUse
+from runtime.worker.tools.constrain import GrammarError, Grammars
+from runtime.worker.tools.conversation import ToolSyntax
+from runtime.worker.tools.families import calls
+from runtime.worker.tools.formats import SCHEMA_PARAM, check_schema
+from runtime.worker.tools.lark import Lark, one_of
+from runtime.worker.tools.reading import read_calls
+from runtime.worker.tools.stream import CallReader
 
 
 @dataclass(frozen=True, slots=True)

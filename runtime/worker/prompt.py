@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from runtime.worker import options
-from runtime.worker.conversation import ToolSyntax, render, tool_syntax
 from runtime.worker.errors import RequestError
 from runtime.worker.request import ChatPrompt, Request, TextPrompt, TokenPrompt
+from runtime.worker.tools.conversation import ToolSyntax, render, tool_syntax
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from runtime.worker import status
-from runtime.worker.identity import fingerprint
+from runtime.worker.group.identity import fingerprint
 from runtime.worker.model import LoadedModel, load
 from schemas.canary import (
     ANSWER_TOKENS,

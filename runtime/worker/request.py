@@ -9,9 +9,9 @@ from typing import Any
 from runtime.worker import options
 from runtime.worker.errors import RequestError
 from runtime.worker.fields import Fields, valid_text
-from runtime.worker.formats import JsonFormat, parse_format
 from runtime.worker.messages import Message, parse_messages
-from runtime.worker.tools import ToolUse, parse_tools, refuse_tools
+from runtime.worker.tools.asked import ToolUse, parse_tools, refuse_tools
+from runtime.worker.tools.formats import JsonFormat, parse_format
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from runtime.worker.identity import EDGE_BYTES
+from runtime.worker.group.identity import EDGE_BYTES
 
 SPAN = 1 << 19
 

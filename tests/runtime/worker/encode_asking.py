@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from runtime.worker.encode_request import parse_embedding, parse_rerank
-from runtime.worker.encode_work import Work, embedding_work, rerank_work
-from runtime.worker.encoder import Encoder
+from runtime.worker.encode.encoder import Encoder
+from runtime.worker.encode.request import parse_embedding, parse_rerank
+from runtime.worker.encode.work import Work, embedding_work, rerank_work
 
 
 def ask(encoder: Encoder, work: Callable[..., Work], **body: Any) -> Work:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from runtime.worker.control import new_keys
+from runtime.worker.group.control import new_keys
 from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
 from tests.runtime.worker.tap import Tap
 from tests.runtime.worker.valve import Valve

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from runtime.worker.families import BARE_JSON, CONSTRAINED, Family, calls, schema_of
-from runtime.worker.lark import Lark
-from runtime.worker.reading import Parser, parse_bare_json, read_calls
-from runtime.worker.tool_stream import CallPart, CallReader
-from runtime.worker.tools import Tool
+from runtime.worker.tools.asked import Tool
+from runtime.worker.tools.families import BARE_JSON, CONSTRAINED, Family, calls, schema_of
+from runtime.worker.tools.lark import Lark
+from runtime.worker.tools.reading import Parser, parse_bare_json, read_calls
+from runtime.worker.tools.stream import CallPart, CallReader
 from tests.runtime.worker.tiny import write_model
 from tests.runtime.worker.walks import Walker
 

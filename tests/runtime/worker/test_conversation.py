@@ -8,11 +8,11 @@ import pytest
 from mlx_lm.tokenizer_utils import load
 from tokenizers import AddedToken, Tokenizer
 
-from runtime.worker.conversation import render, tool_syntax
 from runtime.worker.errors import RequestError
-from runtime.worker.families import BARE_JSON, GENERIC
 from runtime.worker.messages import Message, PastCall, parse_messages
-from runtime.worker.tools import Named, Tool, ToolUse
+from runtime.worker.tools.asked import Named, Tool, ToolUse
+from runtime.worker.tools.conversation import render, tool_syntax
+from runtime.worker.tools.families import BARE_JSON, GENERIC
 from tests.runtime.worker.tiny import TEMPLATE, write_model
 
 LOOK = Tool("look", "Looks.", {"type": "object", "properties": {"at": {"type": "string"}}}, is_strict=False)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.worker.encode_queue import Pick, RowQueue, bucket
+from runtime.worker.encode.queue import Pick, RowQueue, bucket
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=40)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from runtime.worker.encode_modules import ModelFilesError, module_files
-from runtime.worker.encode_recipe import Lengths, Recipe, check_chat, read_recipe
+from runtime.worker.encode.modules import ModelFilesError, module_files
+from runtime.worker.encode.recipe import Lengths, Recipe, check_chat, read_recipe
 from schemas.model import ModelKind
 
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}

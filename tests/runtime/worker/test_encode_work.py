@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.worker.encode_request import parse_embedding, parse_rerank
-from runtime.worker.encode_rows import Texts
-from runtime.worker.encode_work import embedding_work, rerank_work
-from runtime.worker.encoder import Encoder, load
+from runtime.worker.encode.encoder import Encoder, load
+from runtime.worker.encode.request import parse_embedding, parse_rerank
+from runtime.worker.encode.rows import Texts
+from runtime.worker.encode.work import embedding_work, rerank_work
 from runtime.worker.errors import RequestError
 from tests.runtime.worker.encode_asking import ask, embedding, ranking
 from tests.runtime.worker.tiny_encoders import POSITIONS, add_modules, write_bert, write_qwen3

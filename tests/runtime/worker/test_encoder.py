@@ -7,11 +7,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from runtime.worker import encode_decoder, encode_layers
-from runtime.worker.encode_modules import ModelFilesError
-from runtime.worker.encode_rows import Row
-from runtime.worker.encode_work import rerank_work
-from runtime.worker.encoder import Encoder, load
+from runtime.worker.encode import decoder as encode_decoder
+from runtime.worker.encode import layers as encode_layers
+from runtime.worker.encode.encoder import Encoder, load
+from runtime.worker.encode.modules import ModelFilesError
+from runtime.worker.encode.rows import Row
+from runtime.worker.encode.work import rerank_work
 from schemas.model import ModelKind
 from tests.runtime.worker import encode_reference as reference
 from tests.runtime.worker.encode_asking import ask, ranking

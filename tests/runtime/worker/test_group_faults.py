@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.worker.control import new_keys
+from runtime.worker.group.control import new_keys
 from schemas import exits
 from tests.runtime.worker.group import Group
 from tests.runtime.worker.process import wait_until

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from runtime.worker import wire
+from runtime.worker.group import wire
 from tests.runtime.worker.group import Group
 from tests.runtime.worker.process import wait_until
 

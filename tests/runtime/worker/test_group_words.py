@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from runtime.worker import arguments, wire
-from runtime.worker.control import new_keys
-from runtime.worker.pace import CEILING_S, FIRST_STEP_S, FLOOR_S, RECENT, WARM_UP_S, Pace
+from runtime.worker import arguments
+from runtime.worker.group import wire
+from runtime.worker.group.control import new_keys
+from runtime.worker.group.pace import CEILING_S, FIRST_STEP_S, FLOOR_S, RECENT, WARM_UP_S, Pace
 from runtime.worker.request import Sampling
 from runtime.worker.steps import Commands, Insert, Step, Token
 from schemas.messages import WorkerMemory, WorkerVersions

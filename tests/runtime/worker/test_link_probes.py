@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.worker.lead_rounds import Pending, Rounds
-from runtime.worker.link_schedule import (
+from runtime.worker.group.lead_rounds import Pending, Rounds
+from runtime.worker.group.link_schedule import (
     BANDWIDTH_EVERY_S,
     LATENCY_EVERY_S,
     QUIET_S,
@@ -14,8 +14,8 @@ from runtime.worker.link_schedule import (
     Measure,
     sizes,
 )
+from runtime.worker.group.wire import RIGHT
 from runtime.worker.steps import GroupEndedError
-from runtime.worker.wire import RIGHT
 from tests.runtime.worker.group import Group
 from tests.runtime.worker.process import wait_until
 

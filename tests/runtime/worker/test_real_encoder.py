@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
-from runtime.worker.encoder import load
+from runtime.worker.encode.encoder import load
 from tests.conftest import REPOSITORY
 from tests.runtime.worker.process import Worker
 from tests.runtime.worker.tiny_encoders import add_modules, write_bert

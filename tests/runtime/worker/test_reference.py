@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.canary import Asker, NoAnswerError, judge, judge_alone
 from orchestrator.execute import Progress
-from runtime.worker.identity import fingerprint
+from runtime.worker.group.identity import fingerprint
 from runtime.worker.reference import refer
 from schemas import exits
 from schemas.canary import ANSWER_TOKENS, LONG_PROMPT, SHORT_PROMPTS, TIE, Reference

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.worker import registry
-from runtime.worker.registry import Entry, NoRoomError, Registry
-from runtime.worker.room import GIB
+from runtime.worker.on_demand import registry
+from runtime.worker.on_demand.registry import Entry, NoRoomError, Registry
+from runtime.worker.on_demand.room import GIB
 from tests.fakes.upstream import Exchange, FakeUpstream
 
 

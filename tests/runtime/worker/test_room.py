@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.worker.room import GIB, Holder, budget_bytes, expected_s, left_s, shortage, to_evict
+from runtime.worker.on_demand.room import GIB, Holder, budget_bytes, expected_s, left_s, shortage, to_evict
 from schemas.on_demand import Allotment
 
 

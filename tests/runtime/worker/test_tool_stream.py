@@ -27,10 +27,10 @@ from mlx_lm.tool_parsers import (
 from runtime.worker.answer import Piece
 from runtime.worker.choices import SILENT_PIECES, Stream
 from runtime.worker.openai import COMMENT, Envelope
-from runtime.worker.reading import Call, parse_bare_json, read_calls
-from runtime.worker.tool_shapes import delta_of, message_of
-from runtime.worker.tool_stream import CallPart, CallReader, Part, Text
-from runtime.worker.tools import Tool
+from runtime.worker.tools.asked import Tool
+from runtime.worker.tools.reading import Call, parse_bare_json, read_calls
+from runtime.worker.tools.shapes import delta_of, message_of
+from runtime.worker.tools.stream import CallPart, CallReader, Part, Text
 
 WEATHER = Tool(
     "weather",

@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import load
 from tokenizers import AddedToken, Tokenizer
 
-from runtime.worker.constrain import Grammars
+from runtime.worker.tools.constrain import Grammars
 
 
 class Walker:

@@ -1,0 +1,438 @@
+"""I/O: a model that is in memory only while it is used: loaded by the first request, dropped when it has been idle.
+
+Everything here runs on the event loop. One task at a time changes what is in memory: it loads (makes room among the
+node's other on-demand workers, then starts a fresh engine) or it unloads. Between "the model is loaded" and "a request
+holds it" nothing is awaited, so no model is dropped under a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from runtime.worker.errors import UnavailableError
+from runtime.worker.on_demand import memory
+from runtime.worker.on_demand.hosting import Call, E, Host, Make
+from runtime.worker.on_demand.registry import Entry, NoRoomError, Registry
+from runtime.worker.on_demand.room import LONGEST_RETRY_S, expected_s, left_s
+from runtime.worker.settings import OnDemand as Terms
+from runtime.worker.settings import Settings
+from schemas.messages import Phase, WorkerReadiness, WorkerStatus
+from schemas.on_demand import Loading, OnDemandReport
+
+logger = logging.getLogger(__name__)
+
+FRESH_S = 30.0
+"""A model that was loaded and not used yet is not dropped for another one for so long: its client comes back for it.
+Without that two models that are asked for in turn, with room for one, would push each other out for ever."""
+NO_ROOM_RETRY_S = 5.0
+"""When to come back where other models hold the memory; nobody knows for how long."""
+WAIT_POLL_S = 1.0
+"""Between two tries to make room for a client that waits."""
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 5.0, 300.0
+"""After a load that failed; doubled each time."""
+LOAD_POLL_S = 0.02
+
+_State = Literal["cold", "loading", "loaded", "unloading", "ending"]
+
+
+class _LoadFailedError(Exception):
+    """The engine ended before it gave an answer."""
+
+
+class OnDemand(Host[E]):
+    """Owns the engine of the moment."""
+
+    def __init__(self, settings: Settings, terms: Terms, make: Make[E], on_end: Callable[[], None]) -> None:
+        """`on_end` is called when the engine ended by itself while it served: the process must end too.
+
+        Raises OSError where the registry cannot be written.
+        """
+        self.started_at = int(time.time())
+        self._settings = settings
+        self._terms = terms
+        self._make = make
+        self._on_end = on_end
+        self._directory = Path(settings.model_dir)
+        self._registry = Registry(Path(terms.room), None if terms.budget is None else Path(terms.budget))
+        self._need = terms.memory_bytes or memory.need_bytes(self._directory)
+        self._key = secrets.token_urlsafe(24)
+        self._url = ""
+        self._began = self._entered = time.monotonic()
+        self._state: _State = "cold"
+        self._has_started = False
+        """The engine's `start` was called."""
+        self._has_ended = False
+        """The engine's thread has ended by itself."""
+        self._engines = 0
+        """Made so far: what an earlier one still says is not about this one."""
+        self._engine: E = self._fresh()
+        self._meter = self._engine.meter
+        self._users = 0
+        self._is_wanted = False
+        """Somebody asked for the model while it was being dropped."""
+        self._used: float | None = None
+        """When a request last began or ended, on the monotonic clock."""
+        self._used_at = 0.0
+        """The same in seconds since the epoch, for the neighbours."""
+        self._is_fresh = False
+        """Loaded, and not used since."""
+        self._expected_s = 0.0
+        self._load_s: float | None = None
+        self._loads = 0
+        self._no_room: str | None = None
+        self._failure: str | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._work: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+
+    def start(self, url: str) -> None:
+        """Tell the neighbours where this worker is; nothing is loaded."""
+        self._url = url
+        self._enter("cold")
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether a request can be answered, now or after a load; at the end, whether the engine still runs."""
+        if self._state == "ending":
+            return self._has_started and self._engine.is_alive
+        return not (self._state == "loaded" and self._has_ended)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def holding(self, call: Call) -> AsyncIterator[E]:
+        """Lend the engine while the block runs, loading it where it is cold.
+
+        Raises UnavailableError while there is nothing to lend, which a client that waits hears at the end of its wait.
+        """
+        engine = await self._loaded(call)
+        self._users += 1
+        self._note_use(call)
+        try:
+            yield engine
+        finally:
+            self._users -= 1
+            self._note_use(call)
+            self._arm()
+
+    async def _loaded(self, call: Call) -> E:
+        due = time.monotonic() + call.wait_s
+        while not self._is_loaded():
+            if self._state == "ending":
+                raise UnavailableError("The worker is shutting down.", code="shutting_down", retry_after_s=5)
+            if call.is_probe:
+                code = "model_cold" if self._state in {"cold", "unloading"} else "model_loading"
+                raise UnavailableError(
+                    "The model is not in memory; a request brings it there.",
+                    code=code,
+                    retry_after_s=1,
+                    loading=self._loading(),
+                )
+            self._wake()
+            if self._is_backing_off():
+                raise self._refusal()
+            # The task that was just made says after its first steps whether there is room.
+            left = max(due - time.monotonic(), 0.0)
+            changed = self._changed
+            if left == 0.0 and self._is_decided():
+                raise self._refusal()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left or WAIT_POLL_S, WAIT_POLL_S)):
+                    await changed.wait()
+            if left == 0.0 and not self._is_loaded():
+                raise self._refusal()
+        return self._engine
+
+    def _is_loaded(self) -> bool:
+        return self._state == "loaded"
+
+    def _is_backing_off(self) -> bool:
+        return self._state == "cold" and self._failure is not None and time.monotonic() < self._retry_at
+
+    def _is_decided(self) -> bool:
+        """Tell whether it is known what becomes of a request: not while room is being made."""
+        return self._has_started or self._state != "loading"
+
+    def _note_use(self, call: Call) -> None:
+        if not call.is_probe:
+            self._used, self._used_at, self._is_fresh = time.monotonic(), time.time(), False
+        self._publish()
+
+    def _refusal(self) -> UnavailableError:
+        """Say why the model cannot be used now, and when to come back."""
+        self._meter.refused += 1
+        if self._is_backing_off():
+            wait = math.ceil(self._retry_at - time.monotonic())
+            message = (
+                f"The model could not be brought into memory: {self._failure} Next try in {wait} s at the earliest."
+            )
+            return UnavailableError(message, code="model_failed", retry_after_s=max(1, wait))
+        loading = self._loading()
+        if self._state == "cold" and self._no_room is not None:
+            wait = math.ceil(NO_ROOM_RETRY_S)
+            return UnavailableError(self._no_room, code="no_memory", retry_after_s=wait, loading=loading)
+        done = "" if loading.progress is None else f" ({loading.progress:.0%})"
+        left = loading.eta_s or 1.0
+        return UnavailableError(
+            f"The model is loading{done}; about {math.ceil(left)} s left.",
+            code="model_loading",
+            retry_after_s=max(1, min(LONGEST_RETRY_S, math.ceil(left))),
+            loading=loading,
+        )
+
+    # -- loading and unloading -------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Begin to load, once for all who ask; after a failure not before its backoff is over."""
+        if self._state == "unloading":
+            self._is_wanted = True
+        elif self._state == "cold" and self._work is None and time.monotonic() >= self._retry_at:
+            self._expected_s = expected_s(
+                self._registry.last_load_s(self._settings.model_dir), memory.weights_bytes(self._directory)
+            )
+            self._enter("loading")
+            self._work = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        began = time.monotonic()
+        try:
+            await self._registry.claim(self._entry())
+            self._has_started = True
+            self._engine.start()
+            self._notify()
+            while self._engine.phase != "ready":
+                if self._has_ended:
+                    raise _LoadFailedError(self._engine.failure or "the engine ended without a word.")
+                await asyncio.sleep(LOAD_POLL_S)
+        except NoRoomError as error:
+            self._no_room = str(error)
+            logger.info("no room: %s", error)
+            self._work = None
+            self._enter("cold")
+        except _LoadFailedError as error:
+            await self._fail(str(error))
+        except Exception as error:
+            # Whatever a load runs into, the next request may try again.
+            logger.exception("the load failed")
+            await self._fail(f"{error or type(error).__name__}")
+        else:
+            now = time.monotonic()
+            self._load_s = round(now - began, 3)
+            self._registry.remember_load(self._settings.model_dir, self._load_s)
+            self._loads += 1
+            self._no_room = self._failure = None
+            self._failures, self._is_fresh = 0, True
+            self._used, self._used_at = now, time.time()
+            self._work = None
+            self._enter("loaded")
+            self._arm()
+
+    async def _fail(self, reason: str) -> None:
+        backoff = min(FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10), LONGEST_BACKOFF_S)
+        logger.error("the load failed, next try in %.0f s at the earliest: %s", backoff, reason)
+        await self._discard()
+        self._failures += 1
+        self._failure, self._retry_at = reason, time.monotonic() + backoff
+        self._work = None
+        self._enter("cold")
+
+    async def _unload(self) -> None:
+        await self._discard()
+        self._work = None
+        self._enter("cold")
+        if self._is_wanted:
+            self._wake()
+
+    async def _discard(self) -> None:
+        """End the engine and give its memory back; a thread that does not end holds it, and the process must go."""
+        engine, had_started = self._engine, self._has_started
+        if had_started:
+            await engine.drain()
+            if engine.is_alive:
+                logger.critical("the model cannot be dropped: its thread does not end")
+                self._on_end()
+        self._engine = self._fresh()
+        self._engine.meter = self._meter
+        self._has_started = False
+        del engine
+        await asyncio.to_thread(memory.give_back)
+
+    def _fresh(self) -> E:
+        self._has_ended = False
+        self._engines += 1
+        number = self._engines
+        return self._make(lambda: self._note_end(number))
+
+    def _note_end(self, number: int) -> None:
+        """Take note that the engine's thread ended by itself: during a load it failed, later the process ends."""
+        if number != self._engines:
+            return
+        self._has_ended = True
+        if self._state == "loaded":
+            self._on_end()
+
+    # -- idleness --------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Look again when this model may have been idle for long enough."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._next_look()
+        if due is not None:
+            wait = max(0.0, due - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._look)
+
+    def _next_look(self) -> float | None:
+        if self._state != "loaded" or self._users or self._used is None:
+            return None
+        idle_stop_s = self._terms.idle_stop_s
+        stop = math.inf if idle_stop_s is None else self._used + idle_stop_s
+        fresh = self._used + FRESH_S if self._is_fresh else math.inf
+        due = min(stop, fresh)
+        return None if due == math.inf else due
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._state != "loaded" or self._users or self._used is None:
+            return
+        now, idle_stop_s = time.monotonic(), self._terms.idle_stop_s
+        if idle_stop_s is not None and now >= self._used + idle_stop_s:
+            logger.info("idle for %.0f s: the model is dropped", now - self._used)
+            self._begin_unload()
+            return
+        if now >= self._used + FRESH_S:
+            self._is_fresh = False
+            self._publish()
+        self._arm()
+
+    def _begin_unload(self) -> asyncio.Task[None]:
+        self._is_wanted = False
+        self._enter("unloading")
+        self._work = asyncio.create_task(self._unload())
+        return self._work
+
+    async def unload(self, key: str) -> bool | None:
+        """Drop the model for a neighbour; None where its key is wrong, False where the model is in use."""
+        if not hmac.compare_digest(key.encode("utf-8", "surrogateescape"), self._key.encode()):
+            return None
+        if self._state == "unloading" and self._work is not None:
+            await asyncio.shield(self._work)
+        elif self._is_idle():
+            logger.info("the model is dropped for another one")
+            await asyncio.shield(self._begin_unload())
+        return self._state == "cold"
+
+    def _is_idle(self) -> bool:
+        return self._state == "loaded" and not self._users and not self._is_fresh
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Admit nobody any more, let requests under way finish, and leave the registry."""
+        work, is_loading = self._work, self._state == "loading"
+        self._enter("ending")
+        self._arm()
+        if work is not None:
+            if is_loading:
+                work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+        if self._has_started:
+            await self._engine.drain()
+        self._registry.close()
+
+    # -- what is told ----------------------------------------------------------------------------------------------
+
+    def readiness(self) -> WorkerReadiness:
+        """Report the engine's readiness as it is now; a cold worker is not ready and takes requests."""
+        found = self._engine.readiness()
+        changes = {
+            "phase": self._phase(),
+            "is_ready": found.is_ready and self._state == "loaded",
+            "progress": self._loading().progress,
+            "load_s": self._load_s,
+            "on_demand": self._report(),
+        }
+        return found.model_copy(update=changes)
+
+    def status(self) -> WorkerStatus:
+        """Report the engine of the moment, with the counters of all of them."""
+        uptime = round(time.monotonic() - self._began, 3)
+        changes = {"phase": self._phase(), "uptime_s": uptime, "on_demand": self._report()}
+        return self._engine.status().model_copy(update=changes)
+
+    def _phase(self) -> Phase:
+        match self._state:
+            case "loaded":
+                return self._engine.phase
+            case "loading":
+                return self._engine.phase if self._engine.phase in {"loading", "warming"} else "loading"
+            case "ending":
+                return "draining"
+            case "cold" | "unloading":
+                return self._state
+
+    def _loading(self) -> Loading:
+        if self._state != "loading":
+            return Loading(phase=self._phase())
+        progress = self._engine.readiness().progress if self._has_started else 0.0
+        eta = left_s(self._expected_s, time.monotonic() - self._entered, progress)
+        return Loading(phase=self._phase(), progress=progress, eta_s=round(eta, 1))
+
+    def _report(self) -> OnDemandReport:
+        now = time.monotonic()
+        is_idle = self._state == "loaded" and not self._users and self._used is not None
+        return OnDemandReport(
+            since_s=round(now - self._entered, 1),
+            idle_s=round(now - (self._used or now), 1) if is_idle else None,
+            eta_s=self._loading().eta_s,
+            failure=self._failure or self._no_room,
+            loads=self._loads,
+        )
+
+    def _entry(self) -> Entry:
+        return Entry(
+            service=self._terms.service,
+            model=self._settings.name,
+            pid=os.getpid(),
+            url=self._url,
+            key=self._key,
+            memory_bytes=0 if self._state == "cold" else self._need,
+            phase=self._phase(),
+            is_idle=self._is_idle(),
+            used_at=self._used_at,
+        )
+
+    def _enter(self, state: _State) -> None:
+        if self._state == "ending":
+            return
+        if state != self._state:
+            logger.info("%s: %s", state, self._settings.name)
+        self._state, self._entered = state, time.monotonic()
+        # What is claimed is written by the claim itself, under the node's lock.
+        if state != "loading":
+            self._publish()
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _publish(self) -> None:
+        try:
+            self._registry.write(self._entry())
+        except OSError as error:
+            logger.warning("the neighbours cannot be told: %s", error)

@@ -1,0 +1,167 @@
+"""Pure: an answer's text, in pieces, becomes content and tool calls; no text is ever lost.
+
+What may become a mark is held back, and so is what stands between marks until it is known to be a call. A text between
+marks that does not parse is content, marks and all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runtime.worker.tools.reading import PYTHON_TAG, Call
+
+_MAX_TRIES = 8
+"""How many end marks one call may hold, in its texts, before it counts as no call: each costs a parse of it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of content."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A tool call, the `index`-th of its answer from 0. `arguments` is whole."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+Part = Text | CallPart
+
+
+@dataclass(slots=True)
+class CallReader:
+    """Reads one answer."""
+
+    start: str
+    """Opens a call; empty where an answer is a call or none from its first character on, which is a brace."""
+    end: str
+    """Closes it; empty where the end of the answer does."""
+    parse: Callable[[str], list[Call]]
+    """Takes what stands between the marks; none means that it is no call."""
+    new_id: Callable[[], str]
+    is_parallel: bool = True
+    """Otherwise only the first call is told, and nothing behind it."""
+    calls: int = 0
+    """How many there were so far."""
+    _held: str = ""
+    _inner: int = 0
+    """Where in `_held` the text between the marks begins; 0 outside of them."""
+    _searched: int = 0
+    """Up to where `_held` holds no end mark of a call that parses."""
+    _tries: int = 0
+    _is_plain: bool = False
+    """The answer did not begin with a brace, where only such an answer is a call."""
+    _ids: set[str] = field(default_factory=set)
+
+    def push(self, text: str) -> list[Part]:
+        """Take a piece; return what is now certain."""
+        self._held += text
+        parts: list[Part] = []
+        while self._inside(parts) if self._inner else self._outside(parts):
+            pass
+        return parts
+
+    def finish(self, *, is_complete: bool) -> list[Part]:
+        """Return what was held back, at the end of the answer.
+
+        Not `is_complete` means that the answer was cut off: a call without its end mark is none then, since some
+        parsers make a call of a part of one.
+        """
+        parts: list[Part] = []
+        if self._inner and (is_complete or not self.end):
+            self._take(parts, len(self._held), len(self._held))
+        self._inner = 0
+        if self._held.strip() or not self.calls:
+            self._tell(parts, len(self._held))
+        return parts
+
+    def _outside(self, parts: list[Part]) -> bool:
+        """Look for a call; tell whether one begins."""
+        if self.calls and not self.is_parallel:
+            self._held = ""
+            return False
+        if not self.start:
+            return self._begins_bare(parts)
+        at = self._held.find(self.start)
+        if at >= 0:
+            self._tell(parts, len(self._held[:at].rstrip()))
+            self._begin(self._held.index(self.start) + len(self.start))
+            return True
+        certain = self._held[: len(self._held) - _overlap(self._held, self.start)]
+        self._tell(parts, len(certain.rstrip()))
+        return False
+
+    def _begins_bare(self, parts: list[Part]) -> bool:
+        text = self._held.lstrip()
+        if self.calls or self._is_plain or not text:
+            self._tell(parts, len(self._held) if text else 0)
+            return False
+        if text.startswith(("{", PYTHON_TAG)):
+            self._begin(len(self._held) - len(text) + 1)
+            return True
+        if not PYTHON_TAG.startswith(text):
+            self._is_plain = True
+            self._tell(parts, len(self._held))
+        return False
+
+    def _begin(self, inner: int) -> None:
+        self._inner = self._searched = inner
+        self._tries = 0
+
+    def _inside(self, parts: list[Part]) -> bool:
+        """Look for the end of the call; tell whether the text goes on outside of it."""
+        if not self.end:
+            return False
+        at = self._held.find(self.end, self._searched)
+        if self._tries:
+            # An end mark inside a call is a text of its arguments; another start mark means that it was no call.
+            again = self._held.find(self.start, self._searched)
+            if again >= 0 and (at < 0 or again < at):
+                self._give_up(parts, again)
+                return True
+        if at < 0:
+            self._searched = max(self._searched, len(self._held) - len(self.end) + 1)
+            return False
+        behind = at + len(self.end)
+        if self._take(parts, at, behind):
+            return True
+        self._tries += 1
+        self._searched = behind
+        if self._tries == _MAX_TRIES:
+            self._give_up(parts, behind)
+        return True
+
+    def _give_up(self, parts: list[Part], behind: int) -> None:
+        self._inner = 0
+        self._tell(parts, behind)
+
+    def _take(self, parts: list[Part], at: int, behind: int) -> bool:
+        """Read what stands between the marks; tell whether it is a call."""
+        inner = self._inner if self.start else self._inner - 1
+        calls = self.parse(self._held[inner:at])
+        for call in calls if self.is_parallel else calls[:1]:
+            call_id = call.id if call.id is not None and call.id not in self._ids else self.new_id()
+            self._ids.add(call_id)
+            parts.append(CallPart(self.calls, call_id, call.name, call.arguments))
+            self.calls += 1
+        if calls:
+            self._held = self._held[behind:]
+            self._inner = 0
+        return bool(calls)
+
+    def _tell(self, parts: list[Part], length: int) -> None:
+        """Let the first `length` characters go as content."""
+        if length:
+            parts.append(Text(self._held[:length]))
+            self._held = self._held[length:]
+
+
+def _overlap(text: str, mark: str) -> int:
+    """Return how much of the end of `text` may be the beginning of `mark`."""
+    longest = min(len(text), len(mark) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(mark[:length])), 0)
