@@ -29,6 +29,8 @@ ONLY_IN = {
     "httptools": ("runtime/gateway/upstream.py", "runtime/gateway/connections.py"),
     "click": ("orchestrator/cli/",),
     "rich": ("orchestrator/cli/",),
+    "zeroconf": ("orchestrator/node/discover.py",),  # of an extra that few install
+    "ifaddr": ("orchestrator/node/discover.py",),
     # Whoever reads these runs what the sender says; nothing of ours is sent or kept like that.
     "pickle": (),
     "marshal": (),
@@ -47,7 +49,7 @@ MUST_BE_PURE = (
     "orchestrator/memory.py", "orchestrator/policy.py", "orchestrator/scope.py", "orchestrator/sharding.py",
     "orchestrator/sharing.py",
     "orchestrator/plan.py", "orchestrator/simulate.py", "orchestrator/commands.py",
-    "orchestrator/pace.py", "orchestrator/status.py",
+    "orchestrator/pace.py", "orchestrator/status.py", "orchestrator/node/announced.py",
     "orchestrator/helpers/answers.py", "orchestrator/helpers/identify.py", "orchestrator/helpers/compare.py",
     "orchestrator/helpers/silence.py",
     "orchestrator/models/facts.py", "orchestrator/models/sources.py", "orchestrator/models/wishes.py",

@@ -87,7 +87,7 @@ def hostfile(file: Path, out: Path | None, force: bool, conf: Path | None) -> No
     if there and not force:
         message = f"{directory} has {', '.join(there)} already; look at them, then replace them with --force."
         raise CommandError(ExitCode.ERROR, message)
-    _write(directory, {f"{name}.yaml": _node_file(directory, name, node) for name, node in imported.nodes.items()})
+    _write(directory, {f"{name}.yaml": node_file(directory, name, node) for name, node in imported.nodes.items()})
     for name, node in imported.nodes.items():
         click.echo(f"{directory / name}.yaml: {node.get('host', 'this machine')}")
     for note in imported.notes:
@@ -98,10 +98,11 @@ def hostfile(file: Path, out: Path | None, force: bool, conf: Path | None) -> No
     click.echo(f"  sharding: {{backend: {imported.backend or 'ring'}, strategy: tensor}}")
 
 
-def _node_file(directory: Path, name: str, node: Mapping[str, object]) -> str:
+def node_file(directory: Path, name: str, node: Mapping[str, object], comment: str = "") -> str:
+    """Return the text of a node file in a directory; `comment` is whole lines, with their `#`."""
     import yaml
 
-    return _schema_line(directory) + yaml.safe_dump({name: dict(node)}, sort_keys=False)
+    return _schema_line(directory) + comment + yaml.safe_dump({name: dict(node)}, sort_keys=False)
 
 
 def _schema_line(directory: Path) -> str:

@@ -1,4 +1,4 @@
-"""I/O: `node trust`, `node doctor` and `node install`: the machines themselves, before and beside any stack."""
+"""I/O: the `node` commands: the machines themselves, before and beside any stack."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli.discover import discover
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.options import conf_option, directories, print_json, run, suggest
 from orchestrator.cli.progress import PLAIN_STEP, amount
@@ -35,7 +36,10 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 @click.group()
 def node() -> None:
-    """Look after the machines: trust their host keys, examine them, install what units need."""
+    """Look after the machines: find them, trust their host keys, examine them, install what units need."""
+
+
+node.add_command(discover)
 
 
 @node.command()

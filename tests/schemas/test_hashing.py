@@ -50,6 +50,8 @@ EDITS: dict[str, tuple[str, Any]] = {
     "Sharding.backend": ("services.titan.sharding.backend", "ring"),
     "Sharding.strategy": ("services.titan.sharding.strategy", "pipeline"),
     "Sharding.split": ("services.piped.sharding.split", [50, 50]),
+    "Sharding.canary": ("services.titan.sharding.canary", "off"),
+    "Canary.long_tokens": ("services.titan.sharding.canary", {"long_tokens": 128}),
     "Helper.node": ("helpers.rtx.node", "m4max"),
     "Helper.url": ("helpers.rtx.url", "http://192.168.188.21:11434"),
     "Helper.api": ("helpers.rtx.api", "openai"),
