@@ -55,8 +55,11 @@ def test_a_killed_rank_ends_the_group_and_one_apply_starts_it_again_on_fresh_por
     status = trio.run("status", "trio").stdout
     assert "killed by SIGKILL" in status
     assert "a rank of its group was lost" in status
-    (change,) = [line for line in trio.json("plan", "trio") if line["type"] == "change"]
-    assert (change["kind"], change["target"]) == ("start", "local/chat-0")
+    changes = [line for line in trio.json("plan", "trio") if line["type"] == "change"]
+    # A model of a path is known by its node alone, so the plan cannot tell that its reference is there already.
+    assert [(change["kind"], change["target"]) for change in changes if change["kind"] != "reference"] == [
+        ("start", "local/chat-0")
+    ]
     trio.run("apply", "trio", "--yes")
     after = trio.pids()
     assert after["gateway-0.0"] == before["gateway-0.0"]

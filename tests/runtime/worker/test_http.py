@@ -24,10 +24,10 @@ PROMPTS = ["the quick brown fox", "a", "what is the capital of France? " * 40, "
 
 
 def events(response: httpx.Response) -> list[Any]:
-    """Return the stream's data, the terminator as text."""
+    """Return the stream's data, the terminator as text; comments, which keep a silent stream open, are left out."""
     frames = response.content.decode("utf-8").split("\n\n")
     assert frames.pop() == ""
-    datas = [frame.removeprefix("data: ") for frame in frames]
+    datas = [frame.removeprefix("data: ") for frame in frames if not frame.startswith(":")]
     return [data if data == "[DONE]" else json.loads(data) for data in datas]
 
 
