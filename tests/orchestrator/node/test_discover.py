@@ -76,15 +76,18 @@ def discover(announcer, conf, capsys):
     return call
 
 
-def test_a_machine_is_heard_written_and_then_known(discover, conf):
+def test_a_machine_is_heard_and_its_node_file_written(discover, conf):
     line, _ = discover("--write")
     assert (line["node"], line["state"], line["os"], line["ssh_port"]) == (HOST, "new", "macos", 22)
     assert "memory_gib: unknown" in (conf / "nodes" / f"{HOST}.yaml").read_text()
     node = read_nodes(conf)[HOST]
     assert (node.reach, node.host, node.addresses) == ("ssh", f"{HOST}.local", {"lan": ADDRESS})
 
+
+def test_a_machine_that_has_a_node_file_is_known(discover, conf):
+    (conf / "nodes" / "mine.yaml").write_text(f"mine: {{reach: none, addresses: {{lan: {ADDRESS}}}}}\n")
     line, result = discover("--write")
-    assert (line["state"], line["known_by"]) == ("known", "host")
+    assert (line["node"], line["state"], line["known_by"]) == ("mine", "known", "address")
     assert result["written"] == []
 
 
