@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import (
+    KVCache,
     LRUPromptCache,
     PromptTrie,
     PromptTrieResult,
@@ -143,6 +144,7 @@ class PromptCache:
             self.cached_tokens += count if is_hit else 0
         if not is_hit:
             return None, 0
+        _cut(found[0].caches)
         return found[0].caches, count
 
     def keep(self, tokens: Sequence[int], caches: Caches, running_bytes: int, model: str = MODEL) -> None:
@@ -162,3 +164,14 @@ class PromptCache:
         if self.kept_bytes:
             (running,) = self.agree([running_bytes])
             self._entries.trim_to(n_bytes=self.limit_bytes - running)
+
+
+def _cut(caches: Caches) -> None:
+    """Give back the places behind what is known: a short beginning of a long entry would hold all of its bytes."""
+    for cache in caches:
+        if type(cache) is not KVCache or cache.keys is None:
+            continue
+        places = -(-cache.offset // cache.step) * cache.step
+        if cache.keys.shape[2] > places:
+            cache.keys = mx.contiguous(cache.keys[..., :places, :])
+            cache.values = mx.contiguous(cache.values[..., :places, :])

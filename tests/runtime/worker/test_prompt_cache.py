@@ -77,6 +77,21 @@ def test_a_prompt_that_was_answered_before_costs_its_last_token(models: Callable
     assert run.known[3] == 19
 
 
+def test_a_short_beginning_of_a_long_entry_is_found_without_the_bytes_of_the_rest(
+    models: Callable[[str], LoadedModel],
+) -> None:
+    model = models("llama")
+    run = running(model)
+    tokens = prompt(model, 900)
+    run.finish(asking(1, tokens))
+    kept = run.compute.gauges.kept_bytes
+    cache = run.compute.kept if isinstance(run.compute, Compute) else PromptCache(0)
+    caches, known = cache.find([*tokens[:5], 7])
+    assert caches is not None
+    assert known == 5
+    assert sum(layer.nbytes for layer in caches) * 3 < kept == run.compute.gauges.kept_bytes
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_conversation_is_known_up_to_its_last_turn_also_where_caches_cannot_be_shortened(
     models: Callable[[str], LoadedModel], kind: str

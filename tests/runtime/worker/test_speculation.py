@@ -123,6 +123,17 @@ def test_the_next_turn_computes_only_what_is_new_with_both_models(model: LoadedM
     assert run.compute.gauges.kept == 2
 
 
+def test_a_short_prompt_that_begins_like_a_long_one_is_kept_small(model: LoadedModel, stranger: LoadedModel) -> None:
+    run = drafting(model, stranger)
+    long = prompt(model, 700)
+    run.finish(asking(1, long))
+    before = run.compute.gauges.kept_bytes
+    run.finish(asking(2, [long[0], *prompt(model, 4, seed=2)]))
+    assert run.known[2] == 1
+    # Of 768 places for the long one, 256 for the short one.
+    assert (run.compute.gauges.kept_bytes - before) * 3 == before
+
+
 def test_a_request_that_leaves_frees_everything(model: LoadedModel, stranger: LoadedModel) -> None:
     for steps in (0, 1, 4):
         run = drafting(model, stranger, limit_bytes=0)
