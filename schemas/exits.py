@@ -10,6 +10,8 @@ FAILED = 1
 """It cannot serve: its model does not load, its port is taken, its generation died. The log says more."""
 USAGE = 2
 """Its arguments or its environment are wrong."""
+LOAD_STUCK = 3
+"""A load on demand did not end; its thread cannot be ended without the process."""
 RANK_LOST = 70
 RANK_SILENT = 71
 ROUND_STALLED = 72
@@ -21,6 +23,7 @@ CANNOT_SHARD = 77
 CANARY_FAILED = 78
 
 _WORDS = {
+    LOAD_STUCK: "its model did not load in time",
     RANK_LOST: "a rank of its group was lost",
     RANK_SILENT: "a rank of its group sent no heartbeat",
     ROUND_STALLED: "its group made no progress",

@@ -73,14 +73,14 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     code = exits.OK
     lead: Lead | None = None
 
-    def fail() -> None:
+    def fail(number: int = exits.FAILED) -> None:
         nonlocal code
         if lead is not None:
             # A group that is stopped before it has formed ends the thread that waits for it.
             if not lead.is_draining:
                 lead.fail(exits.RANK_FAILED, "rank 0 stopped generating")
         else:
-            code = exits.FAILED
+            code = number
         is_over.set()
 
     def end_group(end: End) -> None:
@@ -123,13 +123,13 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     return code, host.is_alive or lead is not None
 
 
-def _open_host(settings: Settings, make: Make[E], on_end: Callable[[], None]) -> Host[E]:
-    """Return what lends engines that `make` makes to requests; raises OSError."""
+def _open_host(settings: Settings, make: Make[E], on_end: Callable[[int], None]) -> Host[E]:
+    """Return what lends engines that `make` makes to requests; `on_end` takes an exit code. Raises OSError."""
     from runtime.worker.on_demand.hosting import Always
     from runtime.worker.on_demand.model import OnDemand
 
     if settings.on_demand is None:
-        return Always(make(on_end))
+        return Always(make(lambda: on_end(exits.FAILED)))
     return OnDemand(settings, settings.on_demand, make, on_end)
 
 

@@ -97,6 +97,7 @@ def test_every_code_of_a_group_has_words() -> None:
     codes = [value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int) and value >= 70]
     assert len(codes) == len(set(codes)) == 9
     assert all(exits.exit_words(code) for code in codes)
+    assert exits.exit_words(exits.LOAD_STUCK) == "its model did not load in time"
     assert exits.exit_words(1) is None
     assert "collectives" in (exits.signal_words("SIGALRM") or "")
     assert exits.signal_words("SIGKILL") is None

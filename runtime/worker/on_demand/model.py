@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.worker.errors import UnavailableError
-from runtime.worker.on_demand import memory
+from runtime.worker.on_demand import memory, words
 from runtime.worker.on_demand.hosting import Call, E, Host, Make
-from runtime.worker.on_demand.registry import Entry, NoRoomError, Registry
-from runtime.worker.on_demand.room import LONGEST_RETRY_S, expected_s, left_s
+from runtime.worker.on_demand.registry import UNLOAD_S, Entry, NoRoomError, Registry
+from runtime.worker.on_demand.room import expected_s, longest_s
 from runtime.worker.settings import OnDemand as Terms
 from runtime.worker.settings import Settings
+from schemas import exits
 from schemas.messages import Phase, WorkerReadiness, WorkerStatus
 from schemas.on_demand import Loading, OnDemandReport
 
@@ -34,13 +35,12 @@ logger = logging.getLogger(__name__)
 FRESH_S = 30.0
 """A model that was loaded and not used yet is not dropped for another one for so long: its client comes back for it.
 Without that two models that are asked for in turn, with room for one, would push each other out for ever."""
-NO_ROOM_RETRY_S = 5.0
-"""When to come back where other models hold the memory; nobody knows for how long."""
 WAIT_POLL_S = 1.0
-"""Between two tries to make room for a client that waits."""
+"""Between two tries to make room, however many clients wait: each takes the node's lock."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 5.0, 300.0
 """After a load that failed; doubled each time."""
 LOAD_POLL_S = 0.02
+END_POLL_S = 0.1
 
 _State = Literal["cold", "loading", "loaded", "unloading", "ending"]
 
@@ -49,11 +49,17 @@ class _LoadFailedError(Exception):
     """The engine ended before it gave an answer."""
 
 
+class _LoadStuckError(Exception):
+    """The engine neither ended nor gave an answer for far longer than any load takes."""
+
+
 class OnDemand(Host[E]):
     """Owns the engine of the moment."""
 
-    def __init__(self, settings: Settings, terms: Terms, make: Make[E], on_end: Callable[[], None]) -> None:
-        """`on_end` is called when the engine ended by itself while it served: the process must end too.
+    def __init__(self, settings: Settings, terms: Terms, make: Make[E], on_end: Callable[[int], None]) -> None:
+        """`on_end` takes the exit code when the process must end.
+
+        It must when the engine ended by itself while it served, and when its thread does not end.
 
         Raises OSError where the registry cannot be written.
         """
@@ -78,6 +84,8 @@ class OnDemand(Host[E]):
         self._engine: E = self._fresh()
         self._meter = self._engine.meter
         self._users = 0
+        self._waiting = 0
+        """Requests that wait for the model."""
         self._is_wanted = False
         """Somebody asked for the model while it was being dropped."""
         self._used: float | None = None
@@ -90,6 +98,8 @@ class OnDemand(Host[E]):
         self._load_s: float | None = None
         self._loads = 0
         self._no_room: str | None = None
+        self._room_at = 0.0
+        """When room may be made again."""
         self._failure: str | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -117,29 +127,37 @@ class OnDemand(Host[E]):
 
         Raises UnavailableError while there is nothing to lend, which a client that waits hears at the end of its wait.
         """
-        engine = await self._loaded(call)
+        engine = self._engine if self._is_loaded() else await self._awaited(call)
+        # Between the first request's begin and the last one's end a neighbour has nothing to learn.
         self._users += 1
         self._note_use(call)
+        if self._users == 1:
+            self._publish()
         try:
             yield engine
         finally:
             self._users -= 1
             self._note_use(call)
+            if not self._users:
+                self._publish()
             self._arm()
 
-    async def _loaded(self, call: Call) -> E:
-        due = time.monotonic() + call.wait_s
+    async def _awaited(self, call: Call) -> E:
+        if call.is_probe and self._state != "ending":
+            raise words.absent(self._loading())
+        if self._waiting >= self._settings.max_batch + self._settings.max_waiting:
+            self._meter.refused += 1
+            raise words.crowded(self._loading())
+        self._waiting += 1
+        try:
+            return await self._loaded(time.monotonic() + call.wait_s)
+        finally:
+            self._waiting -= 1
+
+    async def _loaded(self, due: float) -> E:
         while not self._is_loaded():
             if self._state == "ending":
-                raise UnavailableError("The worker is shutting down.", code="shutting_down", retry_after_s=5)
-            if call.is_probe:
-                code = "model_cold" if self._state in {"cold", "unloading"} else "model_loading"
-                raise UnavailableError(
-                    "The model is not in memory; a request brings it there.",
-                    code=code,
-                    retry_after_s=1,
-                    loading=self._loading(),
-                )
+                raise words.ending()
             self._wake()
             if self._is_backing_off():
                 raise self._refusal()
@@ -168,29 +186,15 @@ class OnDemand(Host[E]):
     def _note_use(self, call: Call) -> None:
         if not call.is_probe:
             self._used, self._used_at, self._is_fresh = time.monotonic(), time.time(), False
-        self._publish()
 
     def _refusal(self) -> UnavailableError:
         """Say why the model cannot be used now, and when to come back."""
         self._meter.refused += 1
-        if self._is_backing_off():
-            wait = math.ceil(self._retry_at - time.monotonic())
-            message = (
-                f"The model could not be brought into memory: {self._failure} Next try in {wait} s at the earliest."
-            )
-            return UnavailableError(message, code="model_failed", retry_after_s=max(1, wait))
-        loading = self._loading()
+        if self._failure is not None and self._is_backing_off():
+            return words.failed(self._failure, self._retry_at - time.monotonic())
         if self._state == "cold" and self._no_room is not None:
-            wait = math.ceil(NO_ROOM_RETRY_S)
-            return UnavailableError(self._no_room, code="no_memory", retry_after_s=wait, loading=loading)
-        done = "" if loading.progress is None else f" ({loading.progress:.0%})"
-        left = loading.eta_s or 1.0
-        return UnavailableError(
-            f"The model is loading{done}; about {math.ceil(left)} s left.",
-            code="model_loading",
-            retry_after_s=max(1, min(LONGEST_RETRY_S, math.ceil(left))),
-            loading=loading,
-        )
+            return words.no_room(self._no_room, self._loading())
+        return words.coming(self._loading())
 
     # -- loading and unloading -------------------------------------------------------------------------------------
 
@@ -198,7 +202,7 @@ class OnDemand(Host[E]):
         """Begin to load, once for all who ask; after a failure not before its backoff is over."""
         if self._state == "unloading":
             self._is_wanted = True
-        elif self._state == "cold" and self._work is None and time.monotonic() >= self._retry_at:
+        elif self._state == "cold" and self._work is None and time.monotonic() >= max(self._retry_at, self._room_at):
             self._expected_s = expected_s(
                 self._registry.last_load_s(self._settings.model_dir), memory.weights_bytes(self._directory)
             )
@@ -208,6 +212,7 @@ class OnDemand(Host[E]):
     async def _load(self) -> None:
         began = time.monotonic()
         try:
+            limit = longest_s(memory.weights_bytes(self._directory))
             await self._registry.claim(self._entry())
             self._has_started = True
             self._engine.start()
@@ -215,14 +220,20 @@ class OnDemand(Host[E]):
             while self._engine.phase != "ready":
                 if self._has_ended:
                     raise _LoadFailedError(self._engine.failure or "the engine ended without a word.")
+                if time.monotonic() - began > limit:
+                    raise _LoadStuckError(words.stuck(limit))
                 await asyncio.sleep(LOAD_POLL_S)
         except NoRoomError as error:
-            self._no_room = str(error)
-            logger.info("no room: %s", error)
+            if str(error) != self._no_room:
+                logger.info("no room: %s", error)
+            self._no_room, self._room_at = str(error), time.monotonic() + WAIT_POLL_S
             self._work = None
             self._enter("cold")
         except _LoadFailedError as error:
             await self._fail(str(error))
+        except _LoadStuckError as error:
+            logger.critical("%s", error)
+            self._on_end(exits.LOAD_STUCK)
         except Exception as error:
             # Whatever a load runs into, the next request may try again.
             logger.exception("the load failed")
@@ -242,32 +253,44 @@ class OnDemand(Host[E]):
     async def _fail(self, reason: str) -> None:
         backoff = min(FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10), LONGEST_BACKOFF_S)
         logger.error("the load failed, next try in %.0f s at the earliest: %s", backoff, reason)
-        await self._discard()
+        if not await self._discard():
+            return
         self._failures += 1
         self._failure, self._retry_at = reason, time.monotonic() + backoff
         self._work = None
         self._enter("cold")
 
     async def _unload(self) -> None:
-        await self._discard()
+        if not await self._discard():
+            return
         self._work = None
         self._enter("cold")
         if self._is_wanted:
             self._wake()
 
-    async def _discard(self) -> None:
-        """End the engine and give its memory back; a thread that does not end holds it, and the process must go."""
-        engine, had_started = self._engine, self._has_started
-        if had_started:
+    async def _discard(self) -> bool:
+        """End the engine and give its memory back; False where its thread does not end and the process must go.
+
+        A thread ends after the batch that it computes, which outlives the clients that asked for it.
+        """
+        engine = self._engine
+        if self._has_started:
+            due = time.monotonic() + UNLOAD_S
             await engine.drain()
-            if engine.is_alive:
-                logger.critical("the model cannot be dropped: its thread does not end")
-                self._on_end()
+            while engine.is_alive:
+                if self._state == "ending":
+                    return False
+                if time.monotonic() >= due:
+                    logger.critical("the model cannot be dropped: its thread does not end within %.0f s", UNLOAD_S)
+                    self._on_end(exits.FAILED)
+                    return False
+                await asyncio.sleep(END_POLL_S)
         self._engine = self._fresh()
         self._engine.meter = self._meter
         self._has_started = False
         del engine
         await asyncio.to_thread(memory.give_back)
+        return True
 
     def _fresh(self) -> E:
         self._has_ended = False
@@ -281,7 +304,7 @@ class OnDemand(Host[E]):
             return
         self._has_ended = True
         if self._state == "loaded":
-            self._on_end()
+            self._on_end(exits.FAILED)
 
     # -- idleness --------------------------------------------------------------------------------------------------
 
@@ -389,8 +412,7 @@ class OnDemand(Host[E]):
         if self._state != "loading":
             return Loading(phase=self._phase())
         progress = self._engine.readiness().progress if self._has_started else 0.0
-        eta = left_s(self._expected_s, time.monotonic() - self._entered, progress)
-        return Loading(phase=self._phase(), progress=progress, eta_s=round(eta, 1))
+        return words.loading(self._phase(), self._expected_s, time.monotonic() - self._entered, progress)
 
     def _report(self) -> OnDemandReport:
         now = time.monotonic()

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_POLL_S = 0.05
 LOCK_S = 90.0
-"""How long a neighbour may take to make room, which is bounded by UNLOAD_S, before it counts as stuck."""
+"""How long a neighbour may hold the lock before it counts as stuck: it asks several workers at once, each for
+UNLOAD_S, and others in their place only where one refuses."""
 UNLOAD_S = 60.0
 """What a worker gets to give its memory back."""
 
@@ -73,13 +74,19 @@ class Registry:
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._life = os.open(self._workers / f"{self.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._is_closed = False
 
     def write(self, entry: Entry) -> None:
-        """Tell the neighbours how this worker is."""
+        """Tell the neighbours how this worker is; one that has left tells nothing."""
+        if self._is_closed:
+            return
         _replace(self._workers / f"{self.name}.json", entry.model_dump_json())
 
     def close(self) -> None:
-        """Leave."""
+        """Leave; once more does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         for suffix in ("json", "lock"):
             (self._workers / f"{self.name}.{suffix}").unlink(missing_ok=True)
         os.close(self._life)

@@ -16,6 +16,10 @@ BYTES_PER_S = 1e9
 """How fast weights are taken to come from a disk where no load of the model was measured: below most NVMe disks."""
 START_S = 2.0
 """A load's part that does not grow with the model: the tokenizer, the first token."""
+SLOWEST_START_S = 600.0
+SLOWEST_BYTES_PER_S = 2e7
+"""A load that is slower than both is stuck: a fifth of what a network of 1 Gbit/s brings, and ten minutes beside it
+for kernels that are compiled and memory that is swapped."""
 LONGEST_RETRY_S = 60
 
 
@@ -86,6 +90,11 @@ def shortage(service: str, need_bytes: int, budget: int, holders: Sequence[Holde
 def expected_s(last_s: float | None, size_bytes: int) -> float:
     """Return how long a load will take: as long as the last one of this model, else by its size."""
     return last_s if last_s is not None else START_S + size_bytes / BYTES_PER_S
+
+
+def longest_s(size_bytes: int) -> float:
+    """Return after how long a load counts as stuck; by the size alone, since the last one may have read from memory."""
+    return SLOWEST_START_S + size_bytes / SLOWEST_BYTES_PER_S
 
 
 def left_s(expected: float, elapsed_s: float, progress: float | None) -> float:
