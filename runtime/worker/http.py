@@ -25,6 +25,7 @@ from runtime.worker.encode.work import Reading, Work, embedding_work, rerank_wor
 from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, RequestError, UnavailableError, error_body, kind_of
 from runtime.worker.on_demand.hosting import Call, Host, Loadable
+from runtime.worker.on_demand.model import OnDemand
 from runtime.worker.openai import Envelope, Kind, Usage
 from runtime.worker.request import Request as Wanted
 from runtime.worker.request import parse_chat, parse_completion
@@ -49,9 +50,6 @@ LINGER_S = 3.0
 """What a client gets, after generation has ended, to take the rest of its answer."""
 NEVER_S = 10 * 365 * 86400
 """Sanic cuts answers that take longer than its RESPONSE_TIMEOUT; every timer of an answer is our own."""
-
-_UNGUARDED = frozenset({"/health", "/unload"})
-"""`/unload` has a key of its own: neighbours may belong to another stack."""
 
 GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
 EMBEDDING_PATH = "/v1/embeddings"
@@ -93,19 +91,21 @@ def _new_app(settings: Settings, host: Host[Loadable]) -> App:
         RESPONSE_TIMEOUT=NEVER_S,
         KEEP_ALIVE_TIMEOUT=120,
     )
-    _add_guard(app, settings.token)
+    unguarded = {"/health"}
+    if isinstance(host, OnDemand):
+        unguarded.add(_add_unload(app, host))
+    _add_guard(app, settings.token, frozenset(unguarded))
     _add_reports(app, settings.name, host)
-    _add_unload(app, host)
     app.error_handler.add(Exception, _answer_error)
     return app
 
 
-def _add_guard(app: App, token: str | None) -> None:
+def _add_guard(app: App, token: str | None, unguarded: frozenset[str]) -> None:
     expected = f"Bearer {token}".encode()
 
     @app.on_request
     async def check_token(request: Request) -> HTTPResponse | None:
-        if token is None or request.path in _UNGUARDED:
+        if token is None or request.path in unguarded:
             return None
         given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
         if hmac.compare_digest(given, expected):
@@ -214,8 +214,9 @@ def _add_canary(app: App, host: Host[Engine]) -> None:
     app.add_route(judge, "/canary", methods=["POST"], stream=True, name="canary")
 
 
-def _add_unload(app: App, host: Host[Loadable]) -> None:
-    @app.post("/unload")
+def _add_unload(app: App, host: OnDemand[Loadable]) -> str:
+    """Return the path, which has a key of its own: neighbours may belong to another stack."""
+
     async def unload(request: Request) -> HTTPResponse:
         """Drop the model for a neighbour on this node, which knows the key from the registry that they share."""
         is_done = await host.unload(request.headers.get("authorization", "").removeprefix("Bearer "))
@@ -224,6 +225,10 @@ def _add_unload(app: App, host: Host[Loadable]) -> None:
         if not is_done:
             return _error(409, "The model is in use.", code="model_in_use")
         return json_response({"unloaded": True})
+
+    # Nobody's body is kept: it says nothing.
+    app.add_route(unload, "/unload", methods=["POST"], stream=True, name="unload")
+    return "/unload"
 
 
 def _call_of(request: Request) -> Call:

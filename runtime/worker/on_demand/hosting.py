@@ -88,10 +88,6 @@ class Host(Protocol[E_co]):
         """Report for `/status`."""
         ...
 
-    async def unload(self, key: str) -> bool | None:
-        """Drop the model for a neighbour that shows the key; None where the key is wrong, False where it is in use."""
-        ...
-
     async def drain(self) -> None:
         """Admit nobody any more and end."""
         ...
@@ -124,10 +120,6 @@ class Always(Host[E]):
     def status(self) -> WorkerStatus:
         """Report what the engine says."""
         return self.engine.status()
-
-    async def unload(self, key: str) -> bool | None:  # noqa: ARG002 - no key opens it
-        """Refuse: this model stays."""
-        return None
 
     async def drain(self) -> None:
         """Drain the engine."""

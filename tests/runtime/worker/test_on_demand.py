@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -319,3 +320,18 @@ def test_arguments_that_make_no_sense_are_refused(
     with pytest.raises(SystemExit):
         parse(["--model-dir", str(tiny_model_dir), "--name", "tiny", "--port", "0", *arguments])
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_unload_reads_no_body_and_has_a_door_at_on_demand_workers_only(node: Node) -> None:
+    worker = node.worker("one")
+    url = worker.http.base_url
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+        # The answer does not wait for a body of which nothing has come.
+        connection.sendall(b"POST /unload HTTP/1.1\r\nhost: w\r\ncontent-length: 60000000\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+    always = Worker(node.model_dir, node.root / "always.log", token="secret")
+    with always:
+        assert always.http.post("/unload").status_code == 404
+        anonymous = httpx.post(f"{always.http.base_url}/unload")
+        assert anonymous.status_code in {401, 404}
