@@ -50,8 +50,6 @@ class Engine:
         `refuse_group` when its canary has failed.
         """
         self.phase: Phase = "starting"
-        self.started_at = int(time.time())
-        """Seconds since 1970."""
         self.meter = status.Meter()
         self._settings = settings
         self._started = time.monotonic()

@@ -10,6 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import MODEL_REMAPPING, load_model
 
 from runtime.worker.convert import native_precision
+from runtime.worker.encode.files import PROJECTOR_FILE
 from runtime.worker.encode.modules import ModelFilesError
 from runtime.worker.encode.networks import Network, VectorHead
 from runtime.worker.encode.recipe import Recipe
@@ -19,7 +20,6 @@ CPU_BLOCK_TOKENS = 512
 GPU_BLOCK_TOKENS = 4096
 """Tokens of a long text that are computed at once: the scores of attention grow with their number times the text's."""
 _PROJECTOR = "projector."
-_PROJECTOR_FILE = "projector.safetensors"
 _PROJECTOR_NAMES = {"0.weight": "inner.weight", "linear1.weight": "inner.weight"} | {
     "2.weight": "outer.weight",
     "linear2.weight": "outer.weight",
@@ -129,8 +129,8 @@ def _classes(config: dict[str, Any], extra: dict[str, mx.array], *, keeps_head: 
 
 def _projector(directory: Path, extra: dict[str, mx.array], width: int) -> Projector:
     found = extra
-    if (directory / _PROJECTOR_FILE).is_file():
-        loaded: Any = mx.load(str(directory / _PROJECTOR_FILE))
+    if (directory / PROJECTOR_FILE).is_file():
+        loaded: Any = mx.load(str(directory / PROJECTOR_FILE))
         found = loaded
     named = {_PROJECTOR_NAMES.get(name.removeprefix(_PROJECTOR), name): array for name, array in found.items()}
     if not {"inner.weight", "outer.weight"} <= named.keys():

@@ -7,7 +7,7 @@ from typing import Any
 from runtime.worker.encode.modules import Files, ModelFilesError, module_files
 from runtime.worker.encode.recipe import CONFIG_FILES
 
-_PROJECTOR = "projector.safetensors"
+PROJECTOR_FILE = "projector.safetensors"
 
 
 def read_files(directory: Path) -> Files:
@@ -56,7 +56,7 @@ def ends_texts(tokenizer: Any) -> bool:
 
 def has_projector(directory: Path) -> bool:
     """Tell whether the weights hold jina-reranker-v3's projector, in a file of its own or among the others."""
-    if (directory / _PROJECTOR).is_file():
+    if (directory / PROJECTOR_FILE).is_file():
         return True
     index = directory / "model.safetensors.index.json"
     if index.is_file():

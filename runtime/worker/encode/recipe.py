@@ -1,7 +1,7 @@
 """Pure: what a model directory's own files say about how its texts become vectors or scores.
 
 Sources of the file formats: sentence-transformers 5 (`sentence_bert_config.json`, `config_sentence_transformers.json`;
-see `encode_modules` for the others) and transformers 5 (`config.json`, `tokenizer_config.json`).
+see `modules` for the others) and transformers 5 (`config.json`, `tokenizer_config.json`).
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
 """Pure: a JSON object becomes a request for vectors or for a ranking, or a refusal that names the parameter."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,9 @@ def parse_rerank(body: dict[str, Any], model: str) -> RerankRequest:
     if len(originals) > MAX_INPUTS:
         raise RequestError(f"documents may hold at most {MAX_INPUTS}.", param="documents")
     names = tuple(f"documents[{index}]" for index in range(len(originals)))
+    returns_documents = fields.boolean("return_documents")
+    if returns_documents and not _is_finite(originals):
+        raise RequestError("documents hold a number that is too large to be returned.", param="documents")
     top_n = fields.integer("top_n", 1, 1 << 31)
     return RerankRequest(
         query=valid_text(query, "query"),
@@ -94,7 +98,7 @@ def parse_rerank(body: dict[str, Any], model: str) -> RerankRequest:
         originals=tuple(originals),
         names=names,
         top_n=min(top_n or len(originals), len(originals)),
-        returns_documents=fields.boolean("return_documents"),
+        returns_documents=returns_documents,
         truncate=True if fields.get("truncate") is None else fields.boolean("truncate"),
         instruction=_text(fields, "instruction", MAX_INSTRUCTION),
     )
@@ -131,6 +135,18 @@ def _document(value: object, name: str) -> str:
     if not isinstance(text, str):
         raise RequestError(f"{name} must be a string or an object with a `text`.", param=name)
     return valid_text(text, name)
+
+
+def _is_finite(value: object) -> bool:
+    """Tell whether a part of a body has no number like 1e400, which Python reads as an infinity."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case list():
+            return all(map(_is_finite, value))
+        case dict():
+            return all(map(_is_finite, value.values()))
+    return True
 
 
 def _text(fields: Fields, name: str, longest: int) -> str | None:

@@ -6,7 +6,7 @@ Shapes: OpenAI's embeddings, and the rankings of Jina and Cohere.
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,6 @@ class Work:
     rows: Sequence[Row]
     finish: Callable[[Sequence[Vector]], bytes]
     """Takes what the rows gave, in their order, and returns the answer's body."""
-    tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", sum(len(row.tokens) for row in self.rows))
 
 
 def embedding_work(request: EmbeddingRequest, reading: Reading, model: str) -> Work:
@@ -110,7 +106,8 @@ def rerank_work(request: RerankRequest, reading: Reading, model: str) -> Work:
         order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
         results = [_result(request, index, scores[index], is_cut=cut[index]) for index in order[: request.top_n]]
         body = {"object": "list", "model": model, "results": results, "usage": _usage(rows)}
-        return json.dumps(body, ensure_ascii=False).encode()
+        # Escaped: a document's other fields come back as they came, also where they hold half a character.
+        return json.dumps(body, separators=(",", ":")).encode()
 
     return Work(rows, finish)
 

@@ -75,6 +75,12 @@ REFUSED = [
     _rank("top_n as text", "top_n", top_n="1"),
     _rank("return_documents as number", "return_documents", return_documents=1),
     _rank("model as number", "model", model=5),
+    _raw(
+        RERANK,
+        "1e400 in a document to return",
+        "documents",
+        b'"return_documents": true, "documents": [{"text": "a", "more": [{"n": 1e400}]}]',
+    ),
     _raw(RERANK, "top_n 1e400", "top_n", b'"top_n": 1e400'),
     _raw(RERANK, "top_n of 5000 digits", None, b'"top_n": ' + b"9" * 5000),
 ]
@@ -88,6 +94,8 @@ SURVIVED = [
     _rank("empty documents", None, documents=["", " ", "\x00"]),
     _rank("long documents", None, documents=["the quick brown fox " * 50_000, "a"]),
     _rank("a long query", None, query="the quick brown fox " * 50_000),
+    _rank("half a character beside a text", None, return_documents=True, documents=[{"text": "b", "title": "\ud800"}]),
+    _rank("half a character as a key", None, return_documents=True, documents=[{"text": "b", "\udfff": 1}]),
     _rank("more wanted than there are", None, top_n=(1 << 31) - 1),
     _rank("objects with more than text", None, documents=[{"text": "a", "more": json.dumps({"a": [1] * 100})}]),
 ]

@@ -168,8 +168,12 @@ def test_a_client_that_leaves_gives_its_place_up(encoder: Worker) -> None:
             connection.sendall(head.encode() + body)
             wait_until(lambda: encoder.status()["queue"]["batch"] or None, "the request is computed")
     wait_until(lambda: encoder.status()["requests"]["cancelled"] == cancelled + 5, "all of them were cancelled")
-    queue = encoder.status()["queue"]
-    assert (queue["batch"], queue["waiting"]) == (0, 0)
+
+    def is_idle() -> bool:
+        queue = encoder.status()["queue"]
+        return (queue["batch"], queue["waiting"]) == (0, 0)
+
+    wait_until(is_idle, "the batch that was under way is over")
     assert len(embed(encoder, "a")[0]) == WIDTH
 
 
