@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from orchestrator.addresses import url_host
-from orchestrator.canary import Asker, NoAnswerError, judge, judge_alone
+from orchestrator.canary import AT_ONCE, Asker, NoAnswerError, judge, judge_alone
 from orchestrator.cluster import Cluster
 from orchestrator.engines.probe import is_alive, probe
 from orchestrator.execute import EffectError, Progress, Report
@@ -68,9 +68,6 @@ class Awaiter:
                 log_tail=await self._log_tail(action.node, action.unit),
                 next_step=("logs", self._cluster.stack, slot_of(action.unit)),
             ) from error
-        except NoAnswerError as error:
-            await self._end_the_rest(list(watched))
-            raise EffectError(f"{action.unit} was asked known prompts and did not answer: {error}") from error
         except (TransportError, ShimError) as error:
             raise EffectError(f"{action.unit} could not be watched: {error}") from error
 
@@ -93,21 +90,25 @@ class Awaiter:
             async with asyncio.timeout(action.timeout_s):
                 await self._judge(action, watched, url, report)
         except TimeoutError as error:
-            await self._end_the_rest(list(watched))
+            await self._refuse(action, watched, url, f"not answered after {action.timeout_s:.0f} s")
             raise EffectError(
                 f"{action.unit} has loaded, and had not answered its canary after {action.timeout_s:.0f} s: it was "
-                "ended; raise its ready_timeout_s, or lower long_tokens of sharding.canary"
+                "ended; raise its ready_timeout_s, or lower long_tokens of sharding.canary",
+                next_step=("logs", self._cluster.stack, slot_of(action.unit)),
+            ) from error
+        except NoAnswerError as error:
+            await self._refuse(action, watched, url, f"not answered: {error}")
+            raise EffectError(
+                f"{action.unit} was asked known prompts and did not answer: {error}; it was ended. "
+                "With sharding.canary: off it is routed to without being asked",
+                next_step=("logs", self._cluster.stack, slot_of(action.unit)),
             ) from error
 
     async def _judge(self, action: AwaitReady, watched: tuple[Watched, ...], url: str, report: Report) -> None:
         """Ask a group its canary, and let it keep the verdict; one that fails is ended, and an `EffectError`."""
-        node = self._cluster.nodes[action.node]
-        wanted = next(unit for unit in self._desired.units.values() if unit.id == action.unit)
-        spec = wanted.spec
-        assert isinstance(spec, WorkerSpec)  # noqa: S101 - only workers are groups
-        token = self._cluster.directories.worker_token(self._cluster.stack)
-        async with node.http() as http:
-            asker = Asker(http, url, spec.model.name, token, action.timeout_s)
+        spec = self._spec(action)
+        async with self._cluster.nodes[action.node].http() as http:
+            asker = self._asker(http, url, action)
             verdict = await self._while_alive(action, watched, self._verdict(action, asker, spec, report))
             await asker.tell(verdict)
         if verdict.outcome == "failed":
@@ -117,6 +118,25 @@ class Awaiter:
                 log_tail=verdict.words,
                 next_step=("models", "verify", self._cluster.stack, "--mend"),
             )
+
+    async def _refuse(self, action: AwaitReady, watched: tuple[Watched, ...], url: str, words: str) -> None:
+        """End a group that cannot be judged, by its own hand where it hears it: its end counts as one of its own."""
+        with contextlib.suppress(NoAnswerError):
+            async with self._cluster.nodes[action.node].http() as http:
+                await self._asker(http, url, action).tell(Verdict(outcome="failed", words=(words,)))
+            await self._await_end(watched)
+            return
+        await self._end_the_rest(list(watched))
+
+    def _asker(self, http: httpx.AsyncClient, url: str, action: AwaitReady) -> Asker:
+        spec, token = self._spec(action), self._cluster.directories.worker_token(self._cluster.stack)
+        places = min(AT_ONCE, spec.max_batch + spec.max_waiting)
+        return Asker(http, url, spec.model.name, token, action.timeout_s, places)
+
+    def _spec(self, action: AwaitReady) -> WorkerSpec:
+        spec = next(unit.spec for unit in self._desired.units.values() if unit.id == action.unit)
+        assert isinstance(spec, WorkerSpec)  # noqa: S101 - only workers are groups
+        return spec
 
     async def _verdict(self, action: AwaitReady, asker: Asker, spec: WorkerSpec, report: Report) -> Verdict:
         if action.long_tokens is None:

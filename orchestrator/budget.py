@@ -58,7 +58,7 @@ class Budget:
     def offer(self, units: list[ObservedUnit]) -> None:
         """Count what stops without anything that starts in its place before that."""
         for unit in units:
-            self._offers.setdefault(unit.node, []).append(((unit.id,), self._known.of(unit)))
+            self._offers.setdefault(unit.node, []).append(((unit.id,), self._known.gain(unit)))
 
     def make_room(self, slot: Slot) -> tuple[UnitId, ...] | None:
         """Grant a start from what is free and what others give; returns whom it must wait for, None where it lacks."""
@@ -94,13 +94,13 @@ class Budget:
         for node, need in _known(_needs(slot)):
             free = self._free.get(node)
             if free is not None and need > free:
-                return f"it needs {gib(need)} GiB, {node} has {gib(max(free, 0.0))} GiB free"
+                return f"it needs {gib(need)} GiB, {node} has {gib(max(free, 0.0))} GiB free{self._known.way_out(node)}"
         return "there is no memory for it"
 
     def _gains(self, units: list[ObservedUnit]) -> dict[NodeName, float | None]:
         gains: dict[NodeName, float | None] = {}
         for unit in units:
-            before, more = gains.get(unit.node, 0.0), self._known.of(unit)
+            before, more = gains.get(unit.node, 0.0), self._known.gain(unit)
             gains[unit.node] = None if before is None or more is None else before + more
         return gains
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 
@@ -25,10 +26,14 @@ from schemas.verdict import Verdict
 
 MOST_TIES = 4
 """How often a group is asked again behind a place where two tokens were all but equally probable, for each prompt."""
+AT_ONCE = 4
+"""Prompts that a group is asked together, where it has a place for each of them."""
 WORDS_PER_TOKEN = 0.5
 """By which the length of a long prompt is guessed where nobody has counted its tokens."""
 
 Prompt = str | tuple[int, ...]
+Asked = TypeVar("Asked")
+Got = TypeVar("Got")
 
 
 class NoAnswerError(Exception):
@@ -45,6 +50,8 @@ class Asker:
     token: str | None
     timeout_s: float
     """For one answer."""
+    at_once: int = AT_ONCE
+    """How many prompts it may be asked together: it refuses what it has no place for."""
 
     async def ask(self, prompt: Prompt, max_tokens: int = ANSWER_TOKENS) -> Heard:
         """Return the answer that always takes the most probable token; raises `NoAnswerError`."""
@@ -100,7 +107,7 @@ async def judge(asker: Asker, reference: Reference, report: Report) -> Verdict:
     for asked in rounds:
         longest = max(len(answer.prompt) for answer in asked)
         report(Progress(f"canary (prompt of {longest} tokens)", done, total, "answers"))
-        found = await asyncio.gather(*(_compared(asker, answer) for answer in asked))
+        found = await _together(asker, partial(_compared, asker), asked)
         for answer, outcome in zip(asked, found, strict=True):
             if isinstance(outcome, Difference):
                 differences.append(difference_words(answer.name, len(answer.prompt), outcome, together=len(asked)))
@@ -117,6 +124,17 @@ async def judge(asker: Asker, reference: Reference, report: Report) -> Verdict:
         longest=reference.longest,
         words=words,
     )
+
+
+async def _together(asker: Asker, ask: Callable[[Asked], Awaitable[Got]], prompts: Iterable[Asked]) -> Sequence[Got]:
+    """Ask as many at a time as the group has places."""
+    places = asyncio.Semaphore(asker.at_once)
+
+    async def one(prompt: Asked) -> Got:
+        async with places:
+            return await ask(prompt)
+
+    return await asyncio.gather(*(one(prompt) for prompt in prompts))
 
 
 async def _compared(asker: Asker, answer: ReferenceAnswer) -> int | Difference:
@@ -149,7 +167,7 @@ async def judge_alone(asker: Asker, long_tokens: int, report: Report) -> Verdict
     for text in texts:
         report(Progress("canary without a reference", len(alone), total, "answers"))
         alone.append(await asker.ask(text))
-    together: Sequence[Heard] = await asyncio.gather(*(asker.ask(text) for text in texts))
+    together = await _together(asker, asker.ask, texts)
     report(Progress(f"canary (prompt of about {long_tokens} tokens)", 2 * len(texts), total, "answers"))
     room = min(long_tokens, await asker.context() // 2)
     long = await asker.ask(long_text(round(room * WORDS_PER_TOKEN)))

@@ -80,6 +80,8 @@ class KnownMemory:
     def __init__(self, desired: Desired, observed: Observed) -> None:
         self._models = desired.models
         self._facts = observed.facts
+        self._stack = desired.stack
+        self._loaded = [unit for unit in observed.units() if unit.alive and _is_loaded_on_demand(unit)]
 
     def of(self, unit: ObservedUnit) -> float | None:
         """Return what a unit needs in GiB; 0 for one without a model, None where it is not known.
@@ -93,6 +95,25 @@ class KnownMemory:
         model = self._models.get(unit.spec.model.name)
         declared = None if model is None else model.memory_gib
         return unit_memory(unit.spec, declared, self._facts.get(unit.spec.model.name))[0]
+
+    def gain(self, unit: ObservedUnit) -> float | None:
+        """Return what the end of a unit gives in GiB; None where it is not known, as of a model loaded on demand."""
+        return None if _is_loaded_on_demand(unit) else self.of(unit)
+
+    def way_out(self, node: NodeName) -> str:
+        """Say how memory comes free that models loaded on demand hold on a node; empty where none does."""
+        held = [slot_of(unit.id) for unit in self._loaded if unit.node == node]
+        if not held:
+            return ""
+        services = {slot.rpartition("-")[0]: None for slot in held}
+        frees = ", ".join(f"orchestrate restart {self._stack} {service}" for service in services)
+        return (
+            f"; {', '.join(held)} hold{'s' if len(held) == 1 else ''} a model loaded on demand there: {frees} frees it"
+        )
+
+
+def _is_loaded_on_demand(unit: ObservedUnit) -> bool:
+    return unit.demand is not None and unit.demand.phase != "cold"
 
 
 def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dict[NodeName, float | None]:
@@ -114,10 +135,12 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
         if now is None or unit.silent_s or _whole(unit) in loaded:
             continue
         free[unit.node] = now - (known.of(unit) or 0.0)
+    used: dict[NodeName, float] = {}
+    for unit in alive:
+        used[unit.node] = used.get(unit.node, 0.0) + (known.of(unit) or 0.0)
     for name, declared in desired.nodes.items():
         if declared.memory_gib is not None and name in free:
-            used = sum(known.of(unit) or 0.0 for unit in alive if unit.node == name)
-            left, now = declared.memory_gib - declared.reserve_gib - used, free[name]
+            left, now = declared.memory_gib - declared.reserve_gib - used.get(name, 0.0), free[name]
             free[name] = left if now is None else min(now, left)
     return free
 

@@ -30,9 +30,13 @@ def allotments(desired: Desired, observed: Observed) -> Mapping[NodeName, Allotm
 
 
 def sharing_conflicts(desired: Desired, observed: Observed) -> Iterator[str]:
-    """Yield a sentence for every on-demand model that declares more than is left; an estimate forbids nothing."""
+    """Yield a sentence for every on-demand model that declares more than is left.
+
+    An estimate forbids nothing, and a copy that moved to the node never keeps anything from being mended.
+    """
+    always = _declared(desired)
     for unit in _on_demand(desired):
-        left = _left(desired, observed, unit.node)
+        left = None if unit.is_moved else _left(desired, observed, unit.node, always.get(unit.node, 0.0))
         if left is not None and unit.memory_gib is not None and not unit.is_estimate and unit.memory_gib > left:
             yield (
                 f"{unit.spec.slot} on {unit.node} needs {unit.memory_gib:.1f} GiB when it is asked for, the services "
@@ -40,13 +44,21 @@ def sharing_conflicts(desired: Desired, observed: Observed) -> Iterator[str]:
             )
 
 
-def _left(desired: Desired, observed: Observed, name: NodeName) -> float | None:
+def _declared(desired: Desired) -> dict[NodeName, float]:
+    """Return what the services that always run, and are at home there, declare for each node in GiB."""
+    sums: dict[NodeName, float] = {}
+    for unit in desired.units.values():
+        if not (is_on_demand(unit.spec) or unit.is_estimate or unit.is_moved):
+            sums[unit.node] = sums.get(unit.node, 0.0) + (unit.memory_gib or 0.0)
+    return sums
+
+
+def _left(desired: Desired, observed: Observed, name: NodeName, always: float) -> float | None:
     node, seen = desired.nodes.get(name), observed.nodes.get(name)
     if node is None or not isinstance(seen, Reachable):
         return None
     total = node.memory_gib or seen.memory_gib
-    known = [unit.memory_gib or 0.0 for unit in _always(desired, name) if not unit.is_estimate]
-    return None if total is None else total - node.reserve_gib - sum(known)
+    return None if total is None else total - node.reserve_gib - always
 
 
 def _always(desired: Desired, node: NodeName) -> Iterator[DesiredUnit]:

@@ -129,3 +129,36 @@ def test_status_says_how_it_is_with_the_model(phase: str, report: OnDemandReport
     assert words in line
     data = next(data for data in status_data(status) if data["type"] == "unit")
     assert (data["state"], data["ready"], data["on_demand"]["phase"]) == (state, True, phase)
+
+
+def loaded(world: Observed, slot: str) -> Observed:
+    """Return a world in which a model that is loaded on demand is in memory."""
+    alpha = world.nodes[ALPHA]
+    assert isinstance(alpha, Reachable)
+    found = next(unit for unit in alpha.units.values() if unit.slot == slot and unit.alive)
+    held = replace(found, demand=OnDemandSeen("ready", OnDemandReport(since_s=9.0, idle_s=7.0)))
+    left = replace(alpha, units={**alpha.units, held.id: held}, memory_available_gib=3.0)
+    return replace(world, nodes={**world.nodes, ALPHA: left})
+
+
+def test_a_loaded_model_makes_room_for_itself_when_it_is_to_run_always() -> None:
+    world = loaded(running(wanted(), roomy()), "draft-0.0")
+    plan = reconcile(desired(coder=CODER, draft={"model": "m4", "nodes": ["alpha"]}), world)
+    assert not any(change.kind == "defer" for change in plan.changes)
+    assert [action.first.unit.spec.slot for action in plan.actions if isinstance(action, Start)] == ["draft-0.0"]
+
+
+def test_a_start_that_a_loaded_model_leaves_no_room_for_says_how_to_free_it() -> None:
+    world = loaded(running(wanted(), roomy()), "draft-0.0")
+    plan = reconcile(wanted(big={"model": "m4", "nodes": ["alpha"]}), world)
+    (cause,) = [change.cause for change in plan.changes if change.kind == "defer"]
+    assert "draft-0.0 holds a model loaded on demand there" in cause
+    assert "orchestrate restart world draft frees it" in cause
+
+
+def test_a_copy_that_moved_to_a_node_is_no_conflict_there() -> None:
+    state = desired(coder={**CODER, "model": "m3"}, draft=DRAFT, writer=WRITER)
+    for slot in ("writer-0.0", "coder-0.0"):
+        unit = replace(state.units[SlotId(slot)], is_moved=True)
+        moved = replace(state, units={**state.units, SlotId(slot): unit})
+        assert not reconcile(moved, roomy()).conflicts
