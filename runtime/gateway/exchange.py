@@ -7,6 +7,7 @@ the task (the client left, the gateway stops) closes the endpoint's connection, 
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 
@@ -43,6 +44,8 @@ from schemas.prefer import PROBE_HEADER, wait_preference
 
 LARGEST_ANSWER = 64 * 1024 * 1024
 """Bytes of an answer that is not streamed."""
+LARGEST_READ_HERE = 256 * 1024
+"""Bytes of vectors or scores that are read on the event loop; larger answers would keep all others waiting."""
 LARGEST_ERROR = 64 * 1024
 ERROR_BODY_S = 5.0
 """How long the body of an error may take."""
@@ -148,7 +151,10 @@ class Exchanges:
             raise UpstreamError("bad answer", "no JSON object")
         if ask.reading is not None:
             try:
-                body = ask.reading.read(body)
+                if len(body) > LARGEST_READ_HERE:
+                    body = await asyncio.to_thread(ask.reading.read, body)
+                else:
+                    body = ask.reading.read(body)
             except WrongDimensionError as error:
                 raise AttemptError(WRONG_DIMENSION, str(error)) from error
             except BadAnswerError as error:

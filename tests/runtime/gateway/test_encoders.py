@@ -12,7 +12,10 @@ import openai
 import pytest
 
 from runtime.gateway import prober
+from runtime.gateway.exchange import LARGEST_READ_HERE
 from runtime.gateway.routing.breaker import Closed
+from runtime.gateway.routing.settings import encoder_timeouts
+from schemas.policy import Timeouts
 from tests.fakes.encoders import embeds, ranks, vector
 from tests.fakes.upstream import FakeUpstream, answers, refuses, resets, stalls
 from tests.runtime.gateway.harness import LocalGateway, until
@@ -55,6 +58,15 @@ async def test_vectors_are_served_by_the_first_endpoint_that_makes_them(lab: Any
     assert second.seen[0].path == "/v1/embeddings"
     assert second.seen[0].document == {**EMBED, "model": "model-b"}
     assert len(first.seen) == 1
+
+
+@pytest.mark.parametrize("knows_base64", [True, False])
+async def test_a_large_answer_is_what_a_small_one_is(lab: Any, knows_base64: bool) -> None:
+    length = LARGEST_READ_HERE
+    gateway, _ = await start(lab, embeds(length, knows_base64=knows_base64), embedding=over("a", dimensions=length))
+    answer = await post(gateway, "/v1/embeddings", {**EMBED, "encoding_format": "base64"})
+    assert answer.status_code == 200
+    assert {len(base64.b64decode(item["embedding"])) for item in answer.json()["data"]} == {4 * length}
 
 
 @pytest.mark.parametrize("knows_base64", [True, False])
@@ -201,7 +213,27 @@ async def test_all_of_a_request_takes_thirty_seconds_where_nobody_says_more(lab:
     assert table is not None
     assert (table.routes["embedding"].total_s, table.routes["reranking"].total_s) == (30, 90)
     assert table.routes["embedding"].tiers[0][0].timeouts.first_token_s == 30
+    assert table.routes["reranking"].tiers[0][0].timeouts.first_token_s == 90  # the role's own word, not the policy's
     assert table.routes["chat"].total_s == 600
+
+
+@pytest.mark.parametrize(
+    ("policy", "own", "ways", "total_s", "share_s"),
+    [
+        ({}, None, 1, 30, 30),
+        ({}, None, 3, 30, 10),
+        ({}, {"total_s": 120}, 1, 120, 120),  # the quickstart: a processor without a GPU
+        ({}, {"total_s": 120}, 2, 120, 60),
+        ({"first_token_s": 20}, {"total_s": 120}, 1, 120, 120),
+        ({"first_token_s": 20}, {"connect_s": 1}, 1, 30, 20),
+        ({}, {"total_s": 120, "first_token_s": 50}, 1, 120, 50),
+    ],
+)
+def test_an_attempt_gets_its_share_of_what_the_role_itself_says(
+    policy: dict[str, float], own: dict[str, float] | None, ways: int, total_s: float, share_s: float
+) -> None:
+    found = encoder_timeouts(Timeouts(**policy), None if own is None else Timeouts(**own), ways)
+    assert (found.total_s, found.first_token_s) == (total_s, share_s)
 
 
 async def test_ollama_is_never_asked_to_rerank(lab: Any) -> None:
