@@ -13,7 +13,7 @@ from runtime.gateway.errors import ApiError, told_of_load
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.holds import Holds
 from runtime.gateway.observe.metrics import Metrics
-from runtime.gateway.routing.outcome import CLIENT_LEFT, LOADING, SKIPPED, WRONG_DIMENSION
+from runtime.gateway.routing.outcome import CLIENT_LEFT, LOADING, MODEL_FAILED, SKIPPED, WRONG_DIMENSION
 from runtime.gateway.routing.pool import Lease, Pool
 from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
@@ -100,7 +100,7 @@ class _Walk:
     def wait_s(self) -> float | None:
         """Return how long until an endpoint may be free again; None when nobody says."""
         verdicts = (failure.error.verdict for failure in self.failures)
-        waits = [verdict.busy_s for verdict in verdicts if verdict.is_passing]
+        waits = [verdict.busy_s for verdict in verdicts if verdict.is_passing or verdict.busy_s]
         waits.extend(skip.retry_s for skip in self.skipped if skip.retry_s is not None)
         return min(waits, default=None)
 
@@ -295,12 +295,14 @@ def _exhausted(walk: _Walk) -> tuple[Result | ApiError, str]:
         return refusals[0][1], "client error"
     reasons.update((target.name, f"does not take '{error.param}'") for target, error in refusals)
     named = ", ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no endpoints"
-    told = next((failure.error.body for failure in reversed(failures) if failure.error.verdict.label == LOADING), b"")
-    code, text, loading = told_of_load(told)
+    loads = (failure.error for failure in reversed(failures) if failure.error.verdict.label in {LOADING, MODEL_FAILED})
+    told = next(loads, None)
+    code, text, loading = told_of_load(b"" if told is None else told.body)
+    is_told = told is not None and (loading is not None or told.verdict.label == MODEL_FAILED)
     error = ApiError(
         503,
-        f"No endpoint of '{walk.route.name}' can answer now ({named})." + (f" {text}" if loading and text else ""),
-        code=(loading and code) or "no_endpoint_available",
+        f"No endpoint of '{walk.route.name}' can answer now ({named})." + (f" {text}" if is_told and text else ""),
+        code=(code if is_told else None) or "no_endpoint_available",
         retry_after_s=RETRY_AFTER_S if (wait_s := walk.wait_s()) is None else wait_s,
         loading=loading,
     )

@@ -36,12 +36,17 @@ LOADING: Literal["loading"] = "loading"
 """The label of an endpoint that brings its model into memory."""
 COLD: Literal["cold"] = "cold"
 """The label of one whose model is not in memory, said to a probe: a client's request would bring it there."""
+MODEL_FAILED: Literal["model failed"] = "model failed"
+"""The label of one that could not bring its model into memory, and tries again later."""
+LONGEST_FAILED_S = 60.0
+"""How long such an endpoint is skipped at most, whatever it says: somebody may mend it meanwhile."""
 PASSING = frozenset({"busy", LOADING})
 """Labels of endpoints that say that they will answer soon."""
 
 _BUSY_WORDS = ("busy", "overloaded", "queue is full", "too many requests", "capacity")
 _COLD_CODE = "model_cold"
-"""The error code of our worker."""
+_FAILED_CODE = "model_failed"
+"""Error codes of our worker."""
 _MODEL_WORDS = ("model", "not found", "does not exist")
 
 
@@ -92,6 +97,10 @@ def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
     match status:
         case 503 if _COLD_CODE in text:
             return Verdict(COLD, "neutral", "next")
+        case 503 if _FAILED_CODE in text:
+            # Before the words of others: the reason of a failed load may name any of them.
+            failed_s = LOADING_S if named_s is None else min(named_s, LONGEST_FAILED_S)
+            return Verdict(MODEL_FAILED, "neutral", "next", busy_s=failed_s)
         case 503 if "loading" in text:
             return Verdict(LOADING, "neutral", "next", busy_s=LOADING_S if named_s is None else named_s)
         case 429:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from runtime.gateway.routing import breaker
-from runtime.gateway.routing.outcome import CLIENT_LEFT, COLD, LOADING, SUCCESS, Verdict
+from runtime.gateway.routing.outcome import CLIENT_LEFT, COLD, LOADING, MODEL_FAILED, SUCCESS, Verdict
 from runtime.gateway.routing.select import Choice, choose
 from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
 
@@ -39,7 +39,7 @@ class Standing:
     in_flight: int = 0
     breaker: breaker.State = field(default_factory=breaker.Closed)
     busy_until: float = 0.0
-    asleep: Literal["", "cold", "loading"] = ""
+    asleep: Literal["", "cold", "loading", "model failed"] = ""
     """Where its model was not in memory when it was last heard of."""
     absent_until: float = 0.0
     last_error: str | None = None
@@ -109,13 +109,16 @@ class Pool:
         """Called when a breaker has counted a failure, or waits for another trial."""
 
     def lease_loading(self, target: Target, *, is_retry: bool) -> Lease | None:
-        """Take a place on an endpoint that said that it was loading; None where it has no place, or said no such thing.
+        """Take a place on an endpoint that said that it was loading, or could not; None where it has no place, or said
+        no such thing.
 
-        Others skip it meanwhile. Whom nobody else can answer hears from itself how far it is, or waits there.
+        Others skip it meanwhile. Whom nobody else can answer hears from itself how it is with the load, or waits there.
         """
         now = self._clock()
         standing = self._standings.get(target.identity)
-        if standing is None or standing.asleep != LOADING or not breaker.would_admit(standing.breaker, now):
+        if standing is None or not (standing.asleep == LOADING or (standing.asleep == MODEL_FAILED and not is_retry)):
+            return None
+        if not breaker.would_admit(standing.breaker, now):
             return None
         if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:
             return None
@@ -219,6 +222,11 @@ class Pool:
             standing.asleep = COLD
         elif verdict.label == LOADING:
             standing.asleep = LOADING
+        elif verdict.label == MODEL_FAILED:
+            standing.asleep = MODEL_FAILED
+        elif verdict.effect == "failure":
+            # Whether there is anything to wake is unknown until it says so again.
+            standing.asleep = ""
         if error is not None and verdict.label not in {COLD, LOADING}:
             standing.last_error = error
         if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:

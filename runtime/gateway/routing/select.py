@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from runtime.gateway.routing.breaker import Closed, Open, State, wait_s, would_admit
-from runtime.gateway.routing.outcome import LOADING
+from runtime.gateway.routing.outcome import LOADING, MODEL_FAILED
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
 TRIAL_S = 1.0
@@ -24,6 +24,7 @@ Reason = Literal[
     "half-open",
     "busy",
     "loading",
+    "model failed",
     "full",
 ]
 
@@ -76,7 +77,9 @@ def choose(
     """Choose by priority tier; inside a tier by fewest in flight for its weight, ties in weighted turns.
 
     `turn` counts the requests of the route. Endpoints that lately had not got the model come after all the others. No
-    request is risked as the trial of an endpoint that is probed: that one is only named. Fallbacks are not looked at.
+    request is risked as the trial of an endpoint that is probed: that one is only named. One whose model was not in
+    memory is tried by a request, which alone brings it there, so that no probe could ever close its breaker. Fallbacks
+    are not looked at.
     """
     skipped: list[Skipped] = []
     absent: list[Target] = []
@@ -89,7 +92,7 @@ def choose(
             reason = reason or _obstacle(target, standing, now)
             if reason is not None:
                 skipped.append(reason)
-            elif standing.is_probed and not isinstance(standing.breaker, Closed):
+            elif standing.is_probed and not standing.asleep and not isinstance(standing.breaker, Closed):
                 trial = trial or target
                 skipped.append(Skipped(target.name, "open", retry_s=TRIAL_S))
             elif standing.absent_until > now:
@@ -124,11 +127,16 @@ def _obstacle(target: Target, standing: Standing, now: float) -> Skipped | None:
         # The lease only bounds a trial that hangs; the usual one ends with its first content.
         return Skipped(target.name, "half-open", retry_s=min(left_s, TRIAL_S))
     if standing.busy_until > now:
-        reason: Reason = "loading" if standing.asleep == LOADING else "busy"
-        return Skipped(target.name, reason, retry_s=standing.busy_until - now)
+        return Skipped(target.name, _why_passing(standing), retry_s=standing.busy_until - now)
     if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:
         return Skipped(target.name, "full", retry_s=1.0)
     return None
+
+
+def _why_passing(standing: Standing) -> Reason:
+    if standing.asleep == LOADING:
+        return LOADING
+    return MODEL_FAILED if standing.asleep == MODEL_FAILED else "busy"
 
 
 def _least_loaded(fit: Sequence[Target], standings: Mapping[EndpointIdentity, Standing], turn: int) -> Target:

@@ -143,6 +143,51 @@ async def test_a_wait_that_is_too_short_ends_with_how_far_the_load_is(lab: Any) 
     assert [seen.headers.get("prefer") for seen in fake.seen] == [None, "wait=1"]
 
 
+@pytest.mark.parametrize("chat", [{}, {"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.1}}])
+async def test_why_a_load_failed_is_told_to_all_who_ask(lab: Any, chat: dict[str, Any]) -> None:
+    message = "The model could not be brought into memory: no room in /srv/models/m today. Next try in 200 s."
+    error = {"message": message, "type": "server_error", "param": None, "code": "model_failed"}
+    gateway, (fake,) = await lab(refuses(503, {"error": error}, retry_after="200"), chat=chat)
+    for _ in range(2):
+        answer = await ask(gateway)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
+        said = answer.json()["error"]["message"]
+        assert "a: model failed" in said
+        assert "no room in [path] today. Next try in 200 s." in said
+        assert 50 <= int(answer.headers["retry-after"]) <= 60
+    assert len(fake.seen) == 2
+    assert gateway.standing("a").breaker == Closed()
+
+
+async def test_a_failed_load_is_left_alone_while_another_endpoint_answers(lab: Any) -> None:
+    error = {"message": "no memory while loading", "type": "server_error", "param": None, "code": "model_failed"}
+    gateway, (fake, _) = await lab(refuses(503, {"error": error}, retry_after="200"), answers())
+    for _ in range(3):
+        assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
+    assert len(fake.seen) == 1
+
+
+async def test_a_cold_endpoint_whose_breaker_opened_comes_back_by_a_request(lab: Any) -> None:
+    breaker = {"failure_threshold": 1, "reset_timeout_s": 0.1, "max_reset_timeout_s": 0.1}
+    gateway, (fake, _) = await lab(refuses(500), answers(), chat={"breaker": breaker})
+    assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
+    assert not isinstance(gateway.standing("a").breaker, Closed)
+    cold = fake.behave = Cold(1)  # its worker was started anew
+
+    async def is_waking() -> bool:
+        assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
+        return cold.phase == "loading"
+
+    await until(is_waking, what="a client's request is its trial")
+    cold.finish()
+
+    async def is_back() -> bool:
+        return (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
+
+    await until(is_back, what="it answers again")
+    assert isinstance(gateway.standing("a").breaker, Closed)
+
+
 async def test_what_a_load_lacks_is_told(lab: Any) -> None:
     message = "'big' needs 40 GiB and cannot be loaded now: of the 64 GiB 'coder' 30 GiB (in use) is held."
     error = {"message": message, "type": "server_error", "param": None, "code": "no_memory"}

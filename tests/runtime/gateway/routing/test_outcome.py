@@ -20,6 +20,8 @@ from runtime.gateway.routing.outcome import Fault, judge_error_event, judge_faul
         (503, None, "server busy", "neutral", "next", 1),
         (503, "9", "model is loading", "neutral", "next", 9),
         (503, None, "model is loading", "neutral", "next", 5),
+        (503, "300", '"code": "model_failed", no room while loading', "neutral", "next", 60),
+        (503, "3", '"code": "model_failed"', "neutral", "next", 3),
         (429, "3", "", "neutral", "next", 3),
         (429, None, "", "neutral", "next", 1),
         (429, "99999999999999999999", "", "neutral", "next", 300),
