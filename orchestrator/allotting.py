@@ -6,6 +6,7 @@ replaces none of them. They read it before every load.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 from orchestrator.cluster import Cluster
@@ -13,6 +14,8 @@ from orchestrator.expand import Desired
 from orchestrator.observed import Observed, Reachable
 from orchestrator.sharing import allotments
 from orchestrator.transport.base import TransportError
+from schemas.base import NodeName
+from schemas.on_demand import Allotment
 
 
 async def allot(cluster: Cluster, desired: Desired, observed: Observed) -> None:
@@ -20,10 +23,12 @@ async def allot(cluster: Cluster, desired: Desired, observed: Observed) -> None:
 
     A node that cannot be reached any more keeps what it had: the actions of the plan there fail and say so.
     """
-    for name, allotment in allotments(desired, observed).items():
-        if not isinstance(observed.nodes.get(name), Reachable):
-            continue
+
+    async def write(name: NodeName, allotment: Allotment) -> None:
         node = cluster.nodes[name]
         with contextlib.suppress(TransportError):
             path = (await node.directories()).allotment(cluster.stack)
             await node.transport.push(allotment.model_dump_json().encode(), str(path), mode=0o600)
+
+    found = allotments(desired, observed).items()
+    await asyncio.gather(*(write(n, each) for n, each in found if isinstance(observed.nodes.get(n), Reachable)))

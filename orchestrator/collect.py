@@ -177,8 +177,9 @@ class _Look:
         readiness = await worker_readiness(http, url, self._token)
         if readiness is None:
             return None
-        # a group that nobody has judged yet is as one that still loads
-        is_ready = readiness.takes_requests and (spec.group is None or readiness.canary is not None)
+        # a group that nobody has judged yet, or that ends as it failed, is as one that still loads
+        is_judged = readiness.canary is not None and readiness.canary.outcome != "failed"
+        is_ready = readiness.takes_requests and (spec.group is None or is_judged)
         demand = None if readiness.on_demand is None else OnDemandSeen(readiness.phase, readiness.on_demand)
         return replace(unit, ready=is_ready, load_s=readiness.load_s, verdict=readiness.canary, demand=demand)
 

@@ -258,9 +258,13 @@ class Controller:
             finally:
                 self._record(planned, outcome, command, who, began, tuple(failures))
         if outcome.is_complete and planned.desired.units:
-            self.journal.remember_nodes(still_looked_at(planned), planned.cluster.gateway)
+            self.journal.remember_nodes(still_looked_at(planned, self.policy.assume_lost), planned.cluster.gateway)
             await self._collect_garbage(planned, cluster)
         return outcome
+
+    async def allot(self, planned: Planned) -> None:
+        """Tell the on-demand workers what they share: where nothing else is to be done, that may still have changed."""
+        await allot(planned.cluster, planned.desired, planned.observed)
 
     def _last_nodes(self) -> dict[NodeName, Node]:
         """Return where to look while the files are bad: the nodes last applied, else this machine."""
@@ -379,13 +383,18 @@ async def _settled(effects: RealEffects, *, is_followed: bool) -> None:
             await effects.settle(is_followed=is_followed)
 
 
-def still_looked_at(planned: Planned) -> dict[NodeName, Node]:
-    """Return the nodes to remember after everything was done: those that left the files and were cleaned are not."""
+def still_looked_at(planned: Planned, lost: frozenset[NodeName] = frozenset()) -> dict[NodeName, Node]:
+    """Return the nodes to remember after everything was done.
+
+    Those that left the files are not where they were cleaned, or do not answer and were said to be `lost` for good.
+    """
     stopped = {action.unit for action in planned.plan.actions if isinstance(action, Stop)}
 
     def is_clean(name: NodeName) -> bool:
         seen = planned.observed.nodes.get(name)
-        return isinstance(seen, Reachable) and not any(u.alive and u.id not in stopped for u in seen.units.values())
+        if not isinstance(seen, Reachable):
+            return name in lost
+        return not any(u.alive and u.id not in stopped for u in seen.units.values())
 
     left = planned.desired.left
     return {name: node for name, node in planned.desired.nodes.items() if name not in left or not is_clean(name)}

@@ -60,7 +60,8 @@ class Draft:
         self._changes: list[Change] = []
         self._fetches: list[Change] = []
         self._ports = Ports(desired, observed)
-        self._references = ReferencePlaces(desired, observed, starting)
+        self._starting = tuple(starting)
+        self._references = ReferencePlaces(desired, observed, self._starting)
         self._limited: set[GroupId] = set()
         """Groups whose canary has nothing to compare with."""
         routes = observed.routes
@@ -159,6 +160,10 @@ class Draft:
         if (model.name, long_tokens) in self.observed.references or slot.id in self._limited:
             return ()
         place = self._references.place(slot)
+        for other in self._starting:  # what one group of a model is judged by is there for all of them
+            if isinstance(place, str) and other.id != slot.id and _asks_alike(other, slot):
+                elsewhere = self._references.place(other)
+                place = place if isinstance(elsewhere, str) else elsewhere
         if isinstance(place, str):
             self._limited.add(slot.id)
             self.notes.append(f"the canary of {slot.id} has nothing to compare with: {place}")
@@ -252,6 +257,14 @@ class Draft:
             id=action_id("stop", unit.id), node=unit.node, cause=cause, after=drained, unit=unit.id, grace_s=grace
         )
         return self.add(stop)
+
+
+def _asks_alike(one: Slot, other: Slot) -> bool:
+    """Tell whether the groups of two slots are judged by the same answers."""
+    specs = one.first.spec, other.first.spec
+    if not (isinstance(specs[0], WorkerSpec) and isinstance(specs[1], WorkerSpec)):
+        return False
+    return specs[0].model == specs[1].model and one.first.canary == other.first.canary
 
 
 def action_id(verb: str, unit: UnitId) -> ActionId:

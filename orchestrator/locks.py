@@ -44,7 +44,7 @@ class StackLocks:
                 try:
                     await held.enter_async_context(gateway.shim.lock(f"apply-{self._stack}", holder))
                 except NodeUnreachableError as error:
-                    raise _without_its_lock(error) from error
+                    raise _without_its_lock(self._stack, error) from error
             yield
 
     @asynccontextmanager
@@ -77,11 +77,11 @@ def _holder(command: str) -> dict[str, Any]:
     return {"actor": actor(), "pid": os.getpid(), "command": command, "since": time.time()}
 
 
-def _without_its_lock(error: NodeUnreachableError) -> NodeUnreachableError:
+def _without_its_lock(stack: StackName, error: NodeUnreachableError) -> NodeUnreachableError:
     """Say why nothing goes on without the gateway's node, and the way out."""
     reason = str(error).removeprefix(f"{error.node}: ")
     return NodeUnreachableError(
         error.node,
         f"{reason}\nThe gateway is there, and with it the lock that keeps other machines from changing the stack too. "
-        f"Nothing was changed. Where the node is gone for good: --assume-lost {error.node}",
+        f"Nothing was changed. Where the node is gone for good: orchestrate apply {stack} --assume-lost {error.node}",
     )

@@ -165,6 +165,9 @@ class _Reconciliation:
         else:
             service.serving += 1
             ready = self._published(slot, first)
+            if slot.first.canary is not None and first.verdict is not None and first.verdict.outcome == "off":
+                again = f"orchestrate restart {self.desired.stack} {slot.id}"
+                self.draft.notes.append(f"{slot.id} was started without a canary; asked for one by: {again}")
         cause = f"{slot.first.id} has taken its place"
         for place in dict.fromkeys(place_of(unit) for unit in slot.others):
             self.draft.change("stop", place, cause)
@@ -380,6 +383,8 @@ class _Reconciliation:
         for name in sorted({*self.desired.nodes, *self.observed.nodes}):
             node = self.observed.nodes.get(name, _NOT_ASKED)
             if isinstance(node, Reachable) or name in self.policy.assume_lost:
+                if name in self.desired.left and not isinstance(node, Reachable):
+                    self.draft.notes.append(f"{name} left the stack and is assumed lost: it is not looked at any more")
                 continue
             if self.policy.targets and not any(name in self.slots[group].nodes() for group in self.scope.groups):
                 continue

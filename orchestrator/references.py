@@ -9,7 +9,9 @@ after (`path:`) are known by what their node says of their files, which is asked
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import secrets
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -32,6 +34,8 @@ from schemas.unit import ModelSpec
 PROGRAM = "runtime.worker.reference"
 FINGERPRINT_S = 120.0
 """For a node to import mlx and to read the edges of a model's files from a disk that is busy."""
+IDLE_S = 600.0
+"""Between two lines of a process that makes a reference: reading or computing one step of the largest models."""
 LIBRARIES = ("mlx", "mlx-lm")
 
 
@@ -58,38 +62,52 @@ class References:
         """
         return await asyncio.to_thread(self._read, await self._place(node, model, long_tokens))
 
-    async def make(self, node: ReachedNode, model: ModelSpec, long_tokens: int, report: Report) -> Reference:
-        """Return the kept answers, made by a process on a node where there are none; raises EffectError."""
+    async def make(
+        self, node: ReachedNode, model: ModelSpec, long_tokens: int, report: Report, idle_s: float = IDLE_S
+    ) -> Reference:
+        """Return the kept answers, made by a process on a node where there are none; raises EffectError.
+
+        A process that has not come any further for `idle_s` is ended.
+        """
         key = await self._place(node, model, long_tokens)
         kept = await asyncio.to_thread(self._read, key)
         if kept is not None:
             return kept
-        made = await self._compute(node, model, long_tokens, report)
+        made = await self._compute(node, model, long_tokens, report, idle_s)
         self._check(node, model, made)
         await asyncio.to_thread(self._write, key, made)
         return made
 
-    async def _compute(self, node: ReachedNode, model: ModelSpec, long_tokens: int, report: Report) -> Reference:
+    async def _compute(
+        self, node: ReachedNode, model: ModelSpec, long_tokens: int, report: Report, idle_s: float
+    ) -> Reference:
         argv = await self._argv(node, model)
         argv += ["--long-tokens", str(long_tokens)]
         if model.context is not None:
             argv += ["--max-context", str(model.context)]
         last = b""
         try:
-            async with node.transport.stream(argv) as lines:
+            async with asyncio.timeout(idle_s) as limit, node.transport.stream(argv) as lines:
                 async for line in lines:
+                    limit.reschedule(asyncio.get_running_loop().time() + idle_s)
                     last = line
                     _tell(line, report)
                 code = await lines.wait()
                 said = lines.error_tail()
         except TransportError as error:
             raise EffectError(f"the reference of {model.name} could not be computed: {error}") from error
+        except TimeoutError as error:
+            raise EffectError(
+                f"the reference of {model.name} got no further on {node.name} for {idle_s:.0f} s; {_way_out(model)}"
+            ) from error
         try:
             return Reference.from_json(last)
         except ValidationError as error:
             tail = tuple(said.splitlines()[-10:])
             raise EffectError(
-                f"the reference of {model.name} could not be computed on {node.name}: exit code {code}", log_tail=tail
+                f"the reference of {model.name} could not be computed on {node.name}: exit code {code}; "
+                f"{_way_out(model)}",
+                log_tail=tail,
             ) from error
 
     def _check(self, node: ReachedNode, model: ModelSpec, made: Reference) -> None:
@@ -140,12 +158,14 @@ class References:
 
     def _write(self, key: str, reference: Reference) -> None:
         place = self._root / f"{key}.json"
-        temporary = place.with_suffix(".tmp")
+        temporary = self._root / f"{key}.{secrets.token_hex(4)}.tmp"  # another stack may write the same answers now
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             temporary.write_text(reference.model_dump_json() + "\n")
             temporary.replace(place)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise EffectError(f"{place} cannot be written: {error.strerror}") from error
 
 
@@ -166,6 +186,13 @@ def _version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "unknown"
+
+
+def _way_out(model: ModelSpec) -> str:
+    return (
+        f"where one process cannot hold the model, declare what it needs as models.{model.name}.memory_gib; "
+        "sharding.canary: off starts the group without"
+    )
 
 
 def _tell(line: bytes, report: Report) -> None:

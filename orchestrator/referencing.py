@@ -42,6 +42,10 @@ class ReferencePlaces:
             if free is not None and free + later >= whole:
                 self._use(unit.node, max(0.0, whole - later))
                 return unit
+        unknown = [unit.node for unit in slot.wanted if self._free.get(unit.node) is None]
+        if unknown:
+            nodes = ", ".join(dict.fromkeys(unknown))
+            return f"how much memory is free on {nodes} is not known, and the whole of {name} needs {gib(whole)} GiB"
         return f"no node of it has the {gib(whole)} GiB free that the whole of {name} needs in one process"
 
     def _whole(self, slot: Slot) -> float | None:

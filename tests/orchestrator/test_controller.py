@@ -15,13 +15,14 @@ from orchestrator.cluster import reach
 from orchestrator.controller import Controller, Planned, still_looked_at
 from orchestrator.directories import Directories
 from orchestrator.journal import Generation
+from orchestrator.observed import Unreachable
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.revisions import GitStamp
 from orchestrator.rollback import RollbackError
 from schemas.base import NodeName
 from schemas.node import Node
-from tests.orchestrator.test_plan_text import CODER, desired, running
+from tests.orchestrator.test_plan_text import CODER, desired, empty, running
 
 ALPHA, BETA = NodeName("alpha"), NodeName("beta")
 
@@ -41,6 +42,13 @@ def test_a_node_that_left_is_forgotten_once_nothing_lives_there(tmp_path):
 
 def test_a_node_that_left_is_looked_at_while_a_unit_outlives_the_plan(tmp_path):
     assert set(still_looked_at(planned(tmp_path, "coder"))) == {ALPHA, BETA}
+
+
+def test_a_node_that_left_and_is_said_to_be_lost_is_forgotten(tmp_path):
+    before = planned(tmp_path)
+    gone = replace(before, observed=empty(beta=Unreachable("no route")))
+    assert set(still_looked_at(gone)) == {ALPHA, BETA}
+    assert set(still_looked_at(gone, frozenset({BETA}))) == {ALPHA}
 
 
 def test_the_way_leads_also_to_a_node_that_left_the_files(tmp_path):
