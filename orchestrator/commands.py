@@ -38,9 +38,7 @@ class Demand:
     room: str
     """The directory that the on-demand workers of the node share."""
     budget: str
-    """The file with the memory that they have together."""
-    memory_gib: float | None
-    """What its model needs; None lets it go by its weights."""
+    """The file with the memory that they have together, and what each model needs."""
 
 
 def worker_argv(
@@ -68,8 +66,6 @@ def worker_argv(
         argv += ["--control", meeting.control, "--launch", meeting.launch]
     if spec.on_demand and demand is not None:
         argv += ["--on-demand", "--service", spec.service, "--room", demand.room, "--budget", demand.budget]
-        if demand.memory_gib is not None:
-            argv += ["--memory-gib", f"{demand.memory_gib:.6g}"]
         if spec.idle_stop_s is not None:
             argv += ["--idle-stop-s", f"{spec.idle_stop_s:g}"]
     return argv

@@ -207,7 +207,7 @@ class Launcher:
                 path = await model_path(self._cluster, node, Wish(spec.model, "mlx"))
                 meeting = group.meeting if group else None
                 budget = str(directories.allotment(stack))
-                demand = Demand(str(directories.room), budget, placed.unit.memory_gib) if spec.on_demand else None
+                demand = Demand(str(directories.room), budget) if spec.on_demand else None
                 argv = worker_argv(python, spec, path, placed.port, meeting, demand)
                 return argv, {**unit_environment(token), **self._rank_environment(placed, spec, directories, group)}
 

@@ -12,21 +12,37 @@ from orchestrator.memory import with_estimates
 from orchestrator.observed import Observed, Reachable
 from schemas.base import NodeName
 from schemas.on_demand import Allotment
-from schemas.unit import is_on_demand
+from schemas.unit import EngineSpec, WorkerSpec, is_on_demand
 
 
 def allotments(desired: Desired, observed: Observed) -> Mapping[NodeName, Allotment]:
-    """Return what the on-demand models of each node share, for the nodes that have some.
+    """Return what this stack leaves to the on-demand models of each node on which it has services, or had until now.
 
-    A service that always runs and whose need nobody knows counts for nothing, as everywhere in a plan.
+    Those of other stacks go by it as well. A service that always runs and whose need nobody knows counts for nothing,
+    as everywhere in a plan.
     """
     desired = with_estimates(desired, observed.facts)
     found = {}
-    for name in sorted({unit.node for unit in desired.units.values() if is_on_demand(unit.spec)}):
+    models = {unit.node for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec | EngineSpec)}
+    left = {unit.node for unit in observed.units() if isinstance(unit.spec, WorkerSpec | EngineSpec)} - models
+    for name in sorted(models):
         node = desired.nodes[name]
         aside = node.reserve_gib + sum(unit.memory_gib or 0.0 for unit in _always(desired, name))
-        found[name] = Allotment(memory_gib=node.memory_gib, set_aside_gib=round(aside, 6))
-    return found
+        found[name] = Allotment(
+            memory_gib=node.memory_gib,
+            set_aside_gib=round(aside, 6),
+            reserve_gib=node.reserve_gib,
+            needs_gib=_needs(desired, name),
+        )
+    return found | {name: Allotment(set_aside_gib=0.0) for name in sorted(left)}
+
+
+def _needs(desired: Desired, node: NodeName) -> dict[str, float]:
+    return {
+        unit.spec.service: unit.memory_gib
+        for unit in _on_demand(desired)
+        if unit.node == node and isinstance(unit.spec, WorkerSpec) and unit.memory_gib and not unit.is_estimate
+    }
 
 
 def sharing_conflicts(desired: Desired, observed: Observed) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from schemas.base import Frozen
 
 
@@ -37,4 +39,8 @@ class Allotment(Frozen):
     memory_gib: float | None = None
     """The node's memory as the files declare it; none takes what the machine has."""
     set_aside_gib: float
-    """What is not theirs: the node's reserve and the services that always run."""
+    """What is not theirs: the node's reserve and the services of one stack that always run."""
+    reserve_gib: float = 0.0
+    """The node's reserve in it, which counts once however many stacks share the node."""
+    needs_gib: Mapping[str, float] = {}
+    """What the files declare for the model of an on-demand service, by its name; others go by their weights."""

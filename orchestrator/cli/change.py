@@ -128,6 +128,7 @@ async def _apply(control: Controller, as_json: bool, yes: bool, expected: str | 
             )
         if planned.plan.is_empty and not planned.plan.conflicts:
             print_plan(planned, as_json)
+            await control.allot(planned)
             if as_json:
                 print_json({"type": "result", "outcome": "unchanged"})
             return ExitCode.FINE

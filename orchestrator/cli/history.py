@@ -91,6 +91,7 @@ def rollback(
                 raise CommandError(ExitCode.ERROR, str(error)) from error
             if planned.plan.is_empty and not planned.plan.conflicts:
                 print_plan(planned, as_json)
+                await control.allot(planned)
                 if as_json:
                     print_json({"type": "result", "outcome": "unchanged"})
                 return ExitCode.FINE

@@ -83,8 +83,17 @@ def test_what_a_node_leaves_to_them_is_its_memory_less_its_reserve_and_what_alwa
     state = wanted()
     node = state.nodes[ALPHA].model_copy(update={"reserve_gib": 2.0})
     state = replace(state, nodes={**state.nodes, ALPHA: node})
-    assert allotments(state, roomy()) == {ALPHA: Allotment(memory_gib=16.0, set_aside_gib=5.0)}
-    assert allotments(desired(coder=CODER), roomy()) == {}
+    needs = {"draft": 9.0, "writer": 11.0}
+    expected = Allotment(memory_gib=16.0, set_aside_gib=5.0, reserve_gib=2.0, needs_gib=needs)
+    assert allotments(state, roomy()) == {ALPHA: expected}
+
+
+def test_a_stack_tells_the_on_demand_models_of_others_what_it_takes_and_when_it_takes_nothing_more() -> None:
+    state = desired(coder=CODER)
+    assert allotments(state, roomy())[ALPHA].set_aside_gib == 3.0
+    gone = replace(state, units={})
+    assert allotments(gone, running(state, roomy())) == {ALPHA: Allotment(set_aside_gib=0.0)}
+    assert allotments(gone, roomy()) == {}
 
 
 def test_when_it_is_loaded_is_part_of_what_a_unit_is() -> None:
@@ -97,15 +106,13 @@ def test_when_it_is_loaded_is_part_of_what_a_unit_is() -> None:
 def test_the_command_names_the_room_the_budget_and_the_need() -> None:
     spec = desired(draft=DRAFT).units[SlotId("draft-0.0")].spec
     assert isinstance(spec, WorkerSpec)
-    demand = Demand("/state/on-demand", "/state/on-demand/world.json", 9.0)
+    demand = Demand("/state/on-demand", "/state/on-demand/world.json")
     argv = worker_argv("python", spec, "/models/m4", 18101, None, demand)
     told = argv[argv.index("--on-demand") :]
     assert told == [
         "--on-demand", "--service", "draft", "--room", "/state/on-demand",
-        "--budget", "/state/on-demand/world.json", "--memory-gib", "9", "--idle-stop-s", "600",
+        "--budget", "/state/on-demand/world.json", "--idle-stop-s", "600",
     ]  # fmt: skip
-    unknown = worker_argv("python", spec, "/models/m4", 18101, None, replace(demand, memory_gib=None))
-    assert "--memory-gib" not in unknown
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
-from runtime.worker.on_demand.room import Holder, budget_bytes, shortage, to_evict
+from runtime.worker.on_demand.room import GIB, Holder, budget_bytes, shortage, to_evict
 from schemas.base import Frozen
 from schemas.messages import Phase
 from schemas.on_demand import Allotment
@@ -65,7 +65,9 @@ class Registry:
     """One worker's place among its neighbours. Owns its files."""
 
     def __init__(self, directory: Path, allotment: Path | None) -> None:
-        """`allotment` names the file with the budget; none leaves it unbounded. Raises OSError."""
+        """`allotment` names the file with the budget; none leaves it unbounded. Those of other stacks are in
+        `directory`. Raises OSError.
+        """
         self._directory = directory
         self._allotment = allotment
         self._workers, self._loads = directory / "workers", directory / "loads"
@@ -75,12 +77,13 @@ class Registry:
         self._life = os.open(self._workers / f"{self.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._life, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._is_closed = False
+        self._declared_gib: float | None = None
 
     def write(self, entry: Entry) -> None:
         """Tell the neighbours how this worker is; one that has left tells nothing."""
         if self._is_closed:
             return
-        _replace(self._workers / f"{self.name}.json", entry.model_dump_json())
+        _replace(self._workers / f"{self.name}.json", self._needed(entry).model_dump_json())
 
     def close(self) -> None:
         """Leave; once more does nothing."""
@@ -94,10 +97,14 @@ class Registry:
     async def claim(self, entry: Entry) -> None:
         """Make room for what `entry` holds and write it; raises NoRoomError where that much cannot be had now.
 
-        Idle neighbours are asked to unload. One that does not, because it came into use meanwhile, is left in peace.
+        What the files declare for its model goes before what the worker reckons. Idle neighbours are asked to unload.
+        One that does not, because it came into use meanwhile, is left in peace.
         """
         async with self._alone():
             unwilling: set[str] = set()
+            if self._allotment is not None:
+                self._declared_gib = _read(self._allotment).needs_gib.get(entry.service)
+                entry = self._needed(entry)
             while (budget := self._budget()) is not None:
                 neighbours = dict(self._neighbours())
                 holders = [_holder(name, other, name in unwilling) for name, other in neighbours.items()]
@@ -129,14 +136,15 @@ class Registry:
     def _budget(self) -> int | None:
         if self._allotment is None:
             return None
-        try:
-            allotment = Allotment.from_json(self._allotment.read_bytes())
-        except (OSError, ValidationError) as error:
-            logger.warning(
-                "the memory of on-demand models is not bounded: %s cannot be read: %s", self._allotment, error
-            )
-            return None
-        return budget_bytes(allotment, _physical_bytes())
+        return budget_bytes(
+            [_read(path) for path in sorted({self._allotment, *self._directory.glob("*.json")})], _physical_bytes()
+        )
+
+    def _needed(self, entry: Entry) -> Entry:
+        """Return an entry with what the files declare for the model, as they were at the last claim."""
+        if self._declared_gib is None or not entry.memory_bytes:
+            return entry
+        return entry.model_copy(update={"memory_bytes": int(self._declared_gib * GIB)})
 
     def _neighbours(self) -> Iterator[tuple[str, Entry]]:
         """Yield the living ones, and remove what dead ones left."""
@@ -168,6 +176,16 @@ class Registry:
             yield
         finally:
             os.close(lock)
+
+
+def _read(path: Path) -> Allotment:
+    try:
+        return Allotment.from_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        raise NoRoomError(
+            f"What memory on-demand models may have is unknown: {path.name} cannot be read; apply the stack again."
+        ) from error
 
 
 def _take(lock: int) -> bool:

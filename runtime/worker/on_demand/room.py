@@ -61,12 +61,18 @@ def to_evict(holders: Sequence[Holder], need_bytes: int, budget_bytes: int) -> t
     return tuple(found)
 
 
-def budget_bytes(allotment: Allotment | None, physical_bytes: int | None) -> int | None:
-    """Return what the on-demand models of a node may hold together; None where nothing bounds it."""
-    if allotment is None:
+def budget_bytes(allotments: Sequence[Allotment], physical_bytes: int | None) -> int | None:
+    """Return what the on-demand models of a node may hold together; None where nothing bounds it.
+
+    Every stack of the node says what its other services take; the node's reserve is in each of them.
+    """
+    if not allotments:
         return None
-    whole = physical_bytes if allotment.memory_gib is None else allotment.memory_gib * GIB
-    return None if whole is None else max(0, int(whole - allotment.set_aside_gib * GIB))
+    declared = [each.memory_gib for each in allotments if each.memory_gib is not None]
+    whole = min(declared) * GIB if declared else physical_bytes
+    aside = sum(each.set_aside_gib - each.reserve_gib for each in allotments)
+    aside += max(each.reserve_gib for each in allotments)
+    return None if whole is None else max(0, int(whole - aside * GIB))
 
 
 def shortage(service: str, need_bytes: int, budget: int, holders: Sequence[Holder]) -> str:

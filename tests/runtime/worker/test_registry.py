@@ -74,13 +74,37 @@ async def test_what_cannot_be_read_takes_part_in_nothing(tmp_path: Path) -> None
     mine.close()
 
 
-async def test_without_a_budget_that_can_be_read_nothing_is_bounded(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    mine, other = joined(tmp_path, None), joined(tmp_path, None)
-    other.write(entry("other", 900.0, is_idle=False))
-    await mine.claim(entry("mine", 900.0))
-    assert "budget.json cannot be read" in caplog.text
+async def test_nothing_is_loaded_where_nobody_can_read_how_much_there_is(tmp_path: Path) -> None:
+    mine = joined(tmp_path, None)
+    with pytest.raises(NoRoomError, match=r"budget\.json cannot be read"):
+        await mine.claim(entry("mine", 1.0))
+    (tmp_path / "budget.json").write_text('{"set_aside_gib": 0}')
+    await mine.claim(entry("mine", 1e-6))
+    mine.close()
+
+
+async def test_what_another_stack_always_runs_is_not_given_away(tmp_path: Path) -> None:
+    mine = joined(tmp_path)
+    (tmp_path / "room" / "other.json").write_text('{"memory_gib": 8, "set_aside_gib": 5}')
+    with pytest.raises(NoRoomError, match=r"leaves 3\.0 GiB"):
+        await mine.claim(entry("mine", 4.0))
+    (tmp_path / "room" / "other.json").write_text("{")
+    with pytest.raises(NoRoomError, match=r"other\.json cannot be read"):
+        await mine.claim(entry("mine", 1.0))
+    mine.close()
+
+
+async def test_what_the_files_declare_now_goes_before_what_a_worker_reckons(tmp_path: Path) -> None:
+    mine, other = joined(tmp_path), joined(tmp_path)
+    budget = tmp_path / "budget.json"
+    budget.write_text('{"memory_gib": 8, "set_aside_gib": 0, "needs_gib": {"mine": 9}}')
+    with pytest.raises(NoRoomError, match=r"'mine' needs 9\.0 GiB"):
+        await mine.claim(entry("mine", 1.0))
+    budget.write_text('{"memory_gib": 8, "set_aside_gib": 0, "needs_gib": {"mine": 6}}')
+    await mine.claim(entry("mine", 1.0))
+    mine.write(entry("mine", 1.0, is_idle=False))
+    with pytest.raises(NoRoomError, match=r"'mine' 6\.0 GiB \(in use\)"):
+        await other.claim(entry("other", 3.0))
     mine.close()
     other.close()
 

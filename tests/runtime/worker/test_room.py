@@ -85,11 +85,14 @@ def test_examples() -> None:
 
 
 def test_the_budget_is_what_the_node_has_less_what_is_set_aside() -> None:
-    assert budget_bytes(None, 64 * GIB) is None
-    assert budget_bytes(Allotment(memory_gib=32, set_aside_gib=8), 64 * GIB) == 24 * GIB
-    assert budget_bytes(Allotment(set_aside_gib=8), 64 * GIB) == 56 * GIB
-    assert budget_bytes(Allotment(set_aside_gib=8), None) is None
-    assert budget_bytes(Allotment(memory_gib=4, set_aside_gib=8), None) == 0
+    assert budget_bytes((), 64 * GIB) is None
+    assert budget_bytes([Allotment(memory_gib=32, set_aside_gib=8)], 64 * GIB) == 24 * GIB
+    assert budget_bytes([Allotment(set_aside_gib=8)], 64 * GIB) == 56 * GIB
+    assert budget_bytes([Allotment(set_aside_gib=8)], None) is None
+    assert budget_bytes([Allotment(memory_gib=4, set_aside_gib=8)], None) == 0
+    # Of two stacks: the services of both are taken off, the node's reserve once.
+    two = [Allotment(memory_gib=32, set_aside_gib=8, reserve_gib=2), Allotment(set_aside_gib=5, reserve_gib=2)]
+    assert budget_bytes(two, 64 * GIB) == 21 * GIB
 
 
 def test_a_shortage_names_who_holds_the_memory() -> None:
