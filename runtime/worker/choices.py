@@ -27,6 +27,8 @@ class Whole:
     _texts: list[list[str]] = field(init=False)
     _tokens: list[list[TokenReport]] = field(init=False)
     _finishes: list[str | None] = field(init=False)
+    _complete: set[int] = field(default_factory=set)
+    """Choices that the model itself ended."""
 
     def __post_init__(self) -> None:
         self._texts = [[] for _ in range(self.choices)]
@@ -44,6 +46,8 @@ class Whole:
             self._texts[piece.choice].append(piece.text)
             self._tokens[piece.choice].extend(piece.tokens)
             self._finishes[piece.choice] = piece.finish
+            if piece.is_complete:
+                self._complete.add(piece.choice)
 
     def body(self, usage: Usage) -> dict[str, Any]:
         """Return the answer."""
@@ -56,7 +60,7 @@ class Whole:
         if self.new_reader is None:
             return choice
         reader = self.new_reader()
-        parts = [*reader.push(text), *reader.finish(is_complete=finish == "stop")]
+        parts = [*reader.push(text), *reader.finish(is_complete=index in self._complete)]
         return choice | {"message": message_of(parts), "finish_reason": finish_of(reader, finish)}
 
 
@@ -126,7 +130,7 @@ def _read(reader: CallReader, piece: Piece) -> tuple[str, list[Part]]:
     """
     parts = reader.push(piece.text)
     if piece.finish is not None:
-        parts += reader.finish(is_complete=piece.finish == "stop")
+        parts += reader.finish(is_complete=piece.is_complete)
     text = "".join(part.text for part in parts if isinstance(part, Text))
     return text, [part for part in parts if not isinstance(part, Text)]
 

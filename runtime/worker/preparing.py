@@ -1,6 +1,7 @@
 """I/O: a request becomes what the batch computes and how its answer is read, before it takes a place."""
 
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,10 +13,13 @@ from runtime.worker.tools.asked import Tool, ToolUse
 from runtime.worker.tools.constrain import GrammarError, Grammars
 from runtime.worker.tools.conversation import ToolSyntax
 from runtime.worker.tools.families import calls
-from runtime.worker.tools.formats import SCHEMA_PARAM, check_schema
+from runtime.worker.tools.formats import SCHEMA_PARAM, JsonFormat, check_schema, check_size
 from runtime.worker.tools.lark import Lark, one_of
 from runtime.worker.tools.reading import read_calls
 from runtime.worker.tools.stream import CallReader
+
+BLAME_S = 2.0
+"""How long the one tool at fault is looked for among many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +79,32 @@ def constraint_of(request: Request, syntax: ToolSyntax, grammars: Grammars) -> s
     lark = Lark(special)
     forms = []
     if tools is not None and may_call:
+        _check_schemas(tools, wanted)
         forms.append(_calls(lark, tools, syntax))
-    if wanted is not None and not (tools is not None and tools.must_call):
-        forms.append(lark.json(wanted.schema, is_strict=True))
-    grammar = lark.grammar(one_of(forms))
     try:
+        if wanted is not None and not (tools is not None and tools.must_call):
+            forms.append(lark.json(wanted.schema, is_strict=True))
+        grammar = lark.grammar(one_of(forms))
         grammars.check(grammar)
+    except ValueError as error:
+        raise RequestError(f"{SCHEMA_PARAM} cannot be enforced: {error}.", param=SCHEMA_PARAM) from error
     except GrammarError as error:
         if may_call:
-            _blame(request, syntax, grammars, special)
+            _blame(request, syntax, grammars, special, error)
         raise _refused(SCHEMA_PARAM, error) from error
     return grammar
 
 
-def _calls(lark: Lark, tools: ToolUse, syntax: ToolSyntax) -> str:
+def _check_schemas(tools: ToolUse, wanted: JsonFormat | None) -> None:
+    """Raise RequestError where a schema of the tools is none, or all schemas of the request are very large."""
+    schemas = [tool.parameters for tool in tools.callable if tool.parameters is not None]
+    check_size([*schemas, *(() if wanted is None else (wanted.schema,))], "tools")
     for tool in tools.callable:
         if tool.parameters is not None:
             check_schema(tool.parameters, _param(tool, tools))
+
+
+def _calls(lark: Lark, tools: ToolUse, syntax: ToolSyntax) -> str:
     try:
         return calls(syntax.family, lark, tools.callable, is_parallel=tools.is_parallel)
     except ValueError as error:
@@ -100,9 +113,14 @@ def _calls(lark: Lark, tools: ToolUse, syntax: ToolSyntax) -> str:
         raise RequestError(message, param=param) from error
 
 
-def _blame(request: Request, syntax: ToolSyntax, grammars: Grammars, special: dict[str, int]) -> None:
-    """Raise RequestError for the first tool whose calls cannot be compiled alone."""
+def _blame(
+    request: Request, syntax: ToolSyntax, grammars: Grammars, special: dict[str, int], whole: GrammarError
+) -> None:
+    """Raise RequestError for the first tool whose calls cannot be compiled alone, where it is soon found."""
+    deadline = time.monotonic() + BLAME_S
     for tool in request.tools.callable if request.tools is not None else ():
+        if time.monotonic() > deadline:
+            raise _refused("tools", whole)
         lark = Lark(special)
         grammar = lark.grammar(calls(syntax.family, lark, [tool], is_parallel=False))
         try:

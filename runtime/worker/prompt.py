@@ -6,7 +6,7 @@ from typing import Any, assert_never
 from runtime.worker import options
 from runtime.worker.errors import RequestError
 from runtime.worker.request import ChatPrompt, Request, TextPrompt, TokenPrompt
-from runtime.worker.tools.conversation import ToolSyntax, render, tool_syntax
+from runtime.worker.tools.conversation import ToolSyntax, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class Limits:
     """Characters of the longest token: a text has at least its length divided by this many tokens."""
 
 
-def encode(request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax | None = None) -> list[int]:
+def encode(request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax) -> list[int]:
     """Return the prompt's tokens.
 
-    `tokenizer` is mlx-lm's wrapper; `syntax` what `tool_syntax` found out about it, which is found out anew if none.
+    `tokenizer` is mlx-lm's wrapper; `syntax` what `tool_syntax` found out about it.
 
     Raises RequestError: `context_length_exceeded`, or a conversation that the model's template refuses.
     """
@@ -32,7 +32,7 @@ def encode(request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax 
     prompt = request.prompt
     match prompt:
         case ChatPrompt():
-            tokens = _encode_chat(prompt, request, tokenizer, limits, syntax or tool_syntax(tokenizer))
+            tokens = _encode_chat(prompt, request, tokenizer, limits, syntax)
         case TextPrompt():
             tokens = _encode_text(prompt.text, tokenizer, limits, param="prompt")
         case TokenPrompt():

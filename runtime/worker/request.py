@@ -73,9 +73,9 @@ class Request:
     """How many of the most probable tokens are told beside each one of the answer; none tells nothing."""
     tools: ToolUse | None = None
     format: JsonFormat | None = None
+    """None means text."""
     token_ids: bool = False
     """Whether the answer tells the ids of its tokens."""
-    """None means text."""
 
 
 def parse_chat(body: dict[str, Any], model: str) -> Request:

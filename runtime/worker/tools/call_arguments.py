@@ -13,6 +13,10 @@ from runtime.worker.tools.lark import Lark, one_of
 Schema = Mapping[str, Any]
 _PLAIN = ("integer", "number", "boolean", "null")
 _ROOTS = ("$defs", "definitions")
+_MAPS = (*_ROOTS, "properties")
+"""Keywords whose values hold schemas by name."""
+MAX_DEPTH = 32
+"""Of objects and lists in one argument that are written out; what refers to itself has no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,15 @@ class Arguments:
     """How objects and lists are written inside an argument."""
 
 
-def arguments(lark: Lark, how: Arguments, parameters: Schema | None, *, is_strict: bool) -> str:
+def arguments(lark: Lark, how: Arguments, parameters: Schema | None, *, is_strict: bool, depth: int = 0) -> str:
     """Return an expression for the arguments of one call, in the order of the schema's properties.
+
+    `depth` tells how many values of its argument hold this one.
 
     Raises ValueError.
     """
+    if depth > MAX_DEPTH:
+        raise ValueError("it refers to itself, or is nested too deep, which is not possible in this model's syntax")
     root = parameters or {}
     properties: Mapping[str, Any] = root.get("properties") or {}
     required = root.get("required") or []
@@ -45,8 +53,9 @@ def arguments(lark: Lark, how: Arguments, parameters: Schema | None, *, is_stric
     unusual = [key for key in ("anyOf", "oneOf", "allOf", "$ref", "minProperties", "patternProperties") if key in root]
     if unusual:
         raise ValueError(f"{unusual[0]} at its top is not possible in this model's syntax")
+    needed = frozenset(required)
     items = [
-        (_argument(lark, how, name, _rooted(schema, root), is_strict=is_strict), name in required)
+        (_argument(lark, how, name, _rooted(schema, root), is_strict=is_strict, depth=depth), name in needed)
         for name, schema in properties.items()
     ]
     return _sequence(lark, items, how.between)
@@ -70,7 +79,7 @@ def _sequence(lark: Lark, items: Sequence[tuple[str, bool]], between: str) -> st
     return first
 
 
-def _argument(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: bool) -> str:
+def _argument(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: bool, depth: int) -> str:
     before = how.before.replace("{}", name)
     texts = _texts(schema)
     if texts is None and not is_strict and "string" in _kinds(schema):
@@ -87,11 +96,11 @@ def _argument(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_stric
         else:
             body = lark.until(how.after, how.without)
         return lark.rule(f"{lark.text(before)} {body}")
-    body = _value(lark, how, name, schema, is_strict=is_strict)
+    body = _value(lark, how, name, schema, is_strict=is_strict, depth=depth)
     return lark.rule(f"{lark.text(before)} {body} {lark.text(how.after)}")
 
 
-def _value(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: bool) -> str:
+def _value(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: bool, depth: int) -> str:
     kinds = set(_kinds(schema))
     if how.strings == "json" and how.nested == "json":
         return lark.json(schema, is_strict=is_strict)
@@ -100,14 +109,14 @@ def _value(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: 
     if how.nested == "json" and kinds and "string" not in kinds:
         return lark.json(schema, is_strict=is_strict)
     if how.nested == "bare keys" and len(kinds) == 1:
-        return _bare(lark, how, name, schema, kinds.pop(), is_strict=is_strict)
+        return _bare(lark, how, name, schema, is_strict=is_strict, depth=depth)
     raise ValueError(f"the type of {name!r} is not possible in this model's syntax")
 
 
-def _bare(lark: Lark, how: Arguments, name: str, schema: Schema, kind: str, *, is_strict: bool) -> str:
-    """Return an expression for a value whose objects have keys without quotes."""
+def _bare(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: bool, depth: int) -> str:
+    """Return an expression for a value of one type whose objects have keys without quotes."""
     quote = how.quote or ""
-    match kind:
+    match next(_kinds(schema)):
         case "string":
             texts = _texts(schema) or ()
             if texts:
@@ -117,20 +126,20 @@ def _bare(lark: Lark, how: Arguments, name: str, schema: Schema, kind: str, *, i
             items = schema.get("items")
             if not isinstance(items, dict) or {"minItems", "maxItems", "prefixItems", "contains"} & schema.keys():
                 raise ValueError(f"the items of {name!r} are not possible in this model's syntax")
-            item = _inner(lark, how, name, _rooted(items, schema), is_strict=is_strict)
+            item = _inner(lark, how, name, _rooted(items, schema), is_strict=is_strict, depth=depth + 1)
             return f'"[" ({item} ("," {item})*)? "]"'
         case "object":
             inner = Arguments(before="{}:", after="", between=",", quote=quote, nested="bare keys")
-            return f'"{{" {arguments(lark, inner, schema, is_strict=is_strict)} "}}"'
+            body = arguments(lark, inner, schema, is_strict=is_strict, depth=depth + 1)
+            return f'"{{" {body} "}}"'
         case _:
             return lark.json(schema, is_strict=is_strict)
 
 
-def _inner(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: bool) -> str:
-    kinds = set(_kinds(schema))
-    if len(kinds) != 1:
+def _inner(lark: Lark, how: Arguments, name: str, schema: Schema, *, is_strict: bool, depth: int) -> str:
+    if len(set(_kinds(schema))) != 1 or depth > MAX_DEPTH:
         raise ValueError(f"the items of {name!r} are not possible in this model's syntax")
-    return lark.rule(_bare(lark, how, name, schema, kinds.pop(), is_strict=is_strict))
+    return lark.rule(_bare(lark, how, name, schema, is_strict=is_strict, depth=depth))
 
 
 def _rooted(schema: object, root: Schema) -> Schema:
@@ -140,13 +149,22 @@ def _rooted(schema: object, root: Schema) -> Schema:
         reference = part.get("$ref")
         if not isinstance(reference, str):
             break
-        found: object = root
-        for step in reference.removeprefix("#/").split("/"):
-            found = found.get(step) if isinstance(found, dict) else None
-        if not isinstance(found, dict):
-            raise ValueError(f"{reference} is not found")  # noqa: TRY004 - of the schema, not of our types
+        found = _found(reference, root)
         part = {**found, **{key: value for key, value in part.items() if key != "$ref"}}
     return {**part, **{key: root[key] for key in _ROOTS if key in root and key not in part}}
+
+
+def _found(reference: str, root: Schema) -> Schema:
+    """Return the schema that a reference names by way of schemas alone: nothing else was checked to be one."""
+    found: object = root
+    steps = iter(reference.removeprefix("#/").split("/"))
+    for step in steps:
+        path = (step, next(steps, "")) if step in _MAPS else (step,) if step == "items" else ("",)
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError(f"{reference} is not found")  # noqa: TRY004 - of the schema, not of our types
+    return found
 
 
 def _kinds(schema: Schema) -> Iterator[str]:

@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-MAX_GRAMMAR_BYTES = 256 * 1024
-"""Of a serialised grammar. One of this size whose 2,000 properties each have a pattern takes 0.7 s to compile."""
+from runtime.worker.tools.lark import MAX_GRAMMAR_BYTES
+
 KEPT_GRAMMARS = 32
 """Compiled grammars that are kept: clients ask with the same schema again and again."""
 _TRIAL_TOKENS = 4

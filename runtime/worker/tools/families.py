@@ -37,7 +37,7 @@ def calls(family: Family, lark: Lark, tools: Sequence[Tool], *, is_parallel: boo
 
     Raises ValueError where the family's syntax cannot hold what a tool's schema asks for.
     """
-    write = _WRITERS.get(family.name)
+    write = WRITERS.get(family.name)
     if write is None:
         raise ValueError(f"calls of the family {family.name} cannot be constrained")
     one = one_of([_named(write.call, lark, tool) for tool in tools])
@@ -119,7 +119,7 @@ _GLM = _Writer(
     ),
     between="\n",
 )
-_WRITERS = {
+WRITERS = {
     GENERIC: _Writer(
         _json_call('<tool_call>\n{"name": "{}", "arguments": ', "}\n</tool_call>"),
         between="\n",
@@ -188,5 +188,4 @@ _WRITERS = {
         )
     ),
 }
-CONSTRAINED = frozenset(_WRITERS)
-"""Families whose calls can be asked for."""
+"""Keyed by the families whose calls can be asked for."""

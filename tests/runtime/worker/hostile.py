@@ -180,6 +180,16 @@ FORMATS = [
     _schema("of required as text", {"type": "object", "required": "a"}),
     _schema("of strictness as text", {"type": "object"}, strict="yes"),
     _schema("of a megabyte", {"type": "object", "description": "x" * 1_000_000}),
+    _schema("of forty thousand schemas", {"allOf": [{}] * 40_000}),
+    _schema("of true schemas", {"anyOf": [True] * 20_000}),
+    _schema("of objects as type", {"type": [{"a": number} for number in range(3000)]}),
+    _schema("of objects as dependency", {"dependencies": {"a": [{"a": number} for number in range(3000)]}}),
+    _chat("tools of many schemas", "tools", tool_choice="required", tools=[
+        function(f"f{number}", {"allOf": [{}] * 1000}) for number in range(200)
+    ]),
+    _chat("tools of megabytes", "tools", tool_choice="required", tools=[
+        function(f"f{number}", {"description": "x" * 100_000}) for number in range(200)
+    ]),
     _schema("of a huge choice", {"enum": [f"value {number}" for number in range(100_000)]}),
 ]  # fmt: skip
 """Formats that are none, and schemas that are none."""

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from runtime.worker.tools.asked import Tool
-from runtime.worker.tools.families import BARE_JSON, CONSTRAINED, Family, calls, schema_of
+from runtime.worker.tools.families import BARE_JSON, WRITERS, Family, calls, schema_of
 from runtime.worker.tools.lark import Lark
 from runtime.worker.tools.reading import Parser, parse_bare_json, read_calls
 from runtime.worker.tools.stream import CallPart, CallReader
@@ -64,10 +64,10 @@ def test_every_family_of_mlx_lm_can_be_constrained():
 
     (place,) = mlx_lm.tool_parsers.__path__
     known = {path.stem for path in Path(place).glob("*.py")} - {"__init__"}
-    assert known <= CONSTRAINED
+    assert known <= WRITERS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(CONSTRAINED))
+@pytest.mark.parametrize("name", sorted(WRITERS))
 def test_random_answers_are_calls_that_the_schema_allows(walker, name):
     family, parser = family_of(name)
     properties = FLAT if name == "function_gemma" else {**FLAT, **NESTED}
@@ -108,6 +108,55 @@ def test_what_a_syntax_cannot_hold_is_refused_by_name(name, tool, problem):
     family, _ = family_of(name)
     with pytest.raises(ValueError, match=problem):
         calls(family, Lark({}), [tool], is_parallel=True)
+
+
+def referring(times: int) -> dict[str, Any]:
+    """Return definitions each of which names the one before it twice: small to write, huge to write out."""
+    parts: dict[str, Any] = {"a0": {"type": "integer"}}
+    for number in range(1, times + 1):
+        part = {"$ref": f"#/$defs/a{number - 1}"}
+        parts[f"a{number}"] = {"type": "object", "properties": {"left": part, "right": part}}
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        (referring(30), "larger than"),
+        ({"a30": {"type": "object", "properties": {"next": {"$ref": "#/$defs/a30"}}}}, "refers to itself"),
+        ({"a30": {"type": "array", "items": {"$ref": "#/$defs/a30"}}}, "items of"),
+        (
+            {
+                "a30": {
+                    "type": "object",
+                    "properties": {n: {"type": "array", "items": {"$ref": "#/$defs/a30"}} for n in "ab"},
+                }
+            },
+            "refers to itself|items of",
+        ),
+        ({"a30": {"$ref": "#/$defs/a30"}}, "the type of"),
+        ({"a30": {"$ref": "#/$defs/b/default"}, "b": {"default": {"type": "object", "properties": 5}}}, "not found"),
+    ],
+    ids=["doubling", "object in itself", "list in itself", "lists in itself", "reference to itself", "no schema"],
+)
+def test_a_schema_that_refers_to_its_parts_is_written_out_within_bounds(parts, problem):
+    tool = Tool("f", None, {"properties": {"a": {"$ref": "#/$defs/a30"}}, "$defs": parts}, is_strict=False)
+    with pytest.raises(ValueError, match=problem):
+        calls(family_of("gemma4")[0], Lark({}), [tool], is_parallel=True)
+
+
+def test_definitions_that_every_argument_repeats_are_bounded():
+    parts = {"x": {"type": "integer", "description": "x" * 50_000}}
+    properties = {f"a{number}": {"$ref": "#/$defs/x"} for number in range(1000)}
+    tool = Tool("f", None, {"properties": properties, "$defs": parts}, is_strict=False)
+    with pytest.raises(ValueError, match="larger than"):
+        calls(family_of("qwen3_coder")[0], Lark({}), [tool], is_parallel=True)
+
+
+def test_a_reference_by_way_of_properties_is_followed():
+    properties = {"a": {"type": "array", "items": {"type": "integer"}}, "b": {"$ref": "#/properties/a/items"}}
+    tool = Tool("f", None, {"properties": properties}, is_strict=False)
+    calls(family_of("gemma4")[0], Lark({}), [tool], is_parallel=True)
 
 
 def test_a_family_that_nobody_knows_cannot_be_asked_for():

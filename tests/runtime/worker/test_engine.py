@@ -103,6 +103,18 @@ async def test_a_failed_round_ends_its_requests_and_the_next_one_is_answered(tin
         assert not harness.ended.is_set()
 
 
+async def test_an_answer_tells_whether_a_stop_string_ended_it(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        text = await text_of(harness.engine, request())
+        for stop, is_cut in ((text[1:3], True), ("never written", False)):
+            async with harness.engine.answering(lambda stop=stop: replace(request(), stop=(stop,))) as (_, answer):
+                pieces = await answer.read()
+                while pieces[-1].finish is None:
+                    pieces += await answer.read()
+            assert pieces[-1].is_cut == is_cut
+            assert not pieces[-1].is_complete
+
+
 async def test_waiting_requests_survive_a_failed_round(tiny_model_dir: Path) -> None:
     async with running(tiny_model_dir, max_batch=1) as harness:
         expected = await text_of(harness.engine, request())

@@ -12,8 +12,12 @@ from runtime.worker.errors import RequestError
 from runtime.worker.messages import Message
 from runtime.worker.prompt import Limits, answer_limit, encode
 from runtime.worker.request import ChatPrompt, Request, Sampling, TextPrompt, TokenPrompt
+from runtime.worker.tools.conversation import ToolSyntax
+from runtime.worker.tools.families import GENERIC, Family
+from runtime.worker.tools.reading import parse_json
 
 LIMITS = Limits(context_length=20, vocabulary=320, token_length=4)
+IN_WORDS = ToolSyntax(Family(GENERIC, "<tool_call>", "</tool_call>"), parse_json, is_native=False)
 
 
 class Words:
@@ -43,7 +47,7 @@ def request(prompt: Any, max_tokens: int | None = None) -> Request:
     ],
 )
 def test_the_begin_token_comes_once(prompt: Any, tokens: list[int]) -> None:
-    assert encode(request(prompt), Words(), LIMITS) == tokens
+    assert encode(request(prompt), Words(), LIMITS, IN_WORDS) == tokens
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def test_the_begin_token_comes_once(prompt: Any, tokens: list[int]) -> None:
 )
 def test_what_does_not_fit_is_refused(prompt: Any, param: str, code: str | None) -> None:
     with pytest.raises(RequestError) as caught:
-        encode(request(prompt), Words(), LIMITS)
+        encode(request(prompt), Words(), LIMITS, IN_WORDS)
     assert (caught.value.param, caught.value.code, caught.value.status) == (param, code, 400)
 
 
@@ -66,7 +70,7 @@ def test_a_model_without_a_template_refuses_chats() -> None:
     tokenizer = Words()
     tokenizer.has_chat_template = False
     with pytest.raises(RequestError, match="chat template") as caught:
-        encode(request(ChatPrompt((Message("user", "a"),))), tokenizer, LIMITS)
+        encode(request(ChatPrompt((Message("user", "a"),))), tokenizer, LIMITS, IN_WORDS)
     assert caught.value.param == "messages"
 
 
@@ -85,4 +89,4 @@ def test_a_text_is_never_refused_early_that_would_have_fitted(text: str, tokeniz
     longest = max(len(token) for token in tokenizer.get_vocab())
     tokens = len(tokenizer.encode(text))
     fitting = Limits(context_length=tokens + 1, vocabulary=320, token_length=longest)
-    assert len(encode(request(TextPrompt(text)), tokenizer, fitting)) == tokens
+    assert len(encode(request(TextPrompt(text)), tokenizer, fitting, IN_WORDS)) == tokens

@@ -227,7 +227,7 @@ def test_calls_and_results_of_earlier_turns_are_rendered(worker):
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "must be an object"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
         ({"response_format": "json"}, "response_format", "object"),
-        ({"response_format": wanted({"enum": ["x" * 200_000]})}, "response_format.json_schema.schema", "larger"),
+        ({"response_format": wanted({"enum": ["x" * 300_000]})}, "response_format.json_schema.schema", "larger"),
         ({"tool_choice": "required"}, "tool_choice", "no tools"),
         ({"tools": [TELL], "tool_choice": "sometimes"}, "tool_choice", "required"),
         ({"tools": [TELL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "'f'"),

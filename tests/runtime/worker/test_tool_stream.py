@@ -25,8 +25,8 @@ from mlx_lm.tool_parsers import (
 )
 
 from runtime.worker.answer import Piece
-from runtime.worker.choices import SILENT_PIECES, Stream
-from runtime.worker.openai import COMMENT, Envelope
+from runtime.worker.choices import SILENT_PIECES, Stream, Whole
+from runtime.worker.openai import COMMENT, Envelope, Usage
 from runtime.worker.tools.asked import Tool
 from runtime.worker.tools.reading import Call, parse_bare_json, read_calls
 from runtime.worker.tools.shapes import delta_of, message_of
@@ -304,6 +304,25 @@ def test_answers_have_openais_shapes():
     assert message_of([]) == {"role": "assistant", "content": ""}
     assert delta_of(parts[1]) == {"tool_calls": [{"index": 0, **call}]}
     assert delta_of(parts[0]) == {"content": "Look."}
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_stop_string_inside_a_call_leaves_it_text_and_the_models_own_end_does_not(is_cut):
+    """GLM's parser makes a call of half of one, so only the reader can tell."""
+
+    def new_reader() -> CallReader:
+        return reader(glm47)
+
+    half = "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>da"
+    piece = Piece(0, half, "stop", is_cut=is_cut)
+    envelope = Envelope("chat", "x", 0, "m")
+    whole = Whole(envelope, 1, has_logprobs=False, new_reader=new_reader)
+    whole.add([piece])
+    (choice,) = whole.body(Usage(1, 1))["choices"]
+    sent = Stream(envelope, 1, has_logprobs=False, include_usage=False, new_reader=new_reader).add([piece])
+    assert choice["finish_reason"] == ("stop" if is_cut else "tool_calls")
+    assert (choice["message"]["content"] == half) == is_cut
+    assert (b'"tool_calls"' not in sent) == is_cut
 
 
 def test_a_stream_shows_life_while_a_long_call_is_held_back():
