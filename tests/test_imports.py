@@ -60,7 +60,7 @@ MUST_BE_PURE = (
     "runtime/worker/encode/queue.py", "runtime/worker/encode/request.py", "runtime/worker/encode/work.py",
     "runtime/worker/steps.py", "runtime/worker/group/wire.py", "runtime/worker/group/pace.py",
     "runtime/worker/group/link_schedule.py",
-    "runtime/worker/on_demand/room.py", "runtime/worker/on_demand/words.py",
+    "runtime/worker/on_demand/room.py", "runtime/worker/on_demand/use.py", "runtime/worker/on_demand/words.py",
     "runtime/worker/options.py", "runtime/worker/jobs.py",
     "runtime/worker/logprobs.py",
     "runtime/worker/choices.py", "runtime/worker/cache_size.py",

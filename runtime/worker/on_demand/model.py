@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import math
 import os
 import secrets
 import time
@@ -24,6 +23,8 @@ from runtime.worker.on_demand import memory, words
 from runtime.worker.on_demand.hosting import Call, E, Host, Make
 from runtime.worker.on_demand.registry import UNLOAD_S, Entry, NoRoomError, Registry
 from runtime.worker.on_demand.room import expected_s, longest_s
+from runtime.worker.on_demand.slot import LoadFailedError, LoadStuckError, Slot
+from runtime.worker.on_demand.use import Use
 from runtime.worker.settings import OnDemand as Terms
 from runtime.worker.settings import Settings
 from schemas import exits
@@ -32,25 +33,12 @@ from schemas.on_demand import Loading, OnDemandReport
 
 logger = logging.getLogger(__name__)
 
-FRESH_S = 30.0
-"""A model that was loaded and not used yet is not dropped for another one for so long: its client comes back for it.
-Without that two models that are asked for in turn, with room for one, would push each other out for ever."""
 WAIT_POLL_S = 1.0
 """Between two tries to make room, however many clients wait: each takes the node's lock."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 5.0, 300.0
 """After a load that failed; doubled each time."""
-LOAD_POLL_S = 0.02
-END_POLL_S = 0.1
 
 _State = Literal["cold", "loading", "loaded", "unloading", "ending"]
-
-
-class _LoadFailedError(Exception):
-    """The engine ended before it gave an answer."""
-
-
-class _LoadStuckError(Exception):
-    """The engine neither ended nor gave an answer for far longer than any load takes."""
 
 
 class OnDemand(Host[E]):
@@ -66,7 +54,6 @@ class OnDemand(Host[E]):
         self.started_at = int(time.time())
         self._settings = settings
         self._terms = terms
-        self._make = make
         self._on_end = on_end
         self._directory = Path(settings.model_dir)
         self._registry = Registry(Path(terms.room), None if terms.budget is None else Path(terms.budget))
@@ -75,25 +62,13 @@ class OnDemand(Host[E]):
         self._url = ""
         self._began = self._entered = time.monotonic()
         self._state: _State = "cold"
-        self._has_started = False
-        """The engine's `start` was called."""
-        self._has_ended = False
-        """The engine's thread has ended by itself."""
-        self._engines = 0
-        """Made so far: what an earlier one still says is not about this one."""
-        self._engine: E = self._fresh()
-        self._meter = self._engine.meter
+        self._slot = Slot(make, self._note_end)
         self._users = 0
         self._waiting = 0
         """Requests that wait for the model."""
         self._is_wanted = False
         """Somebody asked for the model while it was being dropped."""
-        self._used: float | None = None
-        """When a request last began or ended, on the monotonic clock."""
-        self._used_at = 0.0
-        """The same in seconds since the epoch, for the neighbours."""
-        self._is_fresh = False
-        """Loaded, and not used since."""
+        self._use = Use()
         self._expected_s = 0.0
         self._load_s: float | None = None
         self._loads = 0
@@ -116,8 +91,8 @@ class OnDemand(Host[E]):
     def is_alive(self) -> bool:
         """Tell whether a request can be answered, now or after a load; at the end, whether the engine still runs."""
         if self._state == "ending":
-            return self._has_started and self._engine.is_alive
-        return not (self._state == "loaded" and self._has_ended)
+            return self._slot.is_alive
+        return not (self._state == "loaded" and self._slot.has_ended)
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -127,7 +102,7 @@ class OnDemand(Host[E]):
 
         Raises UnavailableError while there is nothing to lend, which a client that waits hears at the end of its wait.
         """
-        engine = self._engine if self._is_loaded() else await self._awaited(call)
+        engine = self._slot.engine if self._is_loaded() else await self._awaited(call)
         # Between the first request's begin and the last one's end a neighbour has nothing to learn.
         self._users += 1
         self._note_use(call)
@@ -146,7 +121,7 @@ class OnDemand(Host[E]):
         if call.is_probe and self._state != "ending":
             raise words.absent(self._loading())
         if self._waiting >= self._settings.max_batch + self._settings.max_waiting:
-            self._meter.refused += 1
+            self._slot.meter.refused += 1
             raise words.crowded(self._loading())
         self._waiting += 1
         try:
@@ -171,7 +146,7 @@ class OnDemand(Host[E]):
                     await changed.wait()
             if left == 0.0 and not self._is_loaded():
                 raise self._refusal()
-        return self._engine
+        return self._slot.engine
 
     def _is_loaded(self) -> bool:
         return self._state == "loaded"
@@ -181,15 +156,15 @@ class OnDemand(Host[E]):
 
     def _is_decided(self) -> bool:
         """Tell whether it is known what becomes of a request: not while room is being made."""
-        return self._has_started or self._state != "loading"
+        return self._slot.has_started or self._state != "loading"
 
     def _note_use(self, call: Call) -> None:
         if not call.is_probe:
-            self._used, self._used_at, self._is_fresh = time.monotonic(), time.time(), False
+            self._use.note(time.monotonic(), time.time())
 
     def _refusal(self) -> UnavailableError:
         """Say why the model cannot be used now, and when to come back."""
-        self._meter.refused += 1
+        self._slot.meter.refused += 1
         if self._failure is not None and self._is_backing_off():
             return words.failed(self._failure, self._retry_at - time.monotonic())
         if self._state == "cold" and self._no_room is not None:
@@ -214,24 +189,18 @@ class OnDemand(Host[E]):
         try:
             limit = longest_s(memory.weights_bytes(self._directory))
             await self._registry.claim(self._entry())
-            self._has_started = True
-            self._engine.start()
+            self._slot.start()
             self._notify()
-            while self._engine.phase != "ready":
-                if self._has_ended:
-                    raise _LoadFailedError(self._engine.failure or "the engine ended without a word.")
-                if time.monotonic() - began > limit:
-                    raise _LoadStuckError(words.stuck(limit))
-                await asyncio.sleep(LOAD_POLL_S)
+            await self._slot.until_ready(limit)
         except NoRoomError as error:
             if str(error) != self._no_room:
                 logger.info("no room: %s", error)
             self._no_room, self._room_at = str(error), time.monotonic() + WAIT_POLL_S
             self._work = None
             self._enter("cold")
-        except _LoadFailedError as error:
+        except LoadFailedError as error:
             await self._fail(str(error))
-        except _LoadStuckError as error:
+        except LoadStuckError as error:
             logger.critical("%s", error)
             self._on_end(exits.LOAD_STUCK)
         except Exception as error:
@@ -244,8 +213,8 @@ class OnDemand(Host[E]):
             self._registry.remember_load(self._settings.model_dir, self._load_s)
             self._loads += 1
             self._no_room = self._failure = None
-            self._failures, self._is_fresh = 0, True
-            self._used, self._used_at = now, time.time()
+            self._failures = 0
+            self._use.note(now, time.time(), is_fresh=True)
             self._work = None
             self._enter("loaded")
             self._arm()
@@ -269,40 +238,15 @@ class OnDemand(Host[E]):
             self._wake()
 
     async def _discard(self) -> bool:
-        """End the engine and give its memory back; False where its thread does not end and the process must go.
+        """Drop the engine; False where its thread does not end, which holds the memory: the process must go."""
+        is_done = await self._slot.empty(UNLOAD_S, lambda: self._state == "ending")
+        if not is_done and self._state != "ending":
+            logger.critical("the model cannot be dropped: its thread does not end within %.0f s", UNLOAD_S)
+            self._on_end(exits.FAILED)
+        return is_done
 
-        A thread ends after the batch that it computes, which outlives the clients that asked for it.
-        """
-        engine = self._engine
-        if self._has_started:
-            due = time.monotonic() + UNLOAD_S
-            await engine.drain()
-            while engine.is_alive:
-                if self._state == "ending":
-                    return False
-                if time.monotonic() >= due:
-                    logger.critical("the model cannot be dropped: its thread does not end within %.0f s", UNLOAD_S)
-                    self._on_end(exits.FAILED)
-                    return False
-                await asyncio.sleep(END_POLL_S)
-        self._engine = self._fresh()
-        self._engine.meter = self._meter
-        self._has_started = False
-        del engine
-        await asyncio.to_thread(memory.give_back)
-        return True
-
-    def _fresh(self) -> E:
-        self._has_ended = False
-        self._engines += 1
-        number = self._engines
-        return self._make(lambda: self._note_end(number))
-
-    def _note_end(self, number: int) -> None:
-        """Take note that the engine's thread ended by itself: during a load it failed, later the process ends."""
-        if number != self._engines:
-            return
-        self._has_ended = True
+    def _note_end(self) -> None:
+        """End the process with the engine's thread; during a load it is the load that failed."""
         if self._state == "loaded":
             self._on_end(exits.FAILED)
 
@@ -319,25 +263,21 @@ class OnDemand(Host[E]):
             self._timer = asyncio.get_running_loop().call_later(wait, self._look)
 
     def _next_look(self) -> float | None:
-        if self._state != "loaded" or self._users or self._used is None:
+        if self._state != "loaded" or self._users:
             return None
-        idle_stop_s = self._terms.idle_stop_s
-        stop = math.inf if idle_stop_s is None else self._used + idle_stop_s
-        fresh = self._used + FRESH_S if self._is_fresh else math.inf
-        due = min(stop, fresh)
-        return None if due == math.inf else due
+        return self._use.next_look(self._terms.idle_stop_s)
 
     def _look(self) -> None:
         self._timer = None
-        if self._state != "loaded" or self._users or self._used is None:
+        if self._state != "loaded" or self._users:
             return
-        now, idle_stop_s = time.monotonic(), self._terms.idle_stop_s
-        if idle_stop_s is not None and now >= self._used + idle_stop_s:
-            logger.info("idle for %.0f s: the model is dropped", now - self._used)
+        now = time.monotonic()
+        if self._use.is_over(now, self._terms.idle_stop_s):
+            logger.info("idle for %.0f s: the model is dropped", self._terms.idle_stop_s)
             self._begin_unload()
             return
-        if now >= self._used + FRESH_S:
-            self._is_fresh = False
+        if self._use.is_fresh and self._use.is_stale(now):
+            self._use.is_fresh = False
             self._publish()
         self._arm()
 
@@ -359,7 +299,7 @@ class OnDemand(Host[E]):
         return self._state == "cold"
 
     def _is_idle(self) -> bool:
-        return self._state == "loaded" and not self._users and not self._is_fresh
+        return self._state == "loaded" and not self._users and not self._use.is_fresh
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -373,15 +313,15 @@ class OnDemand(Host[E]):
                 work.cancel()
             with suppress(asyncio.CancelledError):
                 await work
-        if self._has_started:
-            await self._engine.drain()
+        if self._slot.has_started:
+            await self._slot.engine.drain()
         self._registry.close()
 
     # -- what is told ----------------------------------------------------------------------------------------------
 
     def readiness(self) -> WorkerReadiness:
         """Report the engine's readiness as it is now; a cold worker is not ready and takes requests."""
-        found = self._engine.readiness()
+        found = self._slot.engine.readiness()
         changes = {
             "phase": self._phase(),
             "is_ready": found.is_ready and self._state == "loaded",
@@ -395,14 +335,14 @@ class OnDemand(Host[E]):
         """Report the engine of the moment, with the counters of all of them."""
         uptime = round(time.monotonic() - self._began, 3)
         changes = {"phase": self._phase(), "uptime_s": uptime, "on_demand": self._report()}
-        return self._engine.status().model_copy(update=changes)
+        return self._slot.engine.status().model_copy(update=changes)
 
     def _phase(self) -> Phase:
         match self._state:
             case "loaded":
-                return self._engine.phase
+                return self._slot.engine.phase
             case "loading":
-                return self._engine.phase if self._engine.phase in {"loading", "warming"} else "loading"
+                return self._slot.engine.phase if self._slot.engine.phase in {"loading", "warming"} else "loading"
             case "ending":
                 return "draining"
             case "cold" | "unloading":
@@ -411,15 +351,15 @@ class OnDemand(Host[E]):
     def _loading(self) -> Loading:
         if self._state != "loading":
             return Loading(phase=self._phase())
-        progress = self._engine.readiness().progress if self._has_started else 0.0
+        progress = self._slot.engine.readiness().progress if self._slot.has_started else 0.0
         return words.loading(self._phase(), self._expected_s, time.monotonic() - self._entered, progress)
 
     def _report(self) -> OnDemandReport:
         now = time.monotonic()
-        is_idle = self._state == "loaded" and not self._users and self._used is not None
+        is_idle = self._state == "loaded" and not self._users and self._use.last is not None
         return OnDemandReport(
             since_s=round(now - self._entered, 1),
-            idle_s=round(now - (self._used or now), 1) if is_idle else None,
+            idle_s=round(now - (self._use.last or now), 1) if is_idle else None,
             eta_s=self._loading().eta_s,
             failure=self._failure or self._no_room,
             loads=self._loads,
@@ -435,7 +375,7 @@ class OnDemand(Host[E]):
             memory_bytes=0 if self._state == "cold" else self._need,
             phase=self._phase(),
             is_idle=self._is_idle(),
-            used_at=self._used_at,
+            used_at=self._use.at,
         )
 
     def _enter(self, state: _State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,15 +120,13 @@ async def use(host: OnDemand[Engine], call: Call = WAITS) -> None:
 
 
 async def test_clients_that_wait_for_room_try_for_it_together_and_seldom(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(model, "WAIT_POLL_S", 0.2)
-    loop, asked = asyncio.get_running_loop(), 0
+    asked: list[float] = []
 
     async def refuse(exchange: Exchange) -> None:
-        nonlocal asked
-        asked += 1
+        asked.append(time.monotonic())
         await exchange.answer(409, {})
 
     host, other = bench.host(), Registry(bench.root / "room", None)
@@ -137,13 +136,9 @@ async def test_clients_that_wait_for_room_try_for_it_together_and_seldom(
             is_idle=True, used_at=1.0,
         )  # fmt: skip
         other.write(entry)
-        began = loop.time()
         waiting = [asyncio.create_task(use(host)) for _ in range(5)]
-        await until(lambda: asked >= 3, "several tries were made")
-        assert asked <= 2 + (loop.time() - began) / 0.2
-        with pytest.raises(UnavailableError, match=r"'other' 1\.0 GiB") as refused:
-            await use(host, Call())
-        assert refused.value.code == "no_memory"
+        await until(lambda: len(asked) >= 2, "it was tried again")
+        assert asked[1] - asked[0] >= model.WAIT_POLL_S
         other.close()
         await asyncio.gather(*waiting)
     assert caplog.text.count("no room:") == 1
