@@ -24,10 +24,13 @@ from orchestrator.plan import Change, Defer, Plan, Start
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import GATEWAY_SLOT
 from orchestrator.rollback import RollbackError
+from orchestrator.sharing import allotments
 from orchestrator.transport.base import TransportError
 from orchestrator.watch_events import NodeEvents, Signature, follow_files, signature
 from orchestrator.watch_pass import WatchPass
 from orchestrator.watch_report import WatcherReport, WatcherState, write_watcher
+from schemas.base import NodeName
+from schemas.on_demand import Allotment
 from schemas.problems import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,8 @@ class Watcher:
         self._looking_since = 0.0
         self._notes: tuple[str, ...] = ()
         self._awaited: dict[str, float] = {}
+        self._allotted: Mapping[NodeName, Allotment] | None = None
+        """What the on-demand models were last told that they share; None before the first look."""
         control.note = self._awaits
         self._report = WatcherReport(pid=os.getpid(), started_at=time.time(), looked_at=0.0, state="mending")
 
@@ -141,6 +146,8 @@ class Watcher:
             if planned is not None:
                 self._nodes.follow(group, planned.cluster.nodes)
                 within_s = planned.plan.next_look_s
+                if planned.plan.is_empty and not planned.plan.conflicts:
+                    await self._allot(planned)
                 state = await self._mend(planned) if _can_mend(planned.plan) else _resting(planned.plan)
         except LockedError as error:
             state, within_s = "waiting", BUSY_S
@@ -192,6 +199,14 @@ class Watcher:
         return Wanted(desired, planned.git, planned.files, planned.back_to, is_current=False)
 
     # -- mending ---------------------------------------------------------------------------------------------------
+
+    async def _allot(self, planned: Planned) -> None:
+        """Tell the on-demand models what they share, where files have changed that and nothing else."""
+        wanted = allotments(planned.desired, planned.observed)
+        if self._allotted not in (None, wanted):
+            async with self._control.lock(f"watch {self._control.stack}: on-demand memory", yields=True):
+                await self._control.allot(planned)
+        self._allotted = wanted
 
     async def _mend(self, planned: Planned) -> WatcherState:
         """Carry out a plan under the stack's lock, if it is still the plan then; returns how things are afterwards."""
