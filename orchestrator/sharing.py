@@ -5,7 +5,7 @@ Each of them must fit alone. Together they may need more: the least recently use
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.memory import with_estimates
@@ -25,9 +25,10 @@ def allotments(desired: Desired, observed: Observed) -> Mapping[NodeName, Allotm
     found = {}
     models = {unit.node for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec | EngineSpec)}
     left = {unit.node for unit in observed.units() if isinstance(unit.spec, WorkerSpec | EngineSpec)} - models
+    always = _sums(unit for unit in desired.units.values() if not is_on_demand(unit.spec))
     for name in sorted(models):
         node = desired.nodes[name]
-        aside = node.reserve_gib + sum(unit.memory_gib or 0.0 for unit in _always(desired, name))
+        aside = node.reserve_gib + always.get(name, 0.0)
         found[name] = Allotment(
             memory_gib=node.memory_gib,
             set_aside_gib=round(aside, 6),
@@ -62,10 +63,14 @@ def sharing_conflicts(desired: Desired, observed: Observed) -> Iterator[str]:
 
 def _declared(desired: Desired) -> dict[NodeName, float]:
     """Return what the services that always run, and are at home there, declare for each node in GiB."""
+    always = (unit for unit in desired.units.values() if not is_on_demand(unit.spec))
+    return _sums(unit for unit in always if not (unit.is_estimate or unit.is_moved))
+
+
+def _sums(units: Iterable[DesiredUnit]) -> dict[NodeName, float]:
     sums: dict[NodeName, float] = {}
-    for unit in desired.units.values():
-        if not (is_on_demand(unit.spec) or unit.is_estimate or unit.is_moved):
-            sums[unit.node] = sums.get(unit.node, 0.0) + (unit.memory_gib or 0.0)
+    for unit in units:
+        sums[unit.node] = sums.get(unit.node, 0.0) + (unit.memory_gib or 0.0)
     return sums
 
 
@@ -75,10 +80,6 @@ def _left(desired: Desired, observed: Observed, name: NodeName, always: float) -
         return None
     total = node.memory_gib or seen.memory_gib
     return None if total is None else total - node.reserve_gib - always
-
-
-def _always(desired: Desired, node: NodeName) -> Iterator[DesiredUnit]:
-    return (unit for unit in desired.units.values() if unit.node == node and not is_on_demand(unit.spec))
 
 
 def _on_demand(desired: Desired) -> Iterator[DesiredUnit]:
