@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from runtime.worker import status
 from runtime.worker.compute import Compute
@@ -172,9 +172,8 @@ class Follower:
 
     def _main(self) -> None:
         try:
-            compute = self._open()
+            compute, probe = self._open()
             self._loop.call_soon_threadsafe(self._send, wire.Loaded())
-            probe = LinkProbe(self._joined)
             while True:
                 self._do(compute, probe, self._rounds.get())
         except BaseException as error:
@@ -182,17 +181,17 @@ class Follower:
             logger.critical("the generation thread died", exc_info=True)
             self._loop.call_soon_threadsafe(self._fail, sharded.exit_code_of(error), str(error))
 
-    def _open(self) -> Compute:
+    def _open(self) -> tuple[Compute, LinkProbe]:
         directory = Path(self._settings.model_dir)
         sharded.check(self._group, directory)
-        self._joined: Any = sharded.join(self._group)
-        joined = self._joined
+        joined = sharded.join(self._group)
         self._loop.call_soon_threadsafe(self._enter, "loading", 0.0)
         model = sharded.load_part(self._group, joined, directory, self._settings.max_context, self._note_progress)
         self._model_bytes = model.size_bytes
         self._loop.call_soon_threadsafe(self._enter, "ready")
         kept = open_prompt_cache(self._settings, sharded.largest(joined))
-        return Compute(model, self._settings.max_batch, agree=sharded.agreement(joined), kept=kept)
+        compute = Compute(model, self._settings.max_batch, agree=sharded.agreement(joined), kept=kept)
+        return compute, LinkProbe(joined)
 
     def _note_progress(self, share: float) -> None:
         self._progress = share

@@ -221,7 +221,7 @@ def commands_of(message: Round) -> Commands:
 
 
 def digest_of_sums(*, is_right: bool) -> str:
-    """Return the same for a probe."""
+    """Return for a probe what `digest` is for a round: the same on every rank whose sums are right."""
     return RIGHT if is_right else "wrong"
 
 
