@@ -125,6 +125,8 @@ class WorkerSpeculation(Frozen):
     """Since the start."""
     accepted: int
     """Those that the model chose as well."""
+    failure: str | None = None
+    """Why the draft model is not used any more."""
 
 
 class WorkerVersions(Frozen):

@@ -12,15 +12,12 @@ from typing import Literal
 
 from runtime.worker.model import LoadedModel
 from runtime.worker.request import Sampling
-from runtime.worker.steps import Commands, Gauges, GroupEndedError, Insert, Steps, Token
+from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, GroupEndedError, Insert, Steps, Token
 from runtime.worker.text import Detokenizer, StopMatcher
 
 logger = logging.getLogger(__name__)
 
 Finish = Literal["stop", "length"]
-
-WARM_UP_ID = 0
-"""The id of the request that produces the first token; those of clients count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +170,22 @@ class Batch:
         return Round(events, tokens=len(step.tokens))
 
     def warm_up(self) -> None:
-        """Produce one real token, in a batch that is empty; raises what the model raises."""
-        prompt = [min(self.model.end_tokens, default=0)]
-        commands = Commands([Insert(WARM_UP_ID, prompt, 1, Sampling(temperature=0))])
-        while not self.steps.step(commands).tokens:
+        """Produce one real token, in a batch that is empty; raises what the model raises.
+
+        Two where there is a draft model, behind a prompt of two: it computes nothing for less.
+        """
+        count = 2 if self.gauges.draft_bytes else 1
+        prompt = [min(self.model.end_tokens, default=0)] * count
+        commands = Commands([Insert(WARM_UP_ID, prompt, count, Sampling(temperature=0))])
+        is_over = False
+        while not is_over:
+            step = self.steps.step(commands)
+            if step.refused:
+                raise RuntimeError("the request for the first token could not enter the batch")
+            for token in step.tokens:
+                if token.error is not None:
+                    raise token.error
+                is_over = is_over or token.finish is not None
             commands = Commands()
 
     def close(self) -> None:

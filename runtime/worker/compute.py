@@ -18,7 +18,7 @@ from runtime.worker.prompt_cache import Caches, PromptCache
 from runtime.worker.recorder import Recorder
 from runtime.worker.request import Sampling
 from runtime.worker.sampling import Chooser, Sampler, make_chooser
-from runtime.worker.steps import Commands, Gauges, Insert, Step, Token
+from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, Insert, Step, Token
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ CPU_PREFILL_TOKENS = 32
 A round cannot be interrupted: long prompts must not freeze the others' streams, nor hold a place whose client has left.
 A CPU computes 16 tokens at once no slower a token than 256 (SmolLM2-135M: about 10/s either way); a GPU wants more.
 """
-
 
 SETTLE_STEPS = 64
 """Steps between two looks at how much the running requests have grown; the prompt cache makes room for them."""
@@ -72,7 +71,7 @@ class Compute:
     _sharing: dict[int, list[Insert]] = field(default_factory=dict)
     """Who waits for the prompt of another request that is being computed, keyed by the id of that one."""
     _can_shorten: bool = field(init=False)
-    """What was computed for a sequence serves any beginning of it."""
+    """What was computed for a sequence serves any beginning of it, on all ranks of a group."""
     _steps: int = 0
     _generator: Any = field(init=False)
     """A `BatchGenerator`, whose methods carry no types."""
@@ -105,6 +104,10 @@ class Compute:
             return self._step(commands)
 
     def _step(self, commands: Commands) -> Step:
+        if not self._steps:
+            # A pipeline's ranks have other layers each; what they keep must not depend on that.
+            (is_fixed,) = self.kept.agree([not self._can_shorten])
+            self._can_shorten = not is_fixed
         orphans = self._remove(commands.removes) if commands.removes else []
         step = Step([], [])
         for insert in [*orphans, *commands.inserts]:
@@ -115,6 +118,7 @@ class Compute:
         prompts, responses = self._generator.next()
         step.tokens.extend(self._token(response) for response in responses)
         for prompt in prompts:
+            self._rows[prompt.uid].has_begun = True
             if prompt.end_of_segment and not prompt.end_of_prompt:
                 self._note_prompt(prompt, step)
         self._steps += 1
@@ -185,7 +189,7 @@ class Compute:
             recorder = None if insert.logprobs is None else Recorder(insert.logprobs)
             if recorder is not None:
                 chooser.add_first(recorder)
-            if caches is None:
+            if caches is None and insert.id != WARM_UP_ID:
                 caches, known = self.kept.find(tokens)
             end_of_turn = self._end_of_turn(tokens)
             cut = max(known, end_of_turn)
@@ -237,7 +241,6 @@ class Compute:
         row = self._rows[prompt.uid]
         insert = row.insert
         read = row.known + prompt.progress[0]
-        row.has_begun = True
         if read == row.end_of_turn:
             self._keep(prompt.uid)
         if read == len(insert.tokens) - 1 and insert.id in self._sharing:
@@ -259,11 +262,11 @@ class Compute:
             logprobs = row.recorder.take(response.token) if row.recorder else None
         except Exception as error:  # noqa: BLE001 - the fence around one request
             chooser.error = chooser.error or error
-        row.has_begun = True
         if response.finish_reason is not None:
             del self._rows[response.uid]
             del self._uids[row.insert.id]
-            self.kept.keep(response.all_tokens, response.prompt_cache, self._running_bytes)
+            if row.insert.id != WARM_UP_ID:
+                self.kept.keep(response.all_tokens, response.prompt_cache, self._running_bytes)
         return Token(row.insert.id, response.token, response.finish_reason, chooser.error, logprobs)
 
     def _agreed(self, sampler: Sampler | None) -> Sampler | None:

@@ -168,6 +168,7 @@ class GenerationThread:
         """Be ready only after a real token; a model that gives none ends the thread."""
         self._report(Progress(phase))
         batch.warm_up()
+        self._report(Rounds([], 0, batch.running, batch.gauges))
         self._report(Progress("ready"))
 
     def _take_commands(self, batch: Batch) -> bool:

@@ -79,10 +79,12 @@ class _Kept:
 
     caches: Caches
     nbytes: int
+    can_trim: bool
+    """Tokens can be taken off the end, on all ranks."""
 
     def is_trimmable(self) -> bool:
         """Tell whether tokens can be taken off the end."""
-        return can_trim_prompt_cache(self.caches)
+        return self.can_trim
 
     def trim(self, count: int) -> int:
         """Take tokens off the end; return how many."""
@@ -153,10 +155,10 @@ class PromptCache:
             return
         mx.eval([cache.state for cache in caches])
         own = sum(cache.nbytes for cache in caches)
-        size, running = self.agree([own, running_bytes])
+        size, running, is_fixed = self.agree([own, running_bytes, not can_trim_prompt_cache(caches)])
         room = self.limit_bytes - running
         if size <= room:
-            self._entries.insert_cache(model, list(tokens), [_Kept(caches, size)])
+            self._entries.insert_cache(model, list(tokens), [_Kept(caches, size, not is_fixed)])
         self._entries.trim_to(n_bytes=room)
 
     def make_room(self, running_bytes: int) -> None:
@@ -169,9 +171,11 @@ class PromptCache:
 def _cut(caches: Caches) -> None:
     """Give back the places behind what is known: a short beginning of a long entry would hold all of its bytes."""
     for cache in caches:
-        if type(cache) is not KVCache or cache.keys is None:
+        if type(cache) is not KVCache:
             continue
+        keys: Any = cache.keys
+        values: Any = cache.values
         places = -(-cache.offset // cache.step) * cache.step
-        if cache.keys.shape[2] > places:
-            cache.keys = mx.contiguous(cache.keys[..., :places, :])
-            cache.values = mx.contiguous(cache.values[..., :places, :])
+        if keys.shape[2] > places:
+            # Slices alone would share the memory of the whole.
+            cache.keys, cache.values = (mx.contiguous(each[..., :places, :]) for each in (keys, values))

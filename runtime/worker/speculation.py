@@ -6,21 +6,23 @@ without a draft; with the same seed they are the same texts, but for the roundin
 at once. The draft chooses with the same random numbers as the model, so that it guesses right more often.
 
 Batches are computed without a draft: where several requests share each step, its memory traffic is shared already. The
-lone request goes on in the batch as soon as another one comes.
+lone request goes on in the batch as soon as another one comes, and for good when the draft model fails.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
 
-from runtime.worker.compute import Compute
+from runtime.worker.compute import SETTLE_STEPS, Compute
 from runtime.worker.model import LoadedModel
-from runtime.worker.prompt_cache import Caches
+from runtime.worker.prompt_cache import MODEL, Caches
 from runtime.worker.sampling import Chooser
-from runtime.worker.steps import Commands, Gauges, Insert, Step, Token
+from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, Insert, Step, Token
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,10 @@ _DRAFT = "draft"
 
 class DraftError(Exception):
     """The draft model does not go with the model."""
+
+
+class _DraftFailedError(Exception):
+    """The draft model raised; the cause is what it raised."""
 
 
 def check_draft(model: LoadedModel, draft: LoadedModel) -> None:
@@ -45,6 +51,14 @@ def check_draft(model: LoadedModel, draft: LoadedModel) -> None:
             raise DraftError(f"the {name} keeps a {other}, from which a wrong guess cannot be taken back")
 
 
+@contextmanager
+def _blaming_the_draft() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _DraftFailedError from error
+
+
 @dataclass(slots=True)
 class _Sequence:
     """What one of the two models has computed of the request."""
@@ -53,6 +67,11 @@ class _Sequence:
     caches: Caches
     done: int
     """Tokens in the caches."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size of the caches."""
+        return sum(cache.nbytes for cache in self.caches)
 
     def read(self, tokens: list[int], until: int, most: int) -> bool:
         """Compute at most `most` of the tokens up to `until`; tell whether all of them are done."""
@@ -86,6 +105,8 @@ class _Lone:
     """Of prompt and answer."""
     own: _Sequence
     drafted: _Sequence
+    steps: int = 0
+    """Computed for it."""
     has_failed: bool = False
 
     @property
@@ -99,16 +120,20 @@ class Speculation:
     """Owns the lone request; everything else is the business of `batch`."""
 
     batch: Compute
-    draft: LoadedModel
+    draft: LoadedModel | None
+    """None once it has failed."""
     draft_tokens: int
     """Proposed for one step."""
+    _failure: str | None = None
+    """Why there is no draft any more."""
     _lone: _Lone | None = None
     _drafted: int = 0
     _accepted: int = 0
     _prefill: int = field(init=False)
 
     def __post_init__(self) -> None:
-        check_draft(self.batch.model, self.draft)
+        if self.draft is not None:
+            check_draft(self.batch.model, self.draft)
         self._prefill = self.batch.prefill_tokens
 
     @property
@@ -118,7 +143,8 @@ class Speculation:
         return replace(
             gauges,
             kv_bytes=gauges.kv_bytes + self._lone_bytes,
-            draft_bytes=self.draft.size_bytes,
+            draft_bytes=0 if self.draft is None else self.draft.size_bytes,
+            draft_failure=self._failure,
             drafted=self._drafted,
             accepted=self._accepted,
         )
@@ -134,8 +160,12 @@ class Speculation:
             if lone is not None:
                 return Step([], [], {lone.insert.id: lone.own.done})
         elif lone is not None and not commands.inserts:
-            with mx.stream(self.batch.stream):
-                return Step(self._compute(lone), [])
+            try:
+                with mx.stream(self.batch.stream):
+                    return Step(self._compute(lone), [])
+            except _DraftFailedError as error:
+                self.draft, self._failure = None, repr(error.__cause__)
+                logger.exception("the draft model failed and is not used any more")
         refused = [] if lone is None or self._hand_over(lone) else [lone.insert.id]
         step = self.batch.step(commands)
         step.refused.extend(refused)
@@ -153,11 +183,12 @@ class Speculation:
     @property
     def _lone_bytes(self) -> int:
         lone = self._lone
-        return 0 if lone is None else sum(cache.nbytes for cache in (*lone.own.caches, *lone.drafted.caches))
+        return 0 if lone is None else lone.own.nbytes + lone.drafted.nbytes
 
     def _begin(self, insert: Insert) -> _Lone | None:
         """Take a request for itself, unless what it asks for needs every token before the next one is chosen."""
-        if insert.logprobs is not None or insert.constraint is not None:
+        draft = self.draft
+        if draft is None or insert.logprobs is not None or insert.constraint is not None:
             return None
         try:
             chooser = self.batch.new_chooser(insert.sampling, self.batch.model.limits.vocabulary, len(insert.tokens))
@@ -166,13 +197,13 @@ class Speculation:
         if chooser.processors or not chooser.looks_ahead:
             return None
         tokens = list(insert.tokens)
-        own = self._sequence(self.batch.model, tokens)
-        self._lone = _Lone(insert, chooser, tokens, own, self._sequence(self.draft, tokens, _DRAFT))
+        own, drafted = self._sequence(self.batch.model, insert, MODEL), self._sequence(draft, insert, _DRAFT)
+        self._lone = _Lone(insert, chooser, tokens, own, drafted)
         return self._lone
 
-    def _sequence(self, model: LoadedModel, tokens: list[int], name: str | None = None) -> _Sequence:
-        kept = self.batch.kept
-        caches, known = kept.find(tokens) if name is None else kept.find(tokens, name)
+    def _sequence(self, model: LoadedModel, insert: Insert, name: str) -> _Sequence:
+        is_looked_up = insert.id != WARM_UP_ID
+        caches, known = self.batch.kept.find(insert.tokens, name) if is_looked_up else (None, 0)
         fresh: Any = make_prompt_cache(model.module) if caches is None else caches
         return _Sequence(model.module, fresh, known)
 
@@ -181,14 +212,20 @@ class Speculation:
             return []
         until = len(lone.insert.tokens) - 1
         # The two read the prompt side by side; the draft may know less of it.
-        is_read = [each.read(lone.tokens, until, self._prefill) for each in (lone.own, lone.drafted)]
-        if not all(is_read):
+        was_reading = min(lone.own.done, lone.drafted.done) < until
+        is_read = lone.own.read(lone.tokens, until, self._prefill)
+        with _blaming_the_draft():
+            is_read &= lone.drafted.read(lone.tokens, until, self._prefill)
+        lone.steps += 1
+        if lone.steps % SETTLE_STEPS == 0 or (was_reading and is_read):
+            self.batch.kept.make_room(self.gauges.kv_bytes)
+        if not is_read:
             mx.clear_cache()
             return []
         try:
             chosen = self._choose(lone)
         except Exception as error:
-            if lone.chooser.error is None:
+            if lone.chooser.error is None or isinstance(error, _DraftFailedError):
                 raise
             lone.has_failed = True
             logger.debug("a lone request failed", exc_info=error)
@@ -202,12 +239,20 @@ class Speculation:
         guesses: list[mx.array] = []
         feed = mx.array(tokens[lone.drafted.done :])
         for ahead in range(count):
-            row = self._as_wide(lone.drafted.rows(feed, 1))
+            with _blaming_the_draft():
+                row = self._as_wide(lone.drafted.rows(feed, 1))
             feed = lone.chooser.choose_ahead(row, ahead)
             guesses.append(feed)
         rows = lone.own.rows(mx.concatenate([mx.array(tokens[-1:]), *guesses]), count + 1)
         choices = [lone.chooser.choose_ahead(rows[ahead : ahead + 1], ahead) for ahead in range(count + 1)]
-        mx.eval(choices, guesses)
+        try:
+            mx.eval(choices, guesses)
+        except Exception:
+            # What the model has computed is of no use with guesses that cannot be computed.
+            lone.own = _Sequence(lone.own.module, make_prompt_cache(lone.own.module), 0)
+            with _blaming_the_draft():
+                mx.eval(guesses)
+            raise
         proposed: Any = [each.item() for each in guesses]
         chosen: Any = [each.item() for each in choices]
         right = 0
@@ -216,8 +261,9 @@ class Speculation:
         lone.own.forget(length + right)
         lone.drafted.forget(length + right)
         lone.chooser.advance(right + 1)
-        self._drafted += count
-        self._accepted += right
+        if lone.insert.id != WARM_UP_ID:
+            self._drafted += count
+            self._accepted += right
         return list(chosen[: right + 1])
 
     def _as_wide(self, row: mx.array) -> mx.array:
@@ -246,15 +292,19 @@ class Speculation:
         lone.own.forget(len(lone.tokens))
         lone.drafted.forget(len(lone.tokens))
         running = self.batch.gauges.kv_bytes
-        kept = self.batch.kept
-        kept.keep(lone.tokens[: lone.own.done], lone.own.caches, running)
-        kept.keep(lone.tokens[: lone.drafted.done], lone.drafted.caches, running, _DRAFT)
+        self._keep(lone, lone.own, running, MODEL)
+        self._keep(lone, lone.drafted, running, _DRAFT)
         mx.clear_cache()
+
+    def _keep(self, lone: _Lone, sequence: _Sequence, running_bytes: int, name: str) -> None:
+        if lone.insert.id != WARM_UP_ID:
+            self.batch.kept.keep(lone.tokens[: sequence.done], sequence.caches, running_bytes, name)
 
     def _hand_over(self, lone: _Lone) -> bool:
         """Let the lone request go on in the batch; tell whether it could."""
         self._lone = None
         lone.own.forget(len(lone.tokens) - 1)
-        self.batch.kept.keep(lone.tokens[: lone.drafted.done], lone.drafted.caches, self.batch.gauges.kv_bytes, _DRAFT)
+        if self.draft is not None:
+            self._keep(lone, lone.drafted, self.batch.gauges.kv_bytes + lone.own.nbytes, _DRAFT)
         rest = replace(lone.insert, tokens=lone.tokens, max_tokens=lone.left, shares=None)
         return self.batch.take_over(rest, lone.own.caches, lone.own.done, lone.chooser)

@@ -131,7 +131,11 @@ def speculation(draft_dir: str | None, draft_tokens: int, gauges: Gauges) -> Wor
     if draft_dir is None:
         return None
     return WorkerSpeculation(
-        draft=Path(draft_dir).name, draft_tokens=draft_tokens, proposed=gauges.drafted, accepted=gauges.accepted
+        draft=Path(draft_dir).name,
+        draft_tokens=draft_tokens,
+        proposed=gauges.drafted,
+        accepted=gauges.accepted,
+        failure=gauges.draft_failure,
     )
 
 

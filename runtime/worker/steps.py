@@ -6,10 +6,13 @@ from typing import Protocol, runtime_checkable
 
 from runtime.worker.request import Sampling
 
+WARM_UP_ID = 0
+"""The id of the request that produces the first token; those of clients count from 1. Nothing is kept of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """One request that enters the batch. `id` is unique in the life of the worker."""
+    """One request that enters the batch. `id` is unique in the life of the worker, but for WARM_UP_ID."""
 
     id: int
     tokens: list[int]
@@ -87,6 +90,8 @@ class Gauges:
     """Tokens that the draft model has proposed."""
     accepted: int = 0
     """Those that the model chose as well."""
+    draft_failure: str | None = None
+    """Why the draft model is not used any more."""
 
 
 class GroupEndedError(Exception):

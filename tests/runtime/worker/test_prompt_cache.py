@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.worker.batch import Batch
 from runtime.worker.compute import CPU_PREFILL_TOKENS, Compute
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.prompt_cache import PromptCache, _Trie
@@ -233,6 +234,38 @@ def common_of(first: Sequence[int], second: Sequence[int]) -> int:
     return next(
         (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_read_of_a_prompt_that_is_cancelled_is_known(models: Callable[[str], LoadedModel], kind: str) -> None:
+    model = models(kind)
+    run = running(model)
+    tokens = prompt(model, 5 * CPU_PREFILL_TOKENS)
+    run.step(asking(1, tokens))
+    run.step()
+    run.step(removes=(1,))
+    assert run.finish(asking(2, tokens)) == running(model, 0).finish(asking(2, tokens))
+    assert 0 < run.known[2] < len(tokens) - 1
+
+
+def test_the_warm_up_is_neither_looked_up_nor_kept(models: Callable[[str], LoadedModel]) -> None:
+    model = models("llama")
+    compute = Compute(model, 4, kept=PromptCache(SIZE))
+    Batch(model, 4, compute).warm_up()
+    assert (compute.gauges.lookups, compute.gauges.kept) == (0, 0)
+
+
+def test_beside_a_rank_that_cannot_shorten_what_it_keeps_none_does(models: Callable[[str], LoadedModel]) -> None:
+    model = models("llama")
+    (end,) = model.end_tokens
+    # Sizes are agreed on as the largest on any rank; 1 is what the other says where this one says 0.
+    kept = PromptCache(SIZE, agree=lambda sizes: [max(1, size) for size in sizes])
+    run = Run(Compute(model, 4, kept=kept))
+    turn = [*prompt(model, 63), end]
+    run.finish(asking(1, [*turn, *prompt(model, 5, seed=4)]))
+    run.finish(asking(2, [*turn, *prompt(model, 30, seed=3)]))
+    run.finish(asking(3, turn[:30]))
+    assert run.known == {1: 0, 2: 64, 3: 0}
 
 
 def test_after_a_failure_nothing_is_known(models: Callable[[str], LoadedModel]) -> None:

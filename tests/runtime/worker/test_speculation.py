@@ -3,12 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.worker import arguments
+from runtime.worker.batch import Batch
 from runtime.worker.compute import Compute
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.prompt_cache import PromptCache
@@ -132,6 +134,64 @@ def test_a_short_prompt_that_begins_like_a_long_one_is_kept_small(model: LoadedM
     assert run.known[2] == 1
     # Of 768 places for the long one, 256 for the short one.
     assert (run.compute.gauges.kept_bytes - before) * 3 == before
+
+
+def test_what_is_kept_makes_room_for_a_lone_request(model: LoadedModel, stranger: LoadedModel) -> None:
+    sizes = drafting(model, stranger)
+    sizes.finish(asking(1, prompt(model, 20)))
+    kept = sizes.compute.gauges.kept_bytes
+    run = drafting(model, stranger, limit_bytes=2 * kept)
+    run.finish(asking(1, prompt(model, 20)))
+    assert run.compute.gauges.kept == 2
+    run.step(asking(2, prompt(model, 600, seed=2), 30))
+    while 2 not in run.answers:
+        run.step()
+    gauges = run.compute.gauges
+    assert gauges.kv_bytes > gauges.kept_limit
+    assert gauges.kept == 0
+
+
+class Failing:
+    """A model whose every computation fails from the `after`th on."""
+
+    def __init__(self, module: Any, after: int) -> None:
+        self._module = module
+        self._left = after
+
+    @property
+    def layers(self) -> Any:
+        return self._module.layers
+
+    def __call__(self, *inputs: Any, **more: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("no such kernel")
+        return self._module(*inputs, **more)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 6])
+def test_a_draft_that_fails_is_dropped_and_the_request_goes_on_in_the_batch(
+    model: LoadedModel, stranger: LoadedModel, after: int
+) -> None:
+    run = drafting(model, replace(stranger, module=Failing(stranger.module, after)))
+    for sampling in SAMPLINGS[:2]:
+        wanted = Insert(1 + SAMPLINGS.index(sampling), prompt(model, 40), 20, sampling)
+        assert run.finish(wanted) == alone(model, wanted)
+    gauges = run.compute.gauges
+    assert gauges.draft_failure == "ValueError('no such kernel')"
+    assert gauges.draft_bytes == 0
+
+
+@pytest.mark.parametrize("after", [0, 1, 100])
+def test_the_warm_up_computes_with_the_draft_and_leaves_no_trace(
+    model: LoadedModel, stranger: LoadedModel, after: int
+) -> None:
+    draft = replace(stranger, module=Failing(stranger.module, after))
+    steps = Speculation(Compute(model, 4, kept=PromptCache(SIZE)), draft, 3)
+    Batch(model, 4, steps).warm_up()
+    gauges = steps.gauges
+    assert (gauges.draft_failure is None) == (after == 100)
+    assert (gauges.kept, gauges.lookups, gauges.drafted, gauges.kv_bytes) == (0, 0, 0, 0)
 
 
 def test_a_request_that_leaves_frees_everything(model: LoadedModel, stranger: LoadedModel) -> None:
