@@ -49,9 +49,13 @@ class Whole:
             if piece.is_complete:
                 self._complete.add(piece.choice)
 
-    def body(self, usage: Usage) -> dict[str, Any]:
-        """Return the answer."""
-        return self.envelope.whole([self._choice(index) for index in range(self.choices)], usage)
+    def body(self, usage: Usage, token_ids: Sequence[list[int]] | None = None) -> dict[str, Any]:
+        """Return the answer, with the ids of each choice's tokens where they are told."""
+        choices = [self._choice(index) for index in range(self.choices)]
+        if token_ids is not None:
+            for choice, ids in zip(choices, token_ids, strict=True):
+                choice["token_ids"] = ids  # as vLLM tells them
+        return self.envelope.whole(choices, usage)
 
     def _choice(self, index: int) -> dict[str, Any]:
         told = logprobs_of(self.envelope, self._tokens[index]) if self.has_logprobs else None

@@ -4,6 +4,7 @@ A stream's chunks differ in one text only, so everything around it is encoded on
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ Kind = Literal["chat", "completion"]
 DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n\n"
 """An event that clients pass over."""
+_SPLIT_DEPTH = 5
+"""Of an answer, its choices, one of them, its log probabilities, and their lists of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,26 @@ class EventStream:
 
     def _encode(self, choices: list[dict[str, Any]]) -> bytes:
         return _event(self._envelope.chunk(choices, **self._more))
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    """Encode a whole answer in many small steps: one call of `json.dumps` lets no other thread run until it ends."""
+    return "".join(_pieces(body, _SPLIT_DEPTH)).encode()
+
+
+def _pieces(value: Any, depth: int) -> Iterator[str]:
+    if depth and isinstance(value, dict):
+        for index, (key, part) in enumerate(value.items()):
+            yield f"{',' if index else '{'}{json.dumps(key)}:"
+            yield from _pieces(part, depth - 1)
+        yield "}" if value else "{}"
+    elif depth and isinstance(value, list):
+        for index, part in enumerate(value):
+            yield "," if index else "["
+            yield from _pieces(part, depth - 1)
+        yield "]" if value else "[]"
+    else:
+        yield json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def model_list(model: str, created: int, context_length: int | None) -> dict[str, Any]:

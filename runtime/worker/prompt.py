@@ -8,6 +8,9 @@ from runtime.worker.errors import RequestError
 from runtime.worker.request import ChatPrompt, Request, TextPrompt, TokenPrompt
 from runtime.worker.tools.conversation import ToolSyntax, render
 
+MAX_TOLD = 1 << 19
+"""Log probabilities of one answer that does not stream, in all its choices. Each takes about half a kilobyte."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -47,13 +50,34 @@ def encode(request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax)
         raise RequestError(f"{param} has no tokens.", param=param)
     if len(tokens) >= limits.context_length:
         raise _too_long(f"{len(tokens)}", limits, param)
+    _check_told(request, limits.context_length - len(tokens))
     return tokens
 
 
 def answer_limit(request: Request, prompt_length: int, limits: Limits) -> int:
-    """Return how many tokens the answer may have: `max_tokens` is an upper bound and so is the end of the context."""
+    """Return how many tokens the answer may have: `max_tokens` is an upper bound and so is the end of the context.
+
+    Without `max_tokens` also the log probabilities that it may tell bound it.
+    """
     room = limits.context_length - prompt_length
-    return room if request.max_tokens is None else min(request.max_tokens, room)
+    return min(room, _most_told(request, room) if request.max_tokens is None else request.max_tokens)
+
+
+def _most_told(request: Request, room: int) -> int:
+    """Return for how many tokens a choice may tell log probabilities; `room` where nothing else bounds them."""
+    if request.logprobs is None or request.is_stream:
+        return room
+    return MAX_TOLD // (request.choices * (request.logprobs + 1))
+
+
+def _check_told(request: Request, room: int) -> None:
+    most = _most_told(request, room)
+    if request.max_tokens is not None and min(request.max_tokens, room) > most:
+        message = (
+            f"max_tokens is at most {most} with so many choices and log probabilities: an answer tells {MAX_TOLD} of "
+            "them in all. Ask for fewer, or stream."
+        )
+        raise RequestError(message, param="max_tokens")
 
 
 def _encode_chat(prompt: ChatPrompt, request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax) -> list[int]:

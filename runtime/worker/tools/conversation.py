@@ -80,14 +80,14 @@ def render(
     """
     shown = _shown(tools)
     options: dict[str, Any] = {"enable_thinking": False} if is_constrained else {}
-    if syntax.is_native:
-        if shown:
-            options["tools"] = [tool.as_json() for tool in shown]
-    else:
-        messages = _in_words(messages, shown)
+    if syntax.is_native and shown:
+        options["tools"] = [tool.as_json() for tool in shown]
     if syntax.family.ids == "short":
         messages = [_with_short_ids(message) for message in messages]
-    text = _apply(messages, tokenizer, options)
+    if syntax.is_native:
+        text = _apply(messages, tokenizer, options)
+    else:
+        text = _apply_in_words(messages, shown, tokenizer, options)
     if is_constrained and tokenizer.has_thinking and _is_thinking(text, tokenizer):
         text += f"{tokenizer.think_end}\n\n"
     return valid_text(text, "messages")
@@ -98,6 +98,21 @@ def _shown(tools: ToolUse | None) -> Sequence[Tool]:
     if tools is None or tools.choice == "none":
         return ()
     return tools.callable if isinstance(tools.choice, Named) else tools.tools
+
+
+def _apply_in_words(messages: Sequence[Message], tools: Sequence[Tool], tokenizer: Any, options: dict[str, Any]) -> str:
+    if not tools:
+        return _apply(_in_words(messages), tokenizer, options)
+    lines = "\n".join(json.dumps(tool.as_json()["function"], ensure_ascii=False) for tool in tools)
+    preface = _PREFACE.format(tools=lines)
+    try:
+        return _apply(_in_words(_told_by_system(messages, preface)), tokenizer, options)
+    except RequestError as error:
+        # Some templates know no system (Gemma 2's): then the user tells of the tools.
+        try:
+            return _apply(_in_words(_told_by_user(messages, preface)), tokenizer, options)
+        except RequestError:
+            raise error from None
 
 
 def _apply(messages: Sequence[Message], tokenizer: Any, options: dict[str, Any]) -> str:
@@ -154,14 +169,22 @@ def _is_thinking(text: str, tokenizer: Any) -> bool:
     return bool(text.rfind(tokenizer.think_start) > text.rfind(tokenizer.think_end))
 
 
-def _in_words(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Return the conversation for a template that knows neither tools nor their messages."""
+def _told_by_system(messages: Sequence[Message], preface: str) -> list[Message]:
+    first, *others = messages if messages[0].role == "system" else (Message("system", ""), *messages)
+    return [Message("system", f"{first.content}\n\n{preface}".strip()), *others]
+
+
+def _told_by_user(messages: Sequence[Message], preface: str) -> list[Message]:
+    at = next((index for index, message in enumerate(messages) if message.role == "user"), None)
+    if at is None:
+        return [Message("user", preface), *messages]
+    first = replace(messages[at], content=f"{preface}\n\n{messages[at].content}")
+    return [*messages[:at], first, *messages[at + 1 :]]
+
+
+def _in_words(messages: Sequence[Message]) -> list[Message]:
+    """Return the conversation for a template that does not know the messages of tools."""
     told: list[Message] = []
-    if tools:
-        lines = "\n".join(json.dumps(tool.as_json()["function"], ensure_ascii=False) for tool in tools)
-        preface = _PREFACE.format(tools=lines)
-        first, *messages = messages if messages[0].role == "system" else (Message("system", ""), *messages)
-        told.append(Message("system", f"{first.content}\n\n{preface}".strip()))
     for index, message in enumerate(messages):
         past = messages[index - 1] if index else None
         if message.role == "tool":

@@ -145,6 +145,7 @@ NUMBERS = [
     _chat("negative top_logprobs", "top_logprobs", logprobs=True, top_logprobs=-1),
     _chat("top_logprobs as text", "top_logprobs", logprobs=True, top_logprobs="5"),
     _chat("logprobs as text", "logprobs", logprobs="yes"),
+    _chat("log probabilities by the million", "max_tokens", logprobs=True, top_logprobs=20, n=16, max_tokens=20_000),
     _complete("logprobs 1e9", "logprobs", logprobs=10**9),
     _complete("negative logprobs", "logprobs", logprobs=-1),
     _complete("logprobs as text", "logprobs", logprobs="5"),

@@ -97,6 +97,17 @@ def test_a_template_without_tools_is_told_of_them_in_words(base, tmp_path):
     assert f"user: {answers}\n" in text
 
 
+def test_where_no_system_is_known_the_user_tells_of_the_tools(base, tmp_path):
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer = tokenizer_with(base, tmp_path, refuse + TEMPLATE)
+    syntax = tool_syntax(tokenizer)
+    text = render(TURNS, BOTH, tokenizer, syntax, is_constrained=False)
+    assert text.startswith("user: You can call functions.")
+    assert "no function helps.\n\nLook!\nassistant: <tool_call>" in text
+    with pytest.raises(RequestError, match="System role not supported"):
+        render((Message("system", "Be kind."), *TURNS), BOTH, tokenizer, syntax, is_constrained=False)
+
+
 def test_a_conversation_without_tools_is_left_alone(base, tmp_path):
     tokenizer = tokenizer_with(base, tmp_path, TEMPLATE)
     text = render(TURNS[:1], None, tokenizer, tool_syntax(tokenizer), is_constrained=False)

@@ -6,10 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.worker.openai import DONE, Envelope, EventStream, Kind, Usage
+from runtime.worker.openai import DONE, Envelope, EventStream, Kind, Usage, encoded
 
 USAGE = Usage(3, 4)
 _TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | _TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(_TEXT, inner),
+)
+
+
+@given(body=st.dictionaries(_TEXT, _JSON))
+def test_small_steps_encode_what_one_does(body: dict) -> None:
+    assert json.loads(encoded(body)) == body
+    assert b"\n" not in encoded(body)
 
 
 def decode(event: bytes) -> dict:

@@ -1,5 +1,6 @@
 """Prompts become tokens that fit, or refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,22 @@ def test_a_model_without_a_template_refuses_chats() -> None:
 @pytest.mark.parametrize(("wanted", "given_"), [(None, 15), (3, 3), (100, 15)])
 def test_the_answer_ends_at_max_tokens_or_with_the_context(wanted: int | None, given_: int) -> None:
     assert answer_limit(request(TextPrompt("a"), wanted), 5, LIMITS) == given_
+
+
+LONG = Limits(context_length=100_000, vocabulary=320, token_length=4)
+
+
+@pytest.mark.parametrize(("choices", "top", "most"), [(1, 0, 99_999), (16, 20, 1560), (1, 20, 24_966)])
+def test_log_probabilities_bound_an_answer_that_does_not_stream(choices: int, top: int, most: int) -> None:
+    wanted = replace(request(TextPrompt("a")), choices=choices, logprobs=top)
+    assert answer_limit(wanted, 1, LONG) == most
+    assert answer_limit(replace(wanted, is_stream=True), 1, LONG) == 99_999
+    encode(replace(wanted, max_tokens=most), Words(), LONG, IN_WORDS)
+    if most < 99_999:
+        with pytest.raises(RequestError, match=f"at most {most}") as caught:
+            encode(replace(wanted, max_tokens=most + 1), Words(), LONG, IN_WORDS)
+        assert caught.value.param == "max_tokens"
+        encode(replace(wanted, max_tokens=most + 1, is_stream=True), Words(), LONG, IN_WORDS)
 
 
 @pytest.fixture(scope="module")
