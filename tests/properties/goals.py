@@ -127,6 +127,9 @@ def _unexcused(
     ends = [unit.crashes_s for unit in world.units() if unit.id in ids and not unit.alive]
     if any(ends):
         return []
+    wanted = {(unit.node, port) for unit in should if (port := getattr(unit.spec, "port", None)) is not None}
+    if wanted & {(unit.node, unit.port) for unit in world.units() if unit.id not in ids}:
+        return []  # who has its port stays for now
     short = any(free_gib(world, desired, node) < need for node, need in needs(should, desired, world).items())
     return [] if short else [f"{group} is not started, and there is room for it"]
 
