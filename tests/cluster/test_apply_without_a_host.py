@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.fleet import NAME, Fleet
 from tests.cluster.lab import Host, Lab
+from tests.e2e.trial import free_port
 
 
 @pytest.fixture
@@ -21,7 +22,13 @@ def fleet(lab: Lab, quickstart_cache: Path) -> Iterator[Fleet]:
         {
             **made.stack(chat=chat),
             "defaults": [{"/nodes": ["one", "local"]}, {"/models": ["smollm2-135m-instruct"]}, "_self_"],
-            "gateway": {"node": "local", "bind": lab.gateway, "port": 8000, "auth": "none", "exposed": "accepted"},
+            "gateway": {
+                "node": "local",
+                "bind": lab.gateway,
+                "port": free_port(),
+                "auth": "none",
+                "exposed": "accepted",
+            },
         }
     )
     yield made

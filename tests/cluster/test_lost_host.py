@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from tests.cluster import answering
-from tests.cluster.fleet import NAME, PORT, Fleet
+from tests.cluster.fleet import NAME, Fleet
 from tests.cluster.lab import Host, Lab, poll
+from tests.e2e.trial import free_port
+
+PORT = free_port()
+"""Gateways of these tests may listen on this machine, beside those of others."""
 
 SMALL = {"small": {"source": "path:/models/small"}}
 

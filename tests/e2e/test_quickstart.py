@@ -205,8 +205,7 @@ def test_a_new_unit_that_fails_never_takes_the_old_one_down(running, tmp_path):
     (broken / "config.json").write_text('{"model_type": "llama"}')
     before = running.pids()
     model = "models.smollm2-135m-instruct"
-    overrides = [f"{model}.source='path:{broken}'", f"~{model}.revision"]
-    result = running.run("apply", "quickstart", *overrides, "--yes", code=4)
+    result = running.run("apply", "quickstart", f"{model}.source='path:{broken}'", "--yes", code=4)
     assert "ended before it was ready" in result.stderr
     assert "  | " in result.stderr  # its last log lines
     assert "not tried" in result.stderr
