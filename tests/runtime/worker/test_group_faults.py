@@ -44,7 +44,7 @@ class Client:
             with httpx.stream("POST", self._url, json=self._body, timeout=120) as response:
                 self.status = response.status_code
                 for line in response.iter_lines():
-                    if line:
+                    if line and not line.startswith(":"):  # a comment keeps the stream open
                         self.lines.append(line)
         except httpx.HTTPError as error:
             self.error = error

@@ -66,7 +66,7 @@ def test_the_token_guards_everything_but_health(tiny_model_dir: Path, tmp_path: 
 
 def last_data(lines: Iterator[str]) -> tuple[str, str]:
     """Read a stream to its end; return its last two data fields."""
-    datas = [line.removeprefix("data: ") for line in lines if line]
+    datas = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     return datas[-2], datas[-1]
 
 

@@ -22,6 +22,6 @@ def test_the_capital_of_france_is_paris(quickstart_model_dir: Path, tmp_path: Pa
         assert "Paris" in answer["choices"][0]["message"]["content"]
         assert answer["choices"][0]["finish_reason"] == "stop"
         stream = worker.chat(**question, stream=True).text
-        datas = [line.removeprefix("data: ") for line in stream.splitlines() if line]
+        datas = [line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: ")]
         texts = [json.loads(data)["choices"][0]["delta"].get("content", "") for data in datas[:-1]]
         assert "".join(texts) == answer["choices"][0]["message"]["content"]
