@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.fleet import NAME, Fleet
 from tests.cluster.lab import Host, Lab
-from tests.e2e.trial import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture

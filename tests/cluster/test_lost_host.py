@@ -12,7 +12,7 @@ import pytest
 from tests.cluster import answering
 from tests.cluster.fleet import NAME, Fleet
 from tests.cluster.lab import Host, Lab, poll
-from tests.e2e.trial import free_port
+from tests.ports import free_port
 
 PORT = free_port()
 """Gateways of these tests may listen on this machine, beside those of others."""

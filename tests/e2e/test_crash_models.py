@@ -16,9 +16,10 @@ from orchestrator.models.convert import WORKER_CONVERTER
 from orchestrator.models.store import Store
 from tests.e2e.crashing import converges, kill_after
 from tests.e2e.test_helpers import STACK, _answers
-from tests.e2e.trial import REPOSITORY, Trial, free_port, is_alive, poll
+from tests.e2e.trial import REPOSITORY, Trial, is_alive, poll
 from tests.fakes.package_index import PackageIndex
 from tests.orchestrator.models.conftest import use_index
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.e2e.trial import REPOSITORY, Trial, free_port, poll
+from tests.e2e.trial import REPOSITORY, Trial, poll
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import trial_in
-from tests.e2e.trial import REPOSITORY, Trial, free_port, is_alive, poll
+from tests.e2e.trial import REPOSITORY, Trial, is_alive, poll
 from tests.e2e.watching import Watching
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

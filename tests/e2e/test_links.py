@@ -14,7 +14,8 @@ from orchestrator.links import probe_links
 from schemas.base import NodeName, StackName
 from schemas.node import Node
 from schemas.unit import GroupSpec
-from tests.e2e.trial import Trial, free_range
+from tests.e2e.trial import Trial
+from tests.ports import free_range
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

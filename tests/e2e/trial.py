@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,33 +15,12 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.ports import free_port, free_range
 from tests.quickstart import without_encoder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "orchestrate"
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def free_range(count: int = 8) -> tuple[int, int]:
-    """Return the first and last of some neighbouring ports that nobody listens on."""
-    for first in range(20000 + (os.getpid() * 16) % 10000, 32000, count):
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            for offset, probe in enumerate(sockets):
-                probe.bind(("127.0.0.1", first + offset))
-        except OSError:
-            continue
-        finally:
-            for probe in sockets:
-                probe.close()
-        return first, first + count - 1
-    raise RuntimeError("no free ports")
 
 
 def poll(what: Callable[[], T | None], deadline_s: float = 30.0) -> T:

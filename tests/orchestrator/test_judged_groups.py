@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -27,6 +26,7 @@ from orchestrator.transport.base import Completed, NodeTransport, Stream
 from schemas.exits import CANARY_FAILED
 from schemas.unit import GroupSpec, ModelSpec, WorkerSpec, unit_id
 from tests.orchestrator.test_published import LOCAL, NODES, STACK
+from tests.ports import free_port
 
 GROUP = GroupSpec(backend="ring", strategy="tensor", nodes=(LOCAL,))
 SPEC = WorkerSpec(
@@ -72,9 +72,7 @@ def report(_: Progress) -> None:
 
 async def begin(cluster: Cluster, *verdict: str) -> None:
     """Start a group of one rank that is loaded and answers nothing that it is asked."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     argv = [sys.executable, "-c", PROGRAM, str(port), *verdict]
     labels = unit_labels(Placed(UNIT, port), "/conf", 1, "launch")
     await cluster.nodes[LOCAL].shim.start(UnitLaunch(STACK, UNIT.id, argv, labels=labels))

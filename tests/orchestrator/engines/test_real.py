@@ -21,7 +21,7 @@ from orchestrator.transport.local import LocalTransport
 from schemas.unit import EngineSpec, ModelSpec
 from tests.fakes.upstream import FakeUpstream, refuses
 from tests.orchestrator.node.harness import Shim
-from tests.runtime.gateway.harness import free_port
+from tests.ports import free_port
 
 TOKEN = "canary-token"
 READY_S = 180.0

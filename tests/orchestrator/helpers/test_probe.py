@@ -19,7 +19,7 @@ from schemas.stack import Helper
 from tests.conftest import REPOSITORY
 from tests.fakes import engines
 from tests.fakes.engines import FakeEngine, FakeOllama
-from tests.runtime.gateway.harness import free_port
+from tests.ports import free_port
 
 
 def declared(url, *, api="ollama", node=None, key=None):

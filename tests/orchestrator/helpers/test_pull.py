@@ -13,7 +13,8 @@ from orchestrator.readiness import client
 from schemas.stack import Helper
 from tests.fakes import engines
 from tests.fakes.engines import FakeEngine, FakeOllama, full_disk, good_pull, unknown_model
-from tests.runtime.gateway.harness import free_port, until
+from tests.ports import free_port
+from tests.runtime.gateway.harness import until
 
 
 def declared(url, key=None):

@@ -17,7 +17,8 @@ from orchestrator.helpers.observe import look
 from orchestrator.observed import HelperSeen
 from orchestrator.readiness import client
 from schemas.stack import Helper
-from tests.runtime.gateway.harness import free_port, local_gateway, until
+from tests.ports import free_port
+from tests.runtime.gateway.harness import local_gateway, until
 
 pytestmark = [pytest.mark.slow]
 START_S = 300.0

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from runtime.gateway.assembly import Gateway, assemble
 from runtime.gateway.reload import Sources
 from runtime.gateway.server import listen
 from schemas.stack import Stack
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
@@ -78,14 +78,6 @@ def instance(service: str, url: str, state: str = "ready", replica: int = 0, **m
         "state": state,
         **more,
     }
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S, what: str = "condition") -> Any:

@@ -14,7 +14,8 @@ from runtime.gateway import connections
 from runtime.gateway.connections import Connections, Origin
 from runtime.gateway.upstream import Connection, UpstreamError, tls_context
 from tests.fakes.upstream import Exchange, FakeUpstream, answers, head, stalls
-from tests.runtime.gateway.harness import free_port, until
+from tests.ports import free_port
+from tests.runtime.gateway.harness import until
 
 REQUEST = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n"
 BODY = b"{}"

@@ -26,12 +26,12 @@ from tests.fakes.upstream import (
     streams,
     word,
 )
+from tests.ports import free_port
 from tests.runtime.gateway.harness import (
     CHAT,
     ROOT,
     STREAM,
     LocalGateway,
-    free_port,
     instance,
     local_gateway,
     service_document,

@@ -15,13 +15,13 @@ import openai
 import pytest
 
 from tests.fakes.upstream import FakeUpstream, answers, refuses
+from tests.ports import free_port
 from tests.runtime.gateway.harness import (
     CHAT,
     ROOT,
     STREAM,
     Conf,
     GatewayProcess,
-    free_port,
     gateway_process,
     stack_document,
     until,

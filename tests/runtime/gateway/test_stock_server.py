@@ -14,15 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.runtime.gateway.harness import (
-    LocalGateway,
-    free_port,
-    instance,
-    local_gateway,
-    service_document,
-    until,
-    words_of,
-)
+from tests.ports import free_port
+from tests.runtime.gateway.harness import LocalGateway, instance, local_gateway, service_document, until, words_of
 
 pytestmark = pytest.mark.slow
 

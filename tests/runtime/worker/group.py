@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,21 +11,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from runtime.worker.group.control import new_keys
+from tests.ports import free_ports
 from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
 from tests.runtime.worker.tap import Tap
 from tests.runtime.worker.valve import Valve
 
 GROUP_DEADLINE_S = 120.0
 """Three processes import, load and warm up on two cores that others use as well."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Rank:
