@@ -19,13 +19,14 @@ from runtime.worker.alone import computing_alone
 from runtime.worker.answer import Answer
 from runtime.worker.batch import Event, Failure, Removed
 from runtime.worker.errors import RequestError, UnavailableError
-from runtime.worker.generation import GenerationThread, Loaded, Loader, MakeSteps, Progress, Report, Rounds
+from runtime.worker.generation import GenerationThread, Loaded, Loader, MakeSteps, Report, Rounds
 from runtime.worker.jobs import jobs_of
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.preparing import prepare
 from runtime.worker.request import Request
 from runtime.worker.settings import Settings
 from runtime.worker.steps import Gauges
+from runtime.worker.threads import Progress
 from schemas.messages import Phase, WorkerGroup, WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
 from schemas.verdict import Verdict
 

@@ -12,7 +12,7 @@ from runtime.worker.batch import Batch, Event, Job
 from runtime.worker.model import LoadedModel
 from runtime.worker.settings import Settings
 from runtime.worker.steps import Gauges, GroupEndedError, Resting, Steps
-from runtime.worker.threads import ModelThread
+from runtime.worker.threads import STOP_S, ModelThread, Progress
 from schemas.messages import Phase
 
 logger = logging.getLogger(__name__)
@@ -25,17 +25,6 @@ MakeSteps = Callable[[LoadedModel, int], Steps]
 
 KV_SAMPLE_ROUNDS = 64
 """Rounds between two measurements of the caches' size: they grow by a step of 256 tokens at a time."""
-
-STOP_S = 5.0
-"""A round that takes longer than this does not delay the end of the process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The thread entered a phase, or got further in it."""
-
-    phase: Phase
-    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

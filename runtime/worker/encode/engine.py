@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from runtime.worker import status
 from runtime.worker.encode.encoder import Encoder
-from runtime.worker.encode.thread import Began, Computed, EncodeThread, Ended, Failed, Loaded, Progress, Report
+from runtime.worker.encode.thread import Began, Computed, EncodeThread, Ended, Failed, Loaded, Report
 from runtime.worker.encode.work import Reading, Vector, Work
 from runtime.worker.errors import GenerationError, UnavailableError
 from runtime.worker.settings import Settings
+from runtime.worker.threads import Progress
 from schemas.messages import Phase, WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
 
 logger = logging.getLogger(__name__)

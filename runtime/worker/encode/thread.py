@@ -16,7 +16,7 @@ from runtime.worker.encode.queue import Pick, RowQueue
 from runtime.worker.encode.rows import Row
 from runtime.worker.encode.work import Vector
 from runtime.worker.settings import Settings
-from runtime.worker.threads import ModelThread
+from runtime.worker.threads import STOP_S, ModelThread, Progress
 from schemas.messages import Phase
 
 logger = logging.getLogger(__name__)
@@ -24,16 +24,6 @@ logger = logging.getLogger(__name__)
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 16384
 """Tokens computed at once. A batch cannot be interrupted: on a CPU a larger one only delays the others' turn."""
-JOIN_S = 5.0
-"""A batch that takes longer than this does not delay the end of the process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The thread entered a phase, or got further in it."""
-
-    phase: Phase
-    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +127,9 @@ class EncodeThread:
         """End the thread after the batch under way; give up on one that does not end."""
         self._is_stopping = True
         self._commands.put(None)
-        await asyncio.to_thread(self._thread.join, JOIN_S)
+        await asyncio.to_thread(self._thread.join, STOP_S)
         if self._thread.is_alive():
-            logger.warning("the encoding thread did not end within %g s", JOIN_S)
+            logger.warning("the encoding thread did not end within %g s", STOP_S)
 
     def _main(self) -> None:
         try:
