@@ -100,6 +100,8 @@ class Result:
     body: bytes | None = None
     """The answer; None where it was streamed to the client."""
     error: str | None = None
+    tokens: int = 0
+    """How many tokens the endpoint says that it generated."""
 
 
 class AttemptError(Exception):

@@ -25,19 +25,19 @@ from runtime.gateway.attempt import (
 )
 from runtime.gateway.bodies import with_model
 from runtime.gateway.connections import Connections, origin_of
-from runtime.gateway.errors import clean, cleaned_error, error_body, error_event
+from runtime.gateway.errors import cleaned_error
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.outcome import (
     NOT_SUPPORTED,
     SUCCESS,
     WRONG_DIMENSION,
     Fault,
-    judge_error_event,
     judge_fault,
     judge_status,
 )
 from runtime.gateway.routing.pool import Lease
 from runtime.gateway.routing.table import Target
+from runtime.gateway.streaming import Stream, expect_type, refused_in_stream
 from runtime.gateway.upstream import Connection, UpstreamError
 from schemas.prefer import HEADER as PREFER_HEADER
 from schemas.prefer import PROBE_HEADER, wait_preference
@@ -49,8 +49,6 @@ LARGEST_READ_HERE = 256 * 1024
 LARGEST_ERROR = 64 * 1024
 ERROR_BODY_S = 5.0
 """How long the body of an error may take."""
-TRAILER_S = 1.0
-"""How long an endpoint may take to end its answer after `[DONE]`."""
 
 _OK = 200
 
@@ -79,17 +77,18 @@ class Exchanges:
                 return await self._refusal(connection, may_pass_on=ask.reading is None)
             if not ask.body.is_stream:
                 if ask.body.is_collected:
-                    return await self._collected(connection, ask, target, first_due)
+                    return await self._collected(connection, ask, lease, first_due)
                 return await self._whole(connection, ask, target, first_due)
-            committed = await self._first_content(connection, target, course, client, first_due)
+            stream = Stream(connection, target, course, client, self._metrics, self._now)
+            committed = await stream.first_content(first_due)
             if isinstance(committed, Result):
                 return committed
             lease.confirm()
             if ask.is_probe:
-                await self._trailer(connection)
+                await stream.trailer()
                 return Result(SUCCESS)
             self._metrics.first_content(ask.route.name, self._now() - course.started_at)
-            return await self._stream(connection, target, course, client, committed)
+            return await stream.pass_on(committed)
         except UpstreamError as error:
             raise AttemptError(judge_fault(error.fault, is_committed=False), str(error)) from error
         finally:
@@ -143,7 +142,7 @@ class Exchanges:
         raise AttemptError(verdict, f"{verdict.label} (status {connection.status})", status, body)
 
     async def _whole(self, connection: Connection, ask: Ask, target: Target, due: float) -> Result:
-        _expect_type(connection, b"application/json")
+        expect_type(connection, b"application/json")
         body = await connection.read_all(
             LARGEST_ANSWER, target.timeouts.idle_s, math.inf if ask.reading is None else due
         )
@@ -159,12 +158,13 @@ class Exchanges:
                 raise AttemptError(WRONG_DIMENSION, str(error)) from error
             except BadAnswerError as error:
                 raise UpstreamError("bad answer", str(error)) from error
-        self._metrics.tokens(sse.completion_tokens(body) or 0)
-        return Result(SUCCESS, body=body)
+        tokens = sse.completion_tokens(body) or 0
+        self._metrics.tokens(tokens)
+        return Result(SUCCESS, body=body, tokens=tokens)
 
-    async def _collected(self, connection: Connection, ask: Ask, target: Target, first_due: float) -> Result:
+    async def _collected(self, connection: Connection, ask: Ask, lease: Lease, first_due: float) -> Result:
         """Read a stream to its end for a client that wants one document: until then another endpoint can take over."""
-        _expect_type(connection, b"text/event-stream")
+        expect_type(connection, b"text/event-stream")
         framer, collector = sse.Framer(), Collector(is_chat=ask.path.endswith("/chat/completions"))
         fault: Fault = "no first content"
         due, size = first_due, 0
@@ -179,115 +179,19 @@ class Exchanges:
             for event in events:
                 sign = sse.read_event(event)
                 if isinstance(sign, sse.StreamError):
-                    return _refused_in_stream(sign)
-                if sign == "content":
+                    return refused_in_stream(sign)
+                if sign == "content" and fault != "stalled":
                     fault = "stalled"
+                    lease.confirm()
                 collector.feed(event)
             if fault == "stalled":
-                due = self._now() + target.timeouts.idle_s
+                due = self._now() + lease.target.timeouts.idle_s
         body = collector.answer()
         if body is None:
             raise UpstreamError("ended early", "no finish reason")
-        self._metrics.tokens(sse.completion_tokens(body) or 0)
-        return Result(SUCCESS, body=body)
-
-    async def _first_content(
-        self, connection: Connection, target: Target, course: Course, client: Client, due: float
-    ) -> tuple[bytes, sse.Framer] | Result:
-        """Hold the stream until its first content; return what was held, and where its last event is cut."""
-        _expect_type(connection, b"text/event-stream")
-        commit = sse.Commit()
-        while True:
-            data = await connection.read(due, "no first content", course.wake_at)
-            if data is None:
-                await keep_alive(target.name, course, client)
-                continue
-            if not data:
-                raise UpstreamError("ended early", "no content")
-            try:
-                found = commit.feed(data)
-            except sse.EventTooLargeError as error:
-                raise UpstreamError("bad answer", "an event is too large") from error
-            if isinstance(found, sse.StreamError):
-                return _refused_in_stream(found)
-            if found is not None:
-                self._metrics.malformed(commit.malformed)
-                return found, commit.framer()
-
-    async def _stream(
-        self,
-        connection: Connection,
-        target: Target,
-        course: Course,
-        client: Client,
-        committed: tuple[bytes, sse.Framer],
-    ) -> Result:
-        """Pass the stream on from its first content to its end. No other endpoint is asked any more."""
-        if not client.is_started:
-            await client.start(target.name, course.attempts, course.fallback)
-        tail = sse.Tail()
-        try:
-            await self._splice(connection, target, client, committed, tail)
-        except UpstreamError as error:
-            verdict = judge_fault(error.fault, is_committed=True)
-            message = f"The endpoint '{target.name}' broke off in the middle of its answer: {error.fault}."
-            await client.send(error_event(message, "upstream_error"))
-            return Result(verdict, error=str(error))
-        except sse.StreamFailedError as error:
-            await client.send(error_event(clean(error.message), "upstream_error"))
-            return Result(judge_fault("ended early", is_committed=True), error=clean(error.message))
-        self._metrics.tokens(tail.completion_tokens() or 0)
-        return Result(SUCCESS)
-
-    async def _splice(
-        self,
-        connection: Connection,
-        target: Target,
-        client: Client,
-        committed: tuple[bytes, sse.Framer],
-        tail: sse.Tail,
-    ) -> None:
-        """Copy whole events until the endpoint has ended its answer; raises where it did not."""
-        events, framer = committed
-        idle_s = target.timeouts.idle_s
-        while True:
-            if events:
-                before, failed = sse.cut_error(events)
-                tail.feed(before)
-                await client.send(before)
-                if failed is not None:
-                    raise sse.StreamFailedError(failed.message)
-            if sse.DONE_MARK in events and tail.is_done():
-                return await self._trailer(connection)
-            data = await connection.read(self._now() + idle_s)
-            if not data:
-                break
-            try:
-                events = framer.feed(data)
-            except sse.EventTooLargeError as error:
-                raise UpstreamError("bad answer", "an event is too large") from error
-        return await self._end(client, framer.rest(), tail)
-
-    async def _trailer(self, connection: Connection) -> None:
-        """Read what is left of a complete answer, usually only its end, so that the connection can be used again."""
-        due = self._now() + TRAILER_S
-        try:
-            while await connection.read(due):
-                pass
-        except UpstreamError:
-            # The answer is complete; the connection is not used again.
-            return
-
-    async def _end(self, client: Client, rest: bytes, tail: sse.Tail) -> None:
-        """Complete the ending that clients wait for, where the answer itself is complete."""
-        if rest.strip() and sse.read_event(rest) in {"content", "nothing"}:
-            # Only the blank line is missing behind the last event.
-            tail.feed(rest + b"\n\n")
-            await client.send(rest + b"\n\n")
-        if not tail.is_finished():
-            raise UpstreamError("ended early", "no finish reason")
-        if not tail.is_done():
-            await client.send(sse.DONE)
+        tokens = sse.completion_tokens(body) or 0
+        self._metrics.tokens(tokens)
+        return Result(SUCCESS, body=body, tokens=tokens)
 
 
 def _head(ask: Ask, target: Target, size: int) -> bytes:
@@ -306,20 +210,3 @@ def _head(ask: Ask, target: Target, size: int) -> bytes:
         *(() if target.token is None else (f"authorization: Bearer {target.token}",)),
     )
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-
-
-def _expect_type(connection: Connection, expected: bytes) -> None:
-    found = connection.headers.get(b"content-type", b"").lower()
-    if not found.startswith(expected):
-        raise UpstreamError("bad answer", f"content type {clean(found.decode('latin-1'))!r}")
-    if connection.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UpstreamError("bad answer", "compressed although identity was asked for")
-
-
-def _refused_in_stream(error: sse.StreamError) -> Result:
-    verdict = judge_error_event(error.type, error.message.lower())
-    status = 400 if verdict.then == "pass" else 502
-    body = error_body(status, clean(error.message), code=error.code, param=error.param)
-    if verdict.then == "pass":
-        return Result(verdict, status, body)
-    raise AttemptError(verdict, f"{verdict.label} (in the stream)", status, body)

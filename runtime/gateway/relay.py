@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Result, keep_alive
-from runtime.gateway.bodies import Body
-from runtime.gateway.errors import ApiError, told_of_load
+from runtime.gateway.errors import ApiError
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.holds import Holds
 from runtime.gateway.observe.metrics import Metrics
-from runtime.gateway.routing.outcome import CLIENT_LEFT, LOADING, MODEL_FAILED, SKIPPED, WRONG_DIMENSION
+from runtime.gateway.routing.outcome import CLIENT_LEFT, SKIPPED
 from runtime.gateway.routing.pool import Lease, Pool
-from runtime.gateway.routing.select import Skipped
-from runtime.gateway.routing.table import EndpointIdentity, Route, Target
+from runtime.gateway.routing.table import Route
+from runtime.gateway.walk import RETRY_AFTER_S, Failure, Walk, exhausted
 
-RETRY_AFTER_S = 5.0
-"""Retry-After where nobody knows better."""
 SKIP = "skip"
 """What the answer to a task that was left undone names as its fallback."""
 SHORTEST_WAIT_S = 0.1
@@ -37,72 +33,6 @@ class Answer:
     retry_after_s: int | None = None
     fallback: str = ""
     """The service or role that answered in place of the one that was wanted."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    endpoint: str
-    error: AttemptError
-
-
-class _Walk:
-    """How far a request has come down the ladder of its route."""
-
-    __slots__ = ("_adapted", "_ask", "attempts", "failures", "has_waited", "route", "skipped", "tried")
-
-    def __init__(self, ask: Ask, route: Route) -> None:
-        self.route = route
-        self.tried: list[EndpointIdentity] = []
-        self.failures: list[_Failure] = []
-        self.skipped: list[Skipped] = []
-        self.attempts: dict[int, int] = {}
-        """By the number of the rung: each has attempts of its own. A role and a service may have one name."""
-        self.has_waited = False
-        """Whether an endpoint that is loading was asked as the last one."""
-        self._ask = ask
-        self._adapted: dict[str, Body | ApiError] = {}
-
-    @property
-    def wait_wish_s(self) -> float:
-        """Return how long the client wants to wait for a load."""
-        return self._ask.wait_s
-
-    def ask_for(self, target: Target) -> Ask:
-        """Return the request as a strict endpoint may have it; it is one that does what is asked."""
-        adapted = self._adapted_for(target.identity.engine)
-        return replace(self._ask, body=adapted) if isinstance(adapted, Body) else self._ask
-
-    def refusals(self, rung: Route) -> list[tuple[Target, ApiError]]:
-        """Return the endpoints that cannot do what is asked, with the reason."""
-        strict = (target for target in rung.targets() if target.is_strict)
-        found = [(target, self._adapted_for(target.identity.engine)) for target in strict]
-        return [(target, error) for target, error in found if isinstance(error, ApiError)]
-
-    def unfit(self, rung: Route) -> Collection[EndpointIdentity]:
-        """Return the identities of the endpoints that cannot do what is asked."""
-        return [target.identity for target, _ in self.refusals(rung)]
-
-    def _adapted_for(self, engine: str) -> Body | ApiError:
-        found = self._adapted.get(engine)
-        if found is None:
-            try:
-                found = adapt(engine, self._ask.path, self._ask.body)
-            except ApiError as error:
-                found = error
-            self._adapted[engine] = found
-        return found
-
-    def held_until(self) -> float:
-        """Return until when the successor of an endpoint is waited for; minus infinity where none is on its way."""
-        missing = (missing for rung in self.route.rungs() for missing in rung.missing)
-        return max((each.held_until for each in missing if each.reason == "replacing"), default=-math.inf)
-
-    def wait_s(self) -> float | None:
-        """Return how long until an endpoint may be free again; None when nobody says."""
-        verdicts = (failure.error.verdict for failure in self.failures)
-        waits = [verdict.busy_s for verdict in verdicts if verdict.is_passing or verdict.busy_s]
-        waits.extend(skip.retry_s for skip in self.skipped if skip.retry_s is not None)
-        return min(waits, default=None)
 
 
 class Relay:
@@ -147,7 +77,7 @@ class Relay:
 
     async def _run(self, ask: Ask, course: Course, client: Client) -> tuple[str, Result | ApiError, str]:
         """Try endpoints until one answers; return its name, the result, and the outcome's label."""
-        walk = _Walk(ask, ask.route)
+        walk = Walk(ask, ask.route)
         was_held = False
         while True:
             lease, wait_s = self._next(walk, course), 0.0
@@ -161,7 +91,7 @@ class Relay:
                 if isinstance(ended, Result):
                     return lease.target.name, ended, ended.verdict.label
                 walk.tried.append(lease.target.identity)
-                walk.failures.append(_Failure(lease.target.name, ended))
+                walk.failures.append(Failure(lease.target.name, ended))
                 continue
             if ask.skipped is not None and any(rung.is_skipped for rung in walk.route.rungs()):
                 course.fallback = SKIP
@@ -173,12 +103,12 @@ class Relay:
             held = await self._hold(ask, walk, course, client, is_again=was_held)
             if isinstance(held, ApiError):
                 return "", held, "unavailable"
-            walk, was_held = _Walk(ask, held), True
+            walk, was_held = Walk(ask, held), True
         course.fallback = ""
-        result, outcome = _exhausted(walk)
+        result, outcome = exhausted(walk)
         return walk.failures[-1].endpoint if walk.failures else "", result, outcome
 
-    def _next(self, walk: _Walk, course: Course) -> Lease | None:
+    def _next(self, walk: Walk, course: Course) -> Lease | None:
         """Take a place on the next endpoint down the ladder; None when nobody is left or nothing more may be tried.
 
         Only when nobody else is left, a request is risked on an endpoint that is waiting for its trial.
@@ -206,7 +136,7 @@ class Relay:
                 break
         return None
 
-    def _next_loading(self, walk: _Walk, course: Course) -> tuple[Lease | None, float]:
+    def _next_loading(self, walk: Walk, course: Course) -> tuple[Lease | None, float]:
         """Take a place on an endpoint that is loading, once nobody else is left; return it and how long to wait there.
 
         It says how far it is, so that the client can be told. A client that waits is answered when it is ready.
@@ -230,7 +160,7 @@ class Relay:
     def _is_over(self, course: Course) -> bool:
         return self._now() >= course.deadline
 
-    async def _hold(self, ask: Ask, walk: _Walk, course: Course, client: Client, *, is_again: bool) -> Route | ApiError:
+    async def _hold(self, ask: Ask, walk: Walk, course: Course, client: Client, *, is_again: bool) -> Route | ApiError:
         """Hold a request until the table changes or an endpoint may be free; return the route to try then."""
         name = ask.route.name
         with self._holds.place(name, len(ask.body.raw), is_again=is_again) as is_placed:
@@ -246,7 +176,7 @@ class Relay:
             return ApiError(404, message, code="model_not_found", param="model")
         return found
 
-    async def _wait(self, ask: Ask, walk: _Walk, course: Course, client: Client) -> None:
+    async def _wait(self, ask: Ask, walk: Walk, course: Course, client: Client) -> None:
         wait_s, until = walk.wait_s(), walk.held_until()
         due = min(course.deadline, until) if until > self._now() else course.deadline
         if wait_s is not None:
@@ -269,49 +199,11 @@ class Relay:
             return error
         else:
             label = result.verdict.label
-            lease.finish(result.verdict, result.error)
+            lease.finish(result.verdict, result.error, result.tokens)
             return result
         finally:
             lease.release()
             self._metrics.attempt(lease.target.name, label)
-
-
-def _exhausted(walk: _Walk) -> tuple[Result | ApiError, str]:
-    """Say why nobody answered, with the outcome's label.
-
-    Known but down is never 404, except where every endpoint asked says so itself.
-    """
-    failures = walk.failures
-    if failures and all(failure.error.verdict.absent_s for failure in failures):
-        last = failures[-1].error
-        return Result(last.verdict, last.status, last.body), "unavailable"
-    reasons = {failure.endpoint: _reason(failure.error) for failure in failures}
-    refusals = [(target, error) for rung in walk.route.rungs() for target, error in walk.refusals(rung)]
-    for skip in walk.skipped:
-        if skip.reason != "tried":
-            reasons.setdefault(skip.name, skip.reason)
-    if refusals and not reasons:
-        # Everybody who could be asked cannot do this: asking again will not help.
-        return refusals[0][1], "client error"
-    reasons.update((target.name, f"does not take '{error.param}'") for target, error in refusals)
-    named = ", ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no endpoints"
-    loads = (failure.error for failure in reversed(failures) if failure.error.verdict.label in {LOADING, MODEL_FAILED})
-    told = next(loads, None)
-    code, text, loading = told_of_load(b"" if told is None else told.body)
-    is_told = told is not None and (loading is not None or told.verdict.label == MODEL_FAILED)
-    error = ApiError(
-        503,
-        f"No endpoint of '{walk.route.name}' can answer now ({named})." + (f" {text}" if is_told and text else ""),
-        code=(code if is_told else None) or "no_endpoint_available",
-        retry_after_s=RETRY_AFTER_S if (wait_s := walk.wait_s()) is None else wait_s,
-        loading=loading,
-    )
-    return error, "unavailable"
-
-
-def _reason(error: AttemptError) -> str:
-    """Say why an attempt failed: a label, or what a user has to mend in the files."""
-    return error.error if error.verdict is WRONG_DIMENSION else error.verdict.label
 
 
 def _answer(result: Result | ApiError, endpoint: str, course: Course) -> Answer:

@@ -82,8 +82,8 @@ class Lease:
             self._pool.record(self, standing, self._permit, SUCCESS)
             self._permit = standing.breaker.generation
 
-    def finish(self, verdict: Verdict, error: str | None = None) -> None:
-        """Record how the request ended. Only the first call counts."""
+    def finish(self, verdict: Verdict, error: str | None = None, tokens: int = 0) -> None:
+        """Record how the request ended, and how many tokens came of it. Only the first call counts."""
         if self._is_done:
             return
         self._is_done = True
