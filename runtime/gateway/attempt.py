@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.gateway.bodies import Body
 from runtime.gateway.routing.outcome import Verdict
+from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import Route
 
 HOLD_S = 10.0
@@ -15,7 +16,7 @@ HOLD_S = 10.0
 COMMENT_S = 15.0
 """Time between the comments that keep a waiting stream alive."""
 
-_COMMENT = b": waiting\n\n"
+_COMMENT = b": keep-alive\n\n"
 _OK = 200
 
 
@@ -75,13 +76,33 @@ class Ask:
     """Makes the answer of a role that may leave the task undone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One attempt that was made, for whoever wants to know how a request was routed."""
+
+    endpoint: str
+    began_at: float
+    """On the loop's clock, like all times here."""
+    first_at: float | None
+    """When its first content came; None where none came, and for answers that come as a whole."""
+    ended_at: float
+    outcome: str
+    """The verdict's label."""
+    error: str | None = None
+
+
 class Course:
     """What has happened to a request so far, over all its attempts."""
 
-    __slots__ = ("attempts", "deadline", "fallback", "started_at", "wake_at")
+    __slots__ = ("attempts", "deadline", "fallback", "first_at", "made", "skipped", "started_at", "wake_at")
 
     def __init__(self, now: float, total_s: float) -> None:
         self.attempts = 0
+        self.made: list[Made] = []
+        self.skipped: Sequence[Skipped] = ()
+        """The endpoints that were passed over when the last one was chosen, with their reasons."""
+        self.first_at: float | None = None
+        """When the first content of the attempt that is under way came."""
         self.fallback = ""
         """The service or role that is asked in place of the one that was wanted."""
         self.started_at = now

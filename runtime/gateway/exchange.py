@@ -87,7 +87,8 @@ class Exchanges:
             if ask.is_probe:
                 await stream.trailer()
                 return Result(SUCCESS)
-            self._metrics.first_content(ask.route.name, self._now() - course.started_at)
+            course.first_at = self._now()
+            self._metrics.first_content(ask.route.name, course.first_at - course.started_at)
             return await stream.pass_on(committed)
         except UpstreamError as error:
             raise AttemptError(judge_fault(error.fault, is_committed=False), str(error)) from error

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Result, keep_alive
+from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Made, Result, keep_alive
 from runtime.gateway.errors import ApiError
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.holds import Holds
+from runtime.gateway.ladder import Ladder
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SKIPPED
 from runtime.gateway.routing.pool import Lease, Pool
@@ -49,7 +50,7 @@ class Relay:
     ) -> None:
         """`find_route` looks a name up in the newest table; `now` is the event loop's clock."""
         self._exchanges = exchanges
-        self._pool = pool
+        self._ladder = Ladder(pool, now)
         self._metrics = metrics
         self._holds = holds
         self._find_route = find_route
@@ -65,7 +66,7 @@ class Relay:
         try:
             endpoint, result, outcome = await self._run(ask, course, client)
         finally:
-            self._metrics.request(ask.route.name, endpoint, outcome, self._now() - course.started_at)
+            self._ended(ask, course, endpoint, outcome)
         if isinstance(result, Result) and result.body is None:
             return None
         answer = _answer(result, endpoint, course)
@@ -80,9 +81,9 @@ class Relay:
         walk = Walk(ask, ask.route)
         was_held = False
         while True:
-            lease, wait_s = self._next(walk, course), 0.0
+            lease, wait_s = self._ladder.take(walk, course), 0.0
             if lease is None:
-                lease, wait_s = self._next_loading(walk, course)
+                lease, wait_s = self._ladder.take_loading(walk, course)
             if lease is not None:
                 course.attempts += 1
                 asked = walk.ask_for(lease.target) if lease.target.is_strict else ask
@@ -108,54 +109,9 @@ class Relay:
         result, outcome = exhausted(walk)
         return walk.failures[-1].endpoint if walk.failures else "", result, outcome
 
-    def _next(self, walk: Walk, course: Course) -> Lease | None:
-        """Take a place on the next endpoint down the ladder; None when nobody is left or nothing more may be tried.
-
-        Only when nobody else is left, a request is risked on an endpoint that is waiting for its trial.
-        """
-        if walk.tried and (self._is_over(course) or not self._pool.may_retry()):
-            return None
-        for may_risk in (False, True):
-            walk.skipped.clear()
-            has_trial = False
-            rung: Route | None = walk.route
-            number = 0
-            while rung is not None:
-                made = walk.attempts.get(number, 0)
-                if made < rung.attempts:
-                    unfit = walk.unfit(rung) if rung.is_strict else ()
-                    taken = self._pool.lease(rung, walk.tried, unfit=unfit, may_risk=may_risk)
-                    if isinstance(taken, Lease):
-                        walk.attempts[number] = made + 1
-                        course.fallback = "" if rung is walk.route else rung.name
-                        return taken
-                    walk.skipped.extend(taken.skipped)
-                    has_trial = has_trial or taken.trial is not None
-                rung, number = rung.fallback, number + 1
-            if not has_trial:
-                break
-        return None
-
-    def _next_loading(self, walk: Walk, course: Course) -> tuple[Lease | None, float]:
-        """Take a place on an endpoint that is loading, once nobody else is left; return it and how long to wait there.
-
-        It says how far it is, so that the client can be told. A client that waits is answered when it is ready.
-        """
-        wait_s = max(0.0, min(walk.wait_wish_s - (self._now() - course.started_at), course.deadline - self._now() - 1))
-        if walk.has_waited or self._is_over(course):
-            return None, 0.0
-        for rung in walk.route.rungs():
-            unfit = walk.unfit(rung) if rung.is_strict else ()
-            for target in rung.targets():
-                was_tried = target.identity in walk.tried
-                if target.identity in unfit or (was_tried and wait_s < 1.0):
-                    continue
-                lease = self._pool.lease_loading(target, is_retry=was_tried)
-                if lease is not None:
-                    walk.has_waited = True
-                    course.fallback = "" if rung is walk.route else rung.name
-                    return lease, wait_s
-        return None, 0.0
+    def _ended(self, ask: Ask, course: Course, endpoint: str, outcome: str) -> None:
+        """Take note of a request that is over, however it ended; `course` knows its attempts."""
+        self._metrics.request(ask.route.name, endpoint, outcome, self._now() - course.started_at)
 
     def _is_over(self, course: Course) -> bool:
         return self._now() >= course.deadline
@@ -190,19 +146,21 @@ class Relay:
                 await keep_alive("", course, client)
 
     async def _attempt(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result | AttemptError:
-        label = CLIENT_LEFT.label
+        label, error_text, began_at = CLIENT_LEFT.label, None, self._now()
+        course.first_at = None
         try:
             result = await self._exchanges.attempt(ask, lease, course, client)
         except AttemptError as error:
-            label = error.verdict.label
+            label, error_text = error.verdict.label, error.error
             lease.finish(error.verdict, error.error)
             return error
         else:
-            label = result.verdict.label
+            label, error_text = result.verdict.label, result.error
             lease.finish(result.verdict, result.error, result.tokens)
             return result
         finally:
             lease.release()
+            course.made.append(Made(lease.target.name, began_at, course.first_at, self._now(), label, error_text))
             self._metrics.attempt(lease.target.name, label)
 
 

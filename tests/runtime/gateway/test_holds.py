@@ -130,8 +130,8 @@ async def test_a_stream_that_waits_gets_comments(swapped: Swapped, monkeypatch: 
     async with gateway.client() as client, client.stream("POST", CHAT_PATH, json=STREAM) as answer:
         assert answer.status_code == 200
         pieces = answer.aiter_text()
-        assert await anext(pieces) == ": waiting\n\n"
-        assert await anext(pieces) == ": waiting\n\n"
+        assert await anext(pieces) == ": keep-alive\n\n"
+        assert await anext(pieces) == ": keep-alive\n\n"
         await gateway.publish(instance("main", successor.url))
         text = "".join([piece async for piece in pieces])
     assert words_of(text) == ["w0", "w1", "w2"]

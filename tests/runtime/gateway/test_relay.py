@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.gateway import attempt, exchange
+from runtime.gateway import attempt, streaming
 from runtime.gateway.routing.breaker import Closed, Open
 from tests.fakes.upstream import (
     DONE,
@@ -341,7 +341,7 @@ async def test_an_endpoint_that_does_not_close_after_done_holds_nobody_for_long(
     started = time.perf_counter()
     answer = await post(gateway, STREAM)
     assert answer.text.endswith("data: [DONE]\n\n")
-    assert time.perf_counter() - started < exchange.TRAILER_S + 20.0
+    assert time.perf_counter() - started < streaming.TRAILER_S + 20.0
     assert gateway.standing("a").breaker == Closed()
 
 
@@ -376,8 +376,8 @@ async def test_a_long_wait_begins_the_stream_with_comments(lab: Any, monkeypatch
     async with gateway.client() as client, client.stream("POST", CHAT_PATH, json=STREAM) as answer:
         assert answer.status_code == 200
         pieces = answer.aiter_text()
-        assert await anext(pieces) == ": waiting\n\n"
-        assert await anext(pieces) == ": waiting\n\n"
+        assert await anext(pieces) == ": keep-alive\n\n"
+        assert await anext(pieces) == ": keep-alive\n\n"
         gate.set()
         rest = "".join([piece async for piece in pieces])
     assert words_of(rest) == ["w0", "w1", "w2"]

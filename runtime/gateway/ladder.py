@@ -1,0 +1,69 @@
+"""Pure: takes a place on the next endpoint of a request: down the ladder of its route, each endpoint once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.gateway.attempt import Course
+from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.table import Route
+from runtime.gateway.walk import Walk
+
+
+class Ladder:
+    """Leases places for requests that are on their way. Used on one event loop; nothing here waits."""
+
+    def __init__(self, pool: Pool, now: Callable[[], float]) -> None:
+        """`now` is the event loop's clock."""
+        self._pool = pool
+        self._now = now
+
+    def take(self, walk: Walk, course: Course) -> Lease | None:
+        """Take a place on the next endpoint down the ladder; None when nobody is left or nothing more may be tried.
+
+        Only when nobody else is left, a request is risked on an endpoint that is waiting for its trial.
+        """
+        if walk.tried and (self._now() >= course.deadline or not self._pool.may_retry()):
+            return None
+        for may_risk in (False, True):
+            walk.skipped.clear()
+            has_trial = False
+            rung: Route | None = walk.route
+            number = 0
+            while rung is not None:
+                made = walk.attempts.get(number, 0)
+                if made < rung.attempts:
+                    unfit = walk.unfit(rung) if rung.is_strict else ()
+                    taken = self._pool.lease(rung, walk.tried, unfit=unfit, may_risk=may_risk)
+                    if isinstance(taken, Lease):
+                        course.skipped = tuple(walk.skipped)
+                        walk.attempts[number] = made + 1
+                        course.fallback = "" if rung is walk.route else rung.name
+                        return taken
+                    walk.skipped.extend(taken.skipped)
+                    has_trial = has_trial or taken.trial is not None
+                rung, number = rung.fallback, number + 1
+            if not has_trial:
+                break
+        return None
+
+    def take_loading(self, walk: Walk, course: Course) -> tuple[Lease | None, float]:
+        """Take a place on an endpoint that is loading, once nobody else is left; return it and how long to wait there.
+
+        It says how far it is, so that the client can be told. A client that waits is answered when it is ready.
+        """
+        wait_s = max(0.0, min(walk.wait_wish_s - (self._now() - course.started_at), course.deadline - self._now() - 1))
+        if walk.has_waited or self._now() >= course.deadline:
+            return None, 0.0
+        for rung in walk.route.rungs():
+            unfit = walk.unfit(rung) if rung.is_strict else ()
+            for target in rung.targets():
+                was_tried = target.identity in walk.tried
+                if target.identity in unfit or (was_tried and wait_s < 1.0):
+                    continue
+                lease = self._pool.lease_loading(target, is_retry=was_tried)
+                if lease is not None:
+                    walk.has_waited = True
+                    course.fallback = "" if rung is walk.route else rung.name
+                    return lease, wait_s
+        return None, 0.0

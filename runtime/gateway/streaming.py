@@ -1,0 +1,140 @@
+"""I/O: the stream of one attempt: held until its first content, then passed on event by event to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.gateway import sse
+from runtime.gateway.attempt import AttemptError, Client, Course, Result, keep_alive
+from runtime.gateway.errors import clean, error_body, error_event
+from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.outcome import SUCCESS, judge_error_event, judge_fault
+from runtime.gateway.routing.table import Target
+from runtime.gateway.upstream import Connection, UpstreamError
+
+TRAILER_S = 1.0
+"""How long an endpoint may take to end its answer after `[DONE]`."""
+
+
+class Stream:
+    """One endpoint's stream on its way to one client."""
+
+    __slots__ = ("_client", "_connection", "_course", "_metrics", "_now", "_target")
+
+    def __init__(
+        self,
+        connection: Connection,
+        target: Target,
+        course: Course,
+        client: Client,
+        metrics: Metrics,
+        now: Callable[[], float],
+    ) -> None:
+        self._connection = connection
+        self._target = target
+        self._course = course
+        self._client = client
+        self._metrics = metrics
+        self._now = now
+
+    async def first_content(self, due: float) -> tuple[bytes, sse.Framer] | Result:
+        """Hold the stream until its first content; return what was held, and where its last event is cut."""
+        expect_type(self._connection, b"text/event-stream")
+        commit = sse.Commit()
+        while True:
+            data = await self._connection.read(due, "no first content", self._course.wake_at)
+            if data is None:
+                await keep_alive(self._target.name, self._course, self._client)
+                continue
+            if not data:
+                raise UpstreamError("ended early", "no content")
+            try:
+                found = commit.feed(data)
+            except sse.EventTooLargeError as error:
+                raise UpstreamError("bad answer", "an event is too large") from error
+            if isinstance(found, sse.StreamError):
+                return refused_in_stream(found)
+            if found is not None:
+                self._metrics.malformed(commit.malformed)
+                return found, commit.framer()
+
+    async def pass_on(self, committed: tuple[bytes, sse.Framer]) -> Result:
+        """Pass the stream on from its first content to its end. No other endpoint is asked any more."""
+        if not self._client.is_started:
+            await self._client.start(self._target.name, self._course.attempts, self._course.fallback)
+        tail = sse.Tail()
+        try:
+            await self._splice(committed, tail)
+        except UpstreamError as error:
+            verdict = judge_fault(error.fault, is_committed=True)
+            message = f"The endpoint '{self._target.name}' broke off in the middle of its answer: {error.fault}."
+            await self._client.send(error_event(message, "upstream_error"))
+            return Result(verdict, error=str(error))
+        except sse.StreamFailedError as error:
+            await self._client.send(error_event(clean(error.message), "upstream_error"))
+            return Result(judge_fault("ended early", is_committed=True), error=clean(error.message))
+        tokens = tail.completion_tokens() or 0
+        self._metrics.tokens(tokens)
+        return Result(SUCCESS, tokens=tokens)
+
+    async def _splice(self, committed: tuple[bytes, sse.Framer], tail: sse.Tail) -> None:
+        """Copy whole events until the endpoint has ended its answer; raises where it did not."""
+        events, framer = committed
+        idle_s = self._target.timeouts.idle_s
+        while True:
+            if events:
+                before, failed = sse.cut_error(events)
+                tail.feed(before)
+                await self._client.send(before)
+                if failed is not None:
+                    raise sse.StreamFailedError(failed.message)
+            if sse.DONE_MARK in events and tail.is_done():
+                return await self.trailer()
+            data = await self._connection.read(self._now() + idle_s)
+            if not data:
+                break
+            try:
+                events = framer.feed(data)
+            except sse.EventTooLargeError as error:
+                raise UpstreamError("bad answer", "an event is too large") from error
+        return await self._end(framer.rest(), tail)
+
+    async def trailer(self) -> None:
+        """Read what is left of a complete answer, usually only its end, so that the connection can be used again."""
+        due = self._now() + TRAILER_S
+        try:
+            while await self._connection.read(due):
+                pass
+        except UpstreamError:
+            # The answer is complete; the connection is not used again.
+            return
+
+    async def _end(self, rest: bytes, tail: sse.Tail) -> None:
+        """Complete the ending that clients wait for, where the answer itself is complete."""
+        if rest.strip() and sse.read_event(rest) in {"content", "nothing"}:
+            # Only the blank line is missing behind the last event.
+            tail.feed(rest + b"\n\n")
+            await self._client.send(rest + b"\n\n")
+        if not tail.is_finished():
+            raise UpstreamError("ended early", "no finish reason")
+        if not tail.is_done():
+            await self._client.send(sse.DONE)
+
+
+def expect_type(connection: Connection, expected: bytes) -> None:
+    """Check the type of an answer; raises `UpstreamError`."""
+    found = connection.headers.get(b"content-type", b"").lower()
+    if not found.startswith(expected):
+        raise UpstreamError("bad answer", f"content type {clean(found.decode('latin-1'))!r}")
+    if connection.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UpstreamError("bad answer", "compressed although identity was asked for")
+
+
+def refused_in_stream(error: sse.StreamError) -> Result:
+    """Judge an error that came before any content; raises `AttemptError` where another endpoint may be asked."""
+    verdict = judge_error_event(error.type, error.message.lower())
+    status = 400 if verdict.then == "pass" else 502
+    body = error_body(status, clean(error.message), code=error.code, param=error.param)
+    if verdict.then == "pass":
+        return Result(verdict, status, body)
+    raise AttemptError(verdict, f"{verdict.label} (in the stream)", status, body)
