@@ -8,7 +8,6 @@ belongs to the loop.
 import asyncio
 import itertools
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,8 @@ from runtime.worker import status
 from runtime.worker.alone import computing_alone
 from runtime.worker.answer import Answer
 from runtime.worker.batch import Event, Failure, Removed
-from runtime.worker.errors import RequestError, UnavailableError
+from runtime.worker.errors import RequestError
+from runtime.worker.gate import BROKEN, STOPPED, Gate
 from runtime.worker.generation import GenerationThread, Loaded, Loader, MakeSteps, Report, Rounds
 from runtime.worker.jobs import jobs_of
 from runtime.worker.model import LoadedModel, load
@@ -50,27 +50,19 @@ class Engine:
         A process that leads a group loads and computes with `load` and `make_steps` of the group, and ends it with
         `refuse_group` when its canary has failed.
         """
-        self.phase: Phase = "starting"
-        self.meter = status.Meter()
+        self.gate = Gate(settings, lambda: self._preparing + len(self._open))
         self._settings = settings
-        self._started = time.monotonic()
         self._on_end = on_end
         self._report_group = report_group
         self._refuse_group = refuse_group
         self._verdict: Verdict | None = None
-        self._progress: float | None = None
-        self._load_s: float | None = None
         self._model: LoadedModel | None = None
         self._open: dict[int, Answer] = {}
         """Keyed by the ids of the jobs that have not ended: several of them may belong to one answer."""
         self._preparing = 0
         self._batch = 0
         self._gauges = Gauges()
-        self._has_ended = False
-        """No answer will come any more."""
         self._ids = itertools.count(1)
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
         computes = computing_alone(settings) if make_steps is None else make_steps
         self._thread = GenerationThread(settings, load, asyncio.get_running_loop(), self._receive, computes)
@@ -98,23 +90,22 @@ class Engine:
 
         Raises UnavailableError where there is no place, and what `parse` raises.
         """
-        model = self._check_open()
+        model = self.gate.check(self._model)
         self._preparing += 1
-        self._idle.clear()
+        self.gate.note_places()
         try:
             loop = asyncio.get_running_loop()
             prepared = await loop.run_in_executor(self._preparer, prepare, parse, model)
             request, tokens = prepared.request, prepared.tokens
-            if self._has_ended:
-                raise self._refused("The worker ended while it read the request.", "shutting_down", 5)
+            self.gate.check_not_shut()
             answer = self._admit(request, len(tokens))
             answer.new_reader = prepared.new_reader
         finally:
             self._preparing -= 1
-            self._note_idle()
+            self.gate.note_places()
         try:
             self._thread.add(jobs_of(request, tokens, answer.ids, model.limits, prepared.constraint))
-            self.meter.prompt_tokens += len(tokens)
+            self.gate.meter.prompt_tokens += len(tokens)
             yield request, answer
         finally:
             if not answer.is_over:
@@ -122,14 +113,7 @@ class Engine:
 
     def readiness(self) -> WorkerReadiness:
         """Report whether a real token was produced since the load."""
-        return WorkerReadiness(
-            model=self._settings.name,
-            is_ready=self.phase == "ready",
-            phase=self.phase,
-            progress=self._progress,
-            load_s=self._load_s,
-            canary=self._verdict,
-        )
+        return self.gate.readiness().model_copy(update={"canary": self._verdict})
 
     def judge(self, verdict: Verdict) -> None:
         """Keep the verdict on this group; one that failed its canary ends."""
@@ -143,9 +127,9 @@ class Engine:
         model = self._model
         return WorkerStatus(
             model=self._settings.name,
-            phase=self.phase,
+            phase=self.gate.phase,
             context_length=model.limits.context_length if model else None,
-            uptime_s=round(time.monotonic() - self._started, 3),
+            uptime_s=self.gate.uptime_s,
             queue=WorkerQueue(
                 batch=self._batch,
                 batch_limit=self._settings.max_batch,
@@ -153,8 +137,8 @@ class Engine:
                 waiting_limit=self._settings.max_waiting,
             ),
             memory=self._memory(),
-            requests=self.meter.requests(),
-            tokens=self.meter.tokens(),
+            requests=self.gate.meter.requests(),
+            tokens=self.gate.meter.tokens(),
             versions=status.versions(),
             speculation=status.speculation(self._settings.draft_dir, self._settings.draft_tokens, self._gauges),
             prompt_cache=status.prompt_cache(self._gauges),
@@ -163,43 +147,29 @@ class Engine:
 
     def pulse(self) -> tuple[Phase, float | None, WorkerMemory]:
         """Return the phase, the progress while it loads, and this process's memory."""
-        return self.phase, self._progress, self._memory()
+        return self.gate.phase, self.gate.progress, self._memory()
 
     def abort(self, message: str) -> None:
         """End every request at once with `message`, and admit nobody any more; nobody waits for the thread."""
-        self.phase = "failed"
+        self.gate.fail()
         self._fail_all(message)
 
     async def drain(self) -> None:
         """Admit nobody any more, let the requests under way finish for `drain_s`, then end them and the thread."""
-        self.phase = "draining"
-        logger.info("draining: %d requests under way", self._under_way)
-        try:
-            async with asyncio.timeout(self._settings.drain_s):
-                await self._idle.wait()
-        except TimeoutError:
-            logger.warning("drain ended with %d requests unfinished", self._under_way)
-        self._fail_all("The worker was stopped before the answer was complete.", is_stop=True)
+        await self.gate.drain()
+        self._fail_all(STOPPED, is_stop=True)
         await self._thread.stop()
         self._preparer.shutdown(wait=False, cancel_futures=True)
 
     def _admit(self, request: Request, prompt_tokens: int) -> Answer:
         """Take places for every choice of a request; raises RequestError and UnavailableError."""
-        if request.choices > self._places:
-            raise RequestError(f"n is at most {self._places} for this worker.", param="n")
-        if request.choices > 1 and len(self._open) + self._preparing - 1 + request.choices > self._places:
-            raise self._refused("The queue is full.", "queue_full", self._retry_after_s())
+        places = self._settings.places
+        if request.choices > places:
+            raise RequestError(f"n is at most {places} for this worker.", param="n")
+        self.gate.check_places(request.choices - 1)
         answer = Answer([next(self._ids) for _ in range(request.choices)], prompt_tokens)
         self._open |= dict.fromkeys(answer.ids, answer)
         return answer
-
-    @property
-    def _under_way(self) -> int:
-        return len({answer.ids[0] for answer in self._open.values()})
-
-    @property
-    def _places(self) -> int:
-        return self._settings.max_batch + self._settings.max_waiting
 
     @property
     def _waiting(self) -> int:
@@ -209,56 +179,23 @@ class Engine:
         weights = self._model.size_bytes + self._gauges.draft_bytes if self._model else 0
         return status.memory(weights, self._gauges.kv_bytes, self._gauges.kept_bytes)
 
-    def _check_open(self) -> LoadedModel:
-        """Return the model where a request may enter.
-
-        Raises UnavailableError.
-        """
-        if self.phase == "draining":
-            raise self._refused("The worker is shutting down.", "shutting_down", 5)
-        if self.phase == "failed":
-            raise self._refused("The model stopped working; the worker restarts.", "model_failed", 5)
-        if self._model is None or self.phase in {"starting", "loading", "warming"}:
-            done = "" if self._progress is None else f" ({self._progress:.0%})"
-            raise self._refused(f"The model is {self.phase}{done}.", "model_loading", 5)
-        if self._preparing + len(self._open) >= self._places:
-            raise self._refused("The queue is full.", "queue_full", self._retry_after_s())
-        return self._model
-
-    def _refused(self, message: str, code: str, retry_after_s: int) -> UnavailableError:
-        self.meter.refused += 1
-        return UnavailableError(message, code=code, retry_after_s=retry_after_s)
-
-    def _retry_after_s(self) -> int:
-        """Estimate when a place is free, between 1 and 60 s."""
-        return max(1, min(60, math.ceil(self.meter.wait_s(self._places))))
-
     def _receive(self, report: Report) -> None:
         """Take a report of the generation thread; runs on the loop."""
         match report:
             case Progress():
-                self._enter(report.phase)
-                self._progress = report.share
+                self.gate.follow(report)
             case Loaded():
                 self._model = report.model
             case Rounds():
                 for event in report.events:
                     self._deliver(event)
                 self._batch, self._gauges = report.running, report.gauges
-                self.meter.add_round(report.tokens, is_idle=report.running == 0)
-                self._note_idle()
+                self.gate.meter.add_round(report.tokens, is_idle=report.running == 0)
+                self.gate.note_places()
             case None:
-                self.phase = "failed"
-                self._fail_all("The model stopped working; the worker restarts.")
+                self.gate.fail()
+                self._fail_all(BROKEN)
                 self._on_end()
-
-    def _enter(self, phase: Phase) -> None:
-        # Reports that were under way when the end began do not undo it.
-        if self.phase not in {phase, "draining", "failed"}:
-            logger.info("%s: %s", phase, self._settings.name)
-            self.phase = phase
-        if phase == "ready" and self._load_s is None:
-            self._load_s = round(time.monotonic() - self._started, 3)
 
     def _deliver(self, event: Event) -> None:
         answer = self._open.get(event.id)
@@ -267,7 +204,7 @@ class Engine:
         if isinstance(event, Removed):
             # The jobs of a request leave in one round: the first of them ends it.
             self._close(answer)
-            self.meter.cancelled += 1
+            self.gate.meter.cancelled += 1
             return
         answer.feed(event)
         if event.id not in answer.open:
@@ -276,28 +213,24 @@ class Engine:
             others = [job_id for job_id in answer.ids if job_id in self._open]
             self._thread.remove(others)
             self._close(answer)
-            self.meter.failed += 1
+            self.gate.meter.failed += 1
         elif answer.is_over:
             self._close(answer)
-            self.meter.completed += 1
+            self.gate.meter.completed += 1
 
     def _close(self, answer: Answer) -> None:
         for job_id in answer.ids:
             self._open.pop(job_id, None)
-        self.meter.add_end(time.monotonic() - answer.began_at)
+        self.gate.meter.add_end(time.monotonic() - answer.began_at)
 
     def _fail_all(self, message: str, *, is_stop: bool = False) -> None:
-        self._has_ended = True
+        self.gate.shut()
         answers = {answer.ids[0]: answer for answer in self._open.values()}
         for first, answer in answers.items():
             answer.feed(Failure(first, message))
         if is_stop:
-            self.meter.cancelled += len(answers)
+            self.gate.meter.cancelled += len(answers)
         else:
-            self.meter.failed += len(answers)
+            self.gate.meter.failed += len(answers)
         self._open.clear()
-        self._note_idle()
-
-    def _note_idle(self) -> None:
-        if not self._open and not self._preparing:
-            self._idle.set()
+        self.gate.note_places()

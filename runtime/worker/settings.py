@@ -75,3 +75,8 @@ class Settings:
     """None for a process that has the whole model."""
     on_demand: OnDemand | None = None
     """None for a model that is always in memory."""
+
+    @property
+    def places(self) -> int:
+        """Return how many requests may be in the worker at once."""
+        return self.max_batch + self.max_waiting

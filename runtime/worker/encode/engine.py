@@ -7,7 +7,6 @@ requests meet in the encoding thread, which batches them. Everything else in thi
 import asyncio
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,11 @@ from runtime.worker import status
 from runtime.worker.encode.encoder import Encoder
 from runtime.worker.encode.thread import Began, Computed, EncodeThread, Ended, Failed, Loaded, Report
 from runtime.worker.encode.work import Reading, Vector, Work
-from runtime.worker.errors import GenerationError, UnavailableError
+from runtime.worker.errors import GenerationError
+from runtime.worker.gate import BROKEN, STOPPED, Gate
 from runtime.worker.settings import Settings
 from runtime.worker.threads import Progress
-from schemas.messages import Phase, WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
+from schemas.messages import WorkerMemory, WorkerQueue, WorkerReadiness, WorkerStatus
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +32,15 @@ class EncodeEngine:
 
     def __init__(self, settings: Settings, on_end: Callable[[], None]) -> None:
         """`on_end` is called on the loop when the encoding thread has ended by itself: nothing is computed any more."""
-        self.phase: Phase = "starting"
-        self.meter = status.Meter()
+        self.gate = Gate(settings, lambda: self._under_way)
         self._settings = settings
-        self._started = time.monotonic()
         self._on_end = on_end
-        self._progress: float | None = None
-        self._load_s: float | None = None
         self._encoder: Encoder | None = None
         self._answers: dict[int, asyncio.Future[list[Vector]]] = {}
         self._under_way = 0
         """Requests admitted and not answered."""
         self._batch = 0
-        self._has_ended = False
-        """No answer will come any more."""
         self._ids = itertools.count(1)
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
         self._thread = EncodeThread(settings, asyncio.get_running_loop(), self._receive)
 
@@ -71,31 +63,29 @@ class EncodeEngine:
 
         Raises UnavailableError where there is no place, GenerationError, and what `prepare` raises.
         """
-        encoder = self._check_open()
+        encoder = self.gate.check(self._encoder)
         self._under_way += 1
-        self._idle.clear()
+        self.gate.note_places()
         began = time.monotonic()
         try:
             body = await self._answer(prepare, encoder)
-            self.meter.completed += 1
-            self.meter.add_end(time.monotonic() - began)
+            self.gate.meter.completed += 1
+            self.gate.meter.add_end(time.monotonic() - began)
         except asyncio.CancelledError:
-            self.meter.cancelled += 1
+            self.gate.meter.cancelled += 1
             raise
         except GenerationError:
-            self.meter.failed += 1
+            self.gate.meter.failed += 1
             raise
         finally:
             self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
+            self.gate.note_places()
         return body
 
     async def _answer(self, prepare: Prepare, encoder: Encoder) -> bytes:
         loop = asyncio.get_running_loop()
         work = await loop.run_in_executor(self._reader, prepare, encoder.reading)
-        if self._has_ended:
-            raise self._refused("The worker ended while it read the request.", "shutting_down", 5)
+        self.gate.check_not_shut()
         job_id = next(self._ids)
         answer = self._answers[job_id] = loop.create_future()
         try:
@@ -110,24 +100,18 @@ class EncodeEngine:
 
     def readiness(self) -> WorkerReadiness:
         """Report whether a real vector or score was computed since the load."""
-        return WorkerReadiness(
-            model=self._settings.name,
-            is_ready=self.phase == "ready",
-            phase=self.phase,
-            progress=self._progress,
-            load_s=self._load_s,
-            kind=self._settings.kind,
-            dimensions=self._encoder.dimensions if self._encoder and self._settings.kind == "embedding" else None,
-        )
+        encoder = self._encoder
+        dimensions = encoder.dimensions if encoder and self._settings.kind == "embedding" else None
+        return self.gate.readiness().model_copy(update={"dimensions": dimensions})
 
     def status(self) -> WorkerStatus:
         """Report everything there is to know about this worker."""
-        tokens = self.meter.tokens()
+        tokens = self.gate.meter.tokens()
         return WorkerStatus(
             model=self._settings.name,
-            phase=self.phase,
+            phase=self.gate.phase,
             context_length=self._encoder.max_length if self._encoder else None,
-            uptime_s=round(time.monotonic() - self._started, 3),
+            uptime_s=self.gate.uptime_s,
             queue=WorkerQueue(
                 batch=self._batch,
                 batch_limit=self._settings.max_batch,
@@ -135,7 +119,7 @@ class EncodeEngine:
                 waiting_limit=self._settings.max_waiting,
             ),
             memory=self._memory(),
-            requests=self.meter.requests(),
+            requests=self.gate.meter.requests(),
             # What this worker computes are the tokens of its clients' texts.
             tokens=tokens.model_copy(update={"prompt": tokens.generated, "generated": 0}),
             versions=status.versions(),
@@ -143,14 +127,8 @@ class EncodeEngine:
 
     async def drain(self) -> None:
         """Admit nobody any more, let the requests under way finish for `drain_s`, then end them and the thread."""
-        self.phase = "draining"
-        logger.info("draining: %d requests under way", self._under_way)
-        try:
-            async with asyncio.timeout(self._settings.drain_s):
-                await self._idle.wait()
-        except TimeoutError:
-            logger.warning("drain ended with %d requests unfinished", self._under_way)
-        self._fail_all("The worker was stopped before the answer was complete.")
+        await self.gate.drain()
+        self._fail_all(STOPPED)
         await self._thread.stop()
         self._encoder = None
         self._reader.shutdown(wait=False, cancel_futures=True)
@@ -158,55 +136,24 @@ class EncodeEngine:
     def _memory(self) -> WorkerMemory:
         return status.memory(self._encoder.size_bytes if self._encoder else 0, 0)
 
-    def _check_open(self) -> Encoder:
-        """Return the model where a request may enter.
-
-        Raises UnavailableError.
-        """
-        if self.phase == "draining":
-            raise self._refused("The worker is shutting down.", "shutting_down", 5)
-        if self.phase == "failed":
-            raise self._refused("The model stopped working; the worker restarts.", "model_failed", 5)
-        if self._encoder is None or self.phase in {"starting", "loading", "warming"}:
-            done = "" if self._progress is None else f" ({self._progress:.0%})"
-            raise self._refused(f"The model is {self.phase}{done}.", "model_loading", 5)
-        places = self._settings.max_batch + self._settings.max_waiting
-        if self._under_way >= places:
-            wait_s = max(1, min(60, math.ceil(self.meter.wait_s(places))))
-            raise self._refused("The queue is full.", "queue_full", wait_s)
-        return self._encoder
-
-    def _refused(self, message: str, code: str, retry_after_s: int) -> UnavailableError:
-        self.meter.refused += 1
-        return UnavailableError(message, code=code, retry_after_s=retry_after_s)
-
     def _receive(self, report: Report) -> None:
         """Take a report of the encoding thread; runs on the loop."""
         match report:
             case Progress():
-                self._enter(report.phase)
-                self._progress = report.share
+                self.gate.follow(report)
             case Loaded():
                 self._encoder = report.encoder
             case Began():
                 self._batch = report.requests
             case Ended():
                 self._batch = 0
-                self.meter.add_round(report.tokens, is_idle=report.is_idle)
+                self.gate.meter.add_round(report.tokens, is_idle=report.is_idle)
                 for event in report.events:
                     self._deliver(event)
             case None:
-                self.phase = "failed"
-                self._fail_all("The model stopped working; the worker restarts.")
+                self.gate.fail()
+                self._fail_all(BROKEN)
                 self._on_end()
-
-    def _enter(self, phase: Phase) -> None:
-        # Reports that were under way when the end began do not undo it.
-        if self.phase not in {phase, "draining", "failed"}:
-            logger.info("%s: %s", phase, self._settings.name)
-            self.phase = phase
-        if phase == "ready" and self._load_s is None:
-            self._load_s = round(time.monotonic() - self._started, 3)
 
     def _deliver(self, event: Computed | Failed) -> None:
         answer = self._answers.get(event.job_id)
@@ -219,7 +166,7 @@ class EncodeEngine:
                 answer.set_exception(GenerationError(event.message))
 
     def _fail_all(self, message: str) -> None:
-        self._has_ended = True
+        self.gate.shut()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(GenerationError(message))

@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from runtime.worker import status
-from schemas.messages import Phase, WorkerReadiness, WorkerStatus
+from runtime.worker.gate import Gate
+from schemas.messages import WorkerReadiness, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class Call:
 class Loadable(Protocol):
     """An engine, made for one load: `start` begins it, `drain` ends it and leaves nothing of the model behind."""
 
-    meter: status.Meter
-    phase: Phase
+    gate: Gate
 
     @property
     def failure(self) -> str | None:

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from runtime.worker import refusals
 from runtime.worker.errors import UnavailableError
 from runtime.worker.on_demand import memory, words
 from runtime.worker.on_demand.hosting import Call, E, Host, Make
@@ -120,7 +121,7 @@ class OnDemand(Host[E]):
     async def _awaited(self, call: Call) -> E:
         if call.is_probe and self._state != "ending":
             raise words.absent(self._loading())
-        if self._waiting >= self._settings.max_batch + self._settings.max_waiting:
+        if self._waiting >= self._settings.places:
             self._slot.meter.refused += 1
             raise words.crowded(self._loading())
         self._waiting += 1
@@ -132,7 +133,7 @@ class OnDemand(Host[E]):
     async def _loaded(self, due: float) -> E:
         while not self._is_loaded():
             if self._state == "ending":
-                raise words.ending()
+                raise refusals.ending()
             self._wake()
             if self._is_backing_off():
                 raise self._refusal()
@@ -338,11 +339,12 @@ class OnDemand(Host[E]):
         return self._slot.engine.status().model_copy(update=changes)
 
     def _phase(self) -> Phase:
+        own = self._slot.engine.gate.phase
         match self._state:
             case "loaded":
-                return self._slot.engine.phase
+                return own
             case "loading":
-                return self._slot.engine.phase if self._slot.engine.phase in {"loading", "warming"} else "loading"
+                return own if own in {"loading", "warming"} else "loading"
             case "ending":
                 return "draining"
             case "cold" | "unloading":

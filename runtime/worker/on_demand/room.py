@@ -20,7 +20,6 @@ SLOWEST_START_S = 600.0
 SLOWEST_BYTES_PER_S = 2e7
 """A load that is slower than both is stuck: a fifth of what a network of 1 Gbit/s brings, and ten minutes beside it
 for kernels that are compiled and memory that is swapped."""
-LONGEST_RETRY_S = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Slot(Generic[E]):
         self._engines = 0
         """Made so far: what an earlier one still says is not about this one."""
         self.engine: E = self._fresh()
-        self.meter = self.engine.meter
+        self.meter = self.engine.gate.meter
 
     @property
     def is_alive(self) -> bool:
@@ -51,7 +51,7 @@ class Slot(Generic[E]):
     async def until_ready(self, limit_s: float) -> None:
         """Wait for the load's end; raises LoadFailedError, and LoadStuckError after `limit_s`."""
         due = time.monotonic() + limit_s
-        while self.engine.phase != "ready":
+        while self.engine.gate.phase != "ready":
             if self.has_ended:
                 raise LoadFailedError(self.engine.failure or "the engine ended without a word.")
             if time.monotonic() >= due:
@@ -71,7 +71,7 @@ class Slot(Generic[E]):
                     return False
                 await asyncio.sleep(END_POLL_S)
         self.engine = self._fresh()
-        self.engine.meter = self.meter
+        self.engine.gate.meter = self.meter
         self.has_started = False
         await asyncio.to_thread(memory.give_back)
         return True

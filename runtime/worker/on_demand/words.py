@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from runtime.worker.errors import UnavailableError
-from runtime.worker.on_demand.room import LONGEST_RETRY_S, left_s
+from runtime.worker.on_demand.room import left_s
+from runtime.worker.refusals import full, retry_after_s
 from schemas.messages import Phase
 from schemas.on_demand import Loading
 
@@ -16,11 +17,6 @@ NO_ROOM_RETRY_S = 5
 def loading(phase: Phase, expected_s: float, elapsed_s: float, progress: float | None) -> Loading:
     """Say how far a load under way is."""
     return Loading(phase=phase, progress=progress, eta_s=round(left_s(expected_s, elapsed_s, progress), 1))
-
-
-def ending() -> UnavailableError:
-    """Refuse at the worker's end."""
-    return UnavailableError("The worker is shutting down.", code="shutting_down", retry_after_s=5)
 
 
 def absent(found: Loading) -> UnavailableError:
@@ -35,12 +31,8 @@ def absent(found: Loading) -> UnavailableError:
 
 def crowded(found: Loading) -> UnavailableError:
     """Refuse where as many wait for the model as it will have places."""
-    return UnavailableError(
-        "The queue is full: no more requests can wait for the model.",
-        code="queue_full",
-        retry_after_s=_retry_s(found),
-        loading=found,
-    )
+    message = "The queue is full: no more requests can wait for the model."
+    return full(found.eta_s or 1.0, message, loading=found)
 
 
 def failed(reason: str, left: float) -> UnavailableError:
@@ -61,7 +53,7 @@ def coming(found: Loading) -> UnavailableError:
     return UnavailableError(
         f"The model is loading{done}; about {math.ceil(found.eta_s or 1.0)} s left.",
         code="model_loading",
-        retry_after_s=_retry_s(found),
+        retry_after_s=retry_after_s(found.eta_s or 1.0),
         loading=found,
     )
 
@@ -72,7 +64,3 @@ def stuck(limit_s: float) -> str:
         f"the load did not end within {limit_s:.0f} s and a thread cannot be ended: the process ends. "
         "Look at the disk that holds the model and at the GPU's driver."
     )
-
-
-def _retry_s(found: Loading) -> int:
-    return max(1, min(LONGEST_RETRY_S, math.ceil(found.eta_s or 1.0)))

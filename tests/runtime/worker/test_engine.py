@@ -84,7 +84,7 @@ class Harness:
 async def running(model_dir: Path, **settings: Any) -> AsyncIterator[Harness]:
     harness = Harness(model_dir, **settings)
     harness.engine.start()
-    await harness.until(lambda: harness.engine.phase == "ready")
+    await harness.until(lambda: harness.engine.gate.phase == "ready")
     try:
         yield harness
     finally:
@@ -98,7 +98,7 @@ async def test_a_failed_round_ends_its_requests_and_the_next_one_is_answered(tin
         with pytest.raises(GenerationError):
             await text_of(harness.engine, request())
         assert await text_of(harness.engine, request()) == expected
-        await harness.until(lambda: harness.engine.phase == "ready")
+        await harness.until(lambda: harness.engine.gate.phase == "ready")
         assert harness.engine.status().requests.failed == 1
         assert not harness.ended.is_set()
 
@@ -181,7 +181,7 @@ async def test_requests_are_refused_until_a_token_was_produced(tiny_model_dir: P
     assert caught.value.code == "model_loading"
     harness.engine.start()
     phases = set()
-    await harness.until(lambda: phases.add(harness.engine.phase) or harness.engine.readiness().is_ready)
+    await harness.until(lambda: phases.add(harness.engine.gate.phase) or harness.engine.readiness().is_ready)
     assert harness.engine.status().requests.refused == 1
     await harness.engine.drain()
 
@@ -202,7 +202,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_leaves_the_queue(tiny_
 
 async def test_the_end_of_every_request_tells_how_long_the_next_has_to_wait(tiny_model_dir: Path) -> None:
     async with running(tiny_model_dir) as harness:
-        meter = harness.engine.meter
+        meter = harness.engine.gate.meter
         assert meter.wait_s(1) == 0
         await text_of(harness.engine, request())
         completed = meter.wait_s(1)

@@ -11,29 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from runtime.worker import status
 from runtime.worker.errors import UnavailableError
+from runtime.worker.gate import Gate
 from runtime.worker.on_demand import model
 from runtime.worker.on_demand.hosting import Call
 from runtime.worker.on_demand.model import OnDemand
 from runtime.worker.on_demand.registry import Entry, Registry
 from runtime.worker.settings import OnDemand as Terms
 from runtime.worker.settings import Settings
+from runtime.worker.threads import Progress
 from schemas import exits
-from schemas.messages import Phase, WorkerReadiness, WorkerStatus
+from schemas.messages import WorkerReadiness, WorkerStatus
 from tests.fakes.upstream import Exchange, FakeUpstream
 
 DEADLINE_S = 60.0
 GIB = 1 << 30
 WAITS = Call(wait_s=DEADLINE_S)
+SETTINGS = Settings("", "m", "127.0.0.1", 0, None)
 
 
 class Engine:
     """Loads when `is_quick` or `finish` is called, and ends when it is drained, unless a batch holds it."""
 
     def __init__(self) -> None:
-        self.phase: Phase = "starting"
-        self.meter = status.Meter()
+        self.gate = Gate(SETTINGS, lambda: 0)
         self.failure: str | None = None
         self.is_alive = False
         self.is_quick = True
@@ -42,10 +43,10 @@ class Engine:
 
     def start(self) -> None:
         self.is_alive = True
-        self.phase = "ready" if self.is_quick else "loading"
+        self.gate.follow(Progress("ready" if self.is_quick else "loading"))
 
     def readiness(self) -> WorkerReadiness:
-        return WorkerReadiness(model="m", is_ready=self.phase == "ready", phase=self.phase, progress=None, load_s=None)
+        return self.gate.readiness()
 
     def status(self) -> WorkerStatus:
         raise NotImplementedError
@@ -156,10 +157,10 @@ async def test_no_more_wait_for_a_model_than_it_will_have_places(bench: Bench) -
         with pytest.raises(UnavailableError) as refused:
             await use(host, call)
         assert refused.value.code == "queue_full"
-    bench.engines[0].phase = "ready"
+    bench.engines[0].gate.follow(Progress("ready"))
     await asyncio.gather(*waiting)
     await use(host)
-    assert bench.engines[0].meter.refused == 2
+    assert bench.engines[0].gate.meter.refused == 2
 
 
 async def test_a_batch_that_nobody_waits_for_any_more_delays_the_drop_and_ends_nothing(bench: Bench) -> None:
