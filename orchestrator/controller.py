@@ -274,7 +274,8 @@ class Controller:
         composition = self.compose()
         names = [file.relative_to(shown_path(self.conf)).as_posix() for file in composition.files]
         files = read_files(self.conf, names)
-        return Wanted(self._expand(composition.stack, self.overrides), git_stamp(self.conf), files)
+        desired = replace(self._expand(composition.stack, self.overrides), notes=composition.notes)
+        return Wanted(desired, git_stamp(self.conf), files)
 
     def _expand(self, stack: Stack, overrides: tuple[str, ...]) -> Desired:
         remembered, lost = self.journal.remembered_nodes(), self.policy.assume_lost

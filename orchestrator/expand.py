@@ -75,6 +75,8 @@ class Desired:
     """The directory that is composed instead of the owner's: the files of an earlier generation, after a rollback."""
     drained: tuple[str, ...] = ()
     """Nodes, services, slots and units that the gateway is to send nothing, as somebody named them."""
+    notes: tuple[str, ...] = ()
+    """What older shapes of the files were read as."""
 
 
 def expand(

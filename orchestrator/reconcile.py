@@ -110,7 +110,12 @@ class _Reconciliation:
             memory=tuple(memory_notes(self.desired, self.observed)),
             outages=tuple(outages(self.desired, self.observed, self.services)),
             helpers=tuple(self._helper_notes()),
-            notes=(*drained_notes(self.desired), *draft.notes, *kind_notes(self.desired, self.observed.facts)),
+            notes=(
+                *self.desired.notes,
+                *drained_notes(self.desired),
+                *draft.notes,
+                *kind_notes(self.desired, self.observed.facts),
+            ),
             next_look_s=min(waits, default=None),
             drifted=draft.drifted,
             nodes_seen=sum(isinstance(node, Reachable) for node in self.observed.nodes.values()),

@@ -17,12 +17,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.base import Frozen, NodeName
-from schemas.checks import check_tree
+from schemas.checks import Finding, check_tree
 from schemas.explain import explain
+from schemas.legacy import Modern, modernised
 from schemas.node import Node
 from schemas.problems import ConfigurationError, Problem, nearest
 from schemas.stack import Stack
-from schemas.unbuilt import LEGACY_KEYS, unbuilt_features
+from schemas.unbuilt import unbuilt_features
 from schemas.yaml_source import DefaultsEntry, Source, holds_secret, parse_source
 
 GROUPS = ("nodes", "models", "policies")
@@ -37,6 +38,8 @@ class Composition:
 
     stack: Stack
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    """What older shapes of the files were read as."""
 
 
 def stack_names(conf: Path) -> list[str]:
@@ -54,13 +57,12 @@ def compose(conf: Path, stack: str, overrides: Sequence[str] = ()) -> Compositio
     keys = _override_keys(overrides, problems)
     if problems:
         raise ConfigurationError(problems)
-    tree = _compose_tree(conf, stack, overrides)
-    locate = _Locator(sources, keys)
-    problems = _find_problems(tree, stack, locate)
+    modern = modernised(_compose_tree(conf, stack, overrides))
+    problems = _find_problems(modern, stack, _Locator(sources, keys))
     if problems:
         raise ConfigurationError(sorted(problems, key=lambda p: (p.file, p.line or 0, p.key)))
     files = tuple(Path(source.file) for source in sources)
-    return Composition(Stack.model_validate_json(json.dumps(tree)), files)
+    return Composition(Stack.model_validate_json(json.dumps(modern.tree)), files, tuple(modern.notes))
 
 
 class _NodeFiles(Frozen):
@@ -251,18 +253,18 @@ class _Locator:
         return Problem(file=self._sources[-1].file, key=key, message=message, suggestion=suggestion)
 
 
-def _find_problems(tree: Mapping[str, Any], stack: str, locate: _Locator) -> list[Problem]:
+def _find_problems(modern: Modern, stack: str, locate: _Locator) -> list[Problem]:
     """Return everything that is wrong with a composed tree: in its types, between its parts, and not built yet."""
-    problems = [locate.problem(*finding) for finding in check_tree(tree, stack)]
-    for key in LEGACY_KEYS:
-        if key in tree:
-            message = "this older shape arrives with embeddings and reranking; use `helpers:` and `roles:`"
-            problems.append(locate.problem((key,), message))
-    wrong = _type_errors({key: value for key, value in tree.items() if key not in LEGACY_KEYS})
-    problems += [locate.problem(*found) for found in wrong]
+    tree = modern.tree
+    found = [*modern.findings, *check_tree(tree, stack)]
+    wrong = _type_errors(tree)
+    if modern.findings:
+        # What should have become of the older shapes is not missing.
+        wrong = [each for each in wrong if each[0] not in {("roles",), ("helpers",)}]
     reported = {path for path, _, _ in wrong}
-    problems += [locate.problem(path, text) for path, text in unbuilt_features(tree) if path not in reported]
-    return problems
+    found += [Finding(*each) for each in wrong]
+    found += [Finding(path, text) for path, text in unbuilt_features(tree) if path not in reported]
+    return [locate.problem(modern.origin(path), message, suggestion) for path, message, suggestion in found]
 
 
 def _type_errors(

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.base import SCHEMA_DIALECT, ModelKey, NodeKey, PolicyKey
+from schemas.legacy import LEGACY_KEYS, OldSections
 from schemas.model import Model
 from schemas.node import Node
 from schemas.policy import Policy
@@ -26,7 +27,16 @@ def file_schemas() -> dict[str, Schema]:
     stack = TypeAdapter(Stack).json_schema()
     # a stack file is a part: groups bring the rest, and its defaults list is Hydra's, not the stack's
     stack["properties"] = {"defaults": _DEFAULTS, **stack["properties"]}
-    stack["required"] = [key for key in stack["required"] if key != "nodes"]
+    stack["required"] = [key for key in stack["required"] if key not in ("nodes", "roles")]
+    stack["anyOf"] = [{"required": [key]} for key in ("roles", *LEGACY_KEYS)]
+    older = TypeAdapter(OldSections).json_schema()
+    endpoints = {"type": "array", "items": {"$ref": "#/$defs/OldEndpoint"}, "minItems": 1}
+    either = {"anyOf": [older["properties"]["helper_nodes"], endpoints]}
+    stack["properties"] |= {
+        "helper_nodes": older["properties"]["helper_nodes"] | {"deprecated": True},
+        "backends": {"description": older["properties"]["backends"]["description"], "deprecated": True} | either,
+    }
+    stack["$defs"] |= older["$defs"]
     schemas = {
         "stack": ("One stack: `conf/stacks/<name>.yaml`", stack),
         "node": ("Machines by name: `conf/nodes/<name>.yaml`", TypeAdapter(Mapping[NodeKey, Node]).json_schema()),

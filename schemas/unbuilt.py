@@ -44,8 +44,6 @@ UNBUILT = (
     ),
     Unbuilt("history.bodies", "stored bodies arrive with the request history", (False,)),
 )
-LEGACY_KEYS = ("helper_nodes", "backends")
-"""Top-level keys of older files: embedding and reranking helpers; they are converted once those roles are served."""
 
 
 def unbuilt_features(tree: Mapping[str, Any]) -> list[tuple[Path, str]]:

@@ -14,7 +14,7 @@ from orchestrator.cli.main import program_name
 from orchestrator.cli.options import conf_option
 from orchestrator.starter import SCHEMA_DIRECTORY, schema_files, starter_files
 from schemas.export import file_schemas
-from schemas.legacy import HostfileError, import_hostfile
+from schemas.hostfile import HostfileError, import_hostfile
 from schemas.problems import nearest
 
 

@@ -31,6 +31,8 @@ def validate(stack: str, overrides: tuple[str, ...], conf: Path | None, as_json:
         print_json({"type": "valid", "stack": stack, "files": files})
     else:
         click.echo(f"Stack {stack} is valid ({len(files)} files: {', '.join(files)}).")
+        for note in composition.notes:
+            click.echo(f"Note: {note}.")
 
 
 @click.command()

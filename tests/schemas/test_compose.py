@@ -242,7 +242,6 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
         ("history.bodies=true", "history.bodies", "request history"),
         ("models.other={source: 'ollama:phi'}", "models.other.source", "managed engines"),
         ("helpers.box={url: 'http://h:1', api: tei, models: {m: {}}}", "helpers.box.api", "adapters of their own"),
-        ("helper_nodes={}", "helper_nodes", "embeddings and reranking"),
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
