@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("sanic.root").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # what a worker asks of its neighbours, they log themselves
     settings = parse(argv)
+    if settings.kind == "chat":
+        # Read when numpy is loaded. Ranks share their machine's cores, and threads that wait for each other at every
+        # product stand still whenever one of them has no core.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if settings.group is not None and settings.group.rank > 0:
         return _run(_follow(settings, settings.group))
     try:
@@ -126,7 +130,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
 def _open_host(settings: Settings, make: Make[E], on_end: Callable[[int], None]) -> Host[E]:
     """Return what lends engines that `make` makes to requests; `on_end` takes an exit code. Raises OSError."""
     from runtime.worker.on_demand.hosting import Always
-    from runtime.worker.on_demand.model import OnDemand
+    from runtime.worker.on_demand.lending import OnDemand
 
     if settings.on_demand is None:
         return Always(make(lambda: on_end(exits.FAILED)))

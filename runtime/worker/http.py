@@ -25,7 +25,7 @@ from runtime.worker.encode.work import Reading, Work, embedding_work, rerank_wor
 from runtime.worker.engine import Engine
 from runtime.worker.errors import GenerationError, RequestError, UnavailableError, error_body, kind_of
 from runtime.worker.on_demand.hosting import Call, Host, Loadable
-from runtime.worker.on_demand.model import OnDemand
+from runtime.worker.on_demand.lending import OnDemand
 from runtime.worker.openai import Envelope, Kind, Usage
 from runtime.worker.request import Request as Wanted
 from runtime.worker.request import parse_chat, parse_completion

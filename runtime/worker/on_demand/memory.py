@@ -8,6 +8,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from runtime.worker.settings import Settings
+
 OVERHEAD_SHARE = 0.2
 """Of the weights, for buffers and caches, where nobody says what the model needs."""
 PROCESS_BYTES = 256 << 20
@@ -28,6 +30,8 @@ def weights_bytes(model_dir: Path) -> int:
     return sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
 
 
-def need_bytes(model_dir: Path) -> int:
-    """Return what a loaded model may need in all, by the size of its weights."""
-    return int(weights_bytes(model_dir) * (1 + OVERHEAD_SHARE)) + PROCESS_BYTES
+def need_bytes(settings: Settings) -> int:
+    """Return what a loaded model may need in all, by the weights of it and its draft, and its prompt cache if set."""
+    weights = weights_bytes(Path(settings.model_dir))
+    weights += 0 if settings.draft_dir is None else weights_bytes(Path(settings.draft_dir))
+    return int(weights * (1 + OVERHEAD_SHARE)) + (settings.prompt_cache_bytes or 0) + PROCESS_BYTES

@@ -13,9 +13,10 @@ import pytest
 
 from runtime.worker.errors import UnavailableError
 from runtime.worker.gate import Gate
-from runtime.worker.on_demand import model
+from runtime.worker.on_demand import place, residence
+from runtime.worker.on_demand.attempts import ROOM_POLL_S
 from runtime.worker.on_demand.hosting import Call
-from runtime.worker.on_demand.model import OnDemand
+from runtime.worker.on_demand.lending import OnDemand
 from runtime.worker.on_demand.registry import Entry, Registry
 from runtime.worker.settings import OnDemand as Terms
 from runtime.worker.settings import Settings
@@ -139,7 +140,7 @@ async def test_clients_that_wait_for_room_try_for_it_together_and_seldom(
         other.write(entry)
         waiting = [asyncio.create_task(use(host)) for _ in range(5)]
         await until(lambda: len(asked) >= 2, "it was tried again")
-        assert asked[1] - asked[0] >= model.WAIT_POLL_S
+        assert asked[1] - asked[0] >= ROOM_POLL_S
         other.close()
         await asyncio.gather(*waiting)
     assert caplog.text.count("no room:") == 1
@@ -180,7 +181,7 @@ async def test_a_batch_that_nobody_waits_for_any_more_delays_the_drop_and_ends_n
 
 
 async def test_a_thread_that_never_ends_ends_the_process(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "UNLOAD_S", 0.3)
+    monkeypatch.setattr(residence, "UNLOAD_S", 0.3)
     host = bench.host()
     await use(host)
     bench.engines[0].is_held = True
@@ -210,7 +211,7 @@ async def test_a_load_that_never_ends_ends_the_process_with_a_code_of_its_own(
     def stuck(engine: Engine) -> None:
         engine.is_quick, engine.is_held = False, True
 
-    monkeypatch.setattr(model, "longest_s", lambda _: 0.2)
+    monkeypatch.setattr(place, "longest_s", lambda _: 0.2)
     bench.prepare = stuck
     host = bench.host()
     waiting = asyncio.create_task(use(host))
