@@ -13,6 +13,7 @@ import httpx
 
 from orchestrator.addresses import url_host
 from orchestrator.cluster import Cluster, ReachedNode
+from orchestrator.drafting import drafted_pairs
 from orchestrator.engines import EngineError
 from orchestrator.engines.probe import is_alive
 from orchestrator.expand import Desired, DesiredUnit
@@ -21,7 +22,8 @@ from orchestrator.models.errors import StoreError
 from orchestrator.models.node_store import NodeStore
 from orchestrator.models.read_facts import known_facts
 from orchestrator.models.sync import models_here, remote_models
-from orchestrator.models.wishes import Wish, wish_of
+from orchestrator.models.vocabulary import foreign_tokens
+from orchestrator.models.wishes import Wish, wishes_of
 from orchestrator.node.client import ShimError
 from orchestrator.node.provision import is_provisioned
 from orchestrator.node.reports import NodeReport
@@ -36,7 +38,7 @@ from schemas.admin import ConfigReport
 from schemas.base import ModelName, NodeName, StackName, UnitId
 from schemas.routes import Routes
 from schemas.stack import Canary
-from schemas.unit import EngineSpec, GatewaySpec, ModelSpec, WatcherSpec, WorkerSpec, slot_of
+from schemas.unit import EngineSpec, GatewaySpec, ModelSpec, WatcherSpec, WorkerSpec, models_of, slot_of
 
 GIB = 1 << 30
 AT_ONCE = 32
@@ -59,14 +61,22 @@ async def collect(
     """
     routes = await _routes(cluster)
     look = _Look(cluster, desired, routes, patience_s, note)
-    specs = {unit.spec.model for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec | EngineSpec)}
+    specs = {model for unit in desired.units.values() for model in models_of(unit.spec)}
     async with client() as http, asyncio.TaskGroup() as group:
         helpers = group.create_task(observe(http, desired.helpers, os.environ))
         facts = group.create_task(known_facts(cluster.store, specs))
+        foreign = group.create_task(asyncio.to_thread(foreign_tokens, cluster.store, drafted_pairs(desired)))
         asked = {name: group.create_task(look.node(name, node)) for name, node in cluster.nodes.items()}
     nodes = {name: task.result() for name, task in asked.items()}
     references = await asyncio.to_thread(References(cluster).known, _canaries(desired))
-    observed = Observed(nodes, routes, helpers=helpers.result(), facts=facts.result(), references=references)
+    observed = Observed(
+        nodes,
+        routes,
+        helpers=helpers.result(),
+        facts=facts.result(),
+        references=references,
+        foreign_tokens=foreign.result(),
+    )
     return await look.with_gateway(observed)
 
 
@@ -193,8 +203,8 @@ class _Look:
         )
 
     async def _models(self, name: NodeName, node: ReachedNode) -> frozenset[tuple[ModelName, ModelForm]]:
-        wishes = {_wish(unit) for unit in self._desired.units.values() if unit.node == name}
-        wanted = sorted((wish for wish in wishes if wish), key=lambda wish: (wish.model.name, wish.form))
+        wishes = {wish for unit in self._desired.units.values() if unit.node == name for wish in _wishes(unit)}
+        wanted = sorted(wishes, key=lambda wish: (wish.model.name, wish.form))
         if not wanted:
             return frozenset()
         if node.is_local:
@@ -251,12 +261,12 @@ def _canaries(desired: Desired) -> set[tuple[ModelSpec, Canary]]:
     return {(unit.spec.model, unit.canary) for unit in units if isinstance(unit.spec, WorkerSpec) and unit.canary}
 
 
-def _wish(unit: DesiredUnit) -> Wish | None:
-    """Return what a unit loads; None where it loads nothing, or names an engine's arguments that cannot be used."""
+def _wishes(unit: DesiredUnit) -> tuple[Wish, ...]:
+    """Return what a unit loads; nothing where it names an engine's arguments that cannot be used."""
     try:
-        return wish_of(unit.spec)
+        return wishes_of(unit.spec)
     except EngineError:
-        return None  # its start says why
+        return ()  # its start says why
 
 
 async def _is_provisioned(node: ReachedNode) -> bool:

@@ -48,6 +48,7 @@ def worker_argv(
     port: int | None,
     meeting: Meeting | None = None,
     demand: Demand | None = None,
+    draft_directory: str | None = None,
 ) -> list[str]:
     """Return the command of one MLX worker; a rank behind the first serves no HTTP and has no port."""
     argv = [python, "-m", "runtime.worker", "--model-dir", model_directory, "--name", spec.model.name]
@@ -58,6 +59,10 @@ def worker_argv(
         argv += ["--max-context", str(spec.model.context)]
     if spec.model.kind != "chat":
         argv += ["--kind", spec.model.kind]
+    if spec.prompt_cache_gib is not None:
+        argv += ["--prompt-cache-gib", f"{spec.prompt_cache_gib:g}"]
+    if draft_directory is not None:
+        argv += ["--draft-model", draft_directory, "--draft-tokens", str(spec.draft_tokens)]
     if spec.group is not None and meeting is not None:
         argv += ["--rank", str(spec.rank), "--size", str(spec.group.size)]
         argv += ["--backend", spec.group.backend, "--strategy", spec.group.strategy]

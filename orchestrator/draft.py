@@ -30,7 +30,7 @@ from orchestrator.policy import SILENT_LIMIT_S
 from orchestrator.referencing import ReferencePlaces
 from schemas.base import ModelName, NodeName, UnitId
 from schemas.routes import Instance
-from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec
+from schemas.unit import AnyUnitSpec, EngineSpec, ModelSpec, WorkerSpec, models_of
 
 STOP_GRACE_S = 20.0
 """Between TERM and KILL: a worker lets its answers finish for 10 s and takes up to 9 s more.
@@ -203,15 +203,23 @@ class Draft:
         return (provision,)
 
     def _sync(self, spec: WorkerSpec | EngineSpec, after: tuple[ActionId, ...]) -> tuple[ActionId, ...]:
-        node, model, form = self.observed.nodes.get(spec.node), ModelName(spec.model.name), model_form(spec)
-        if form is None or (isinstance(node, Reachable) and (model, form) in node.models):
+        form = model_form(spec)
+        if form is None:
             return ()
-        target = f"{spec.node}/{model}"
+        return tuple(sync for model in models_of(spec) for sync in self._sync_one(spec.node, model, form, after))
+
+    def _sync_one(
+        self, place: NodeName, spec: ModelSpec, form: ModelForm, after: tuple[ActionId, ...]
+    ) -> tuple[ActionId, ...]:
+        node, model = self.observed.nodes.get(place), ModelName(spec.name)
+        if isinstance(node, Reachable) and (model, form) in node.models:
+            return ()
+        target = f"{place}/{model}"
         sync = ActionId(f"sync:{target}" if form == "mlx" else f"sync:{target}:{form}")
         if sync not in self.actions:
             cause = "not in the model store" if form == "mlx" else f"not in the model store in its {form} form"
-            self.change("fetch", target, f"{cause}: {spec.model.source}")
-            self.add(Sync(id=sync, node=spec.node, cause=cause, after=after, model=spec.model, form=form))
+            self.change("fetch", target, f"{cause}: {spec.source}")
+            self.add(Sync(id=sync, node=place, cause=cause, after=after, model=spec, form=form))
         return (sync,)
 
     # -- taking units down -----------------------------------------------------------------------------------------

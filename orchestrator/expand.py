@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.addresses import called_at
+from orchestrator.footprint import needed_memory
 from orchestrator.ladders import RoleShape, role_shape
 from schemas.base import HelperName, ModelName, NodeName, RoleName, ServiceName, SlotId, StackName, UnitId
 from schemas.hashing import routing_fields
@@ -181,7 +182,7 @@ def _service_units(
             node = moved.get((name, replica)) or service.nodes[replica % len(service.nodes)]
             specs = [_single(stack, name, service, replica, node, model_spec)]
         for spec in specs:
-            memory = None if model.memory_gib is None else model.memory_gib * share_of(spec)
+            memory, is_estimate = needed_memory(spec, stack.models, {})
             yield DesiredUnit(
                 spec,
                 unit_id(spec),
@@ -189,6 +190,7 @@ def _service_units(
                 memory,
                 service.ready_timeout_s,
                 service.drain_s,
+                is_estimate=is_estimate,
                 is_moved=(name, replica) in moved,
                 canary=_canary(service),
             )
@@ -197,16 +199,6 @@ def _service_units(
 def _canary(service: Service) -> Canary | None:
     asked = None if service.sharding is None else service.sharding.canary
     return asked if isinstance(asked, Canary) else None
-
-
-def share_of(spec: WorkerSpec | EngineSpec) -> float:
-    """Return which part of its model a unit holds: by `split` in a pipeline, else an equal one."""
-    if isinstance(spec, EngineSpec) or spec.group is None:
-        return 1.0
-    group = spec.group
-    if group.split is not None and len(group.split) == group.size:
-        return group.split[spec.rank] / sum(group.split)
-    return 1.0 / group.size
 
 
 def _single(
@@ -223,6 +215,9 @@ def _single(
             port=service.port,
             max_batch=_batch(service, model),
             max_waiting=service.max_waiting,
+            prompt_cache_gib=service.prompt_cache_gib,
+            draft=None if service.draft is None else _model_spec(service.draft, stack.models[service.draft]),
+            draft_tokens=service.draft_tokens,
             on_demand=service.start == "on-demand",
             idle_stop_s=service.idle_stop_s,
             host=host,
@@ -263,6 +258,7 @@ def _ranks(
             port=service.port,  # in every rank, so that all ids of a group change together; rank 0 listens on it
             max_batch=service.max_batch,
             max_waiting=service.max_waiting,
+            prompt_cache_gib=service.prompt_cache_gib,
             group=group,
             host=called_at(node, stack.gateway.node, stack.nodes) if rank == 0 else None,
         )

@@ -33,6 +33,7 @@ from orchestrator.expand import Desired
 from orchestrator.models.errors import StoreError
 from orchestrator.models.node_store import NodeStore
 from orchestrator.models.sync import Wish, loadable_on, models_here
+from orchestrator.models.wishes import wishes_of
 from orchestrator.node.client import ShimError
 from orchestrator.node.reports import UnitLaunch
 from orchestrator.plan import Placed, Start
@@ -204,11 +205,12 @@ class Launcher:
             case EngineSpec() as spec:
                 return await self._engine(spec, node, python, placed.port, token)
             case WorkerSpec() as spec:
-                path = await model_path(self._cluster, node, Wish(spec.model, "mlx"))
+                path, *others = [await model_path(self._cluster, node, wish) for wish in wishes_of(spec)]
+                draft = others[0] if others else None
                 meeting = group.meeting if group else None
                 budget = str(directories.allotment(stack))
                 demand = Demand(str(directories.room), budget) if spec.on_demand else None
-                argv = worker_argv(python, spec, path, placed.port, meeting, demand)
+                argv = worker_argv(python, spec, path, placed.port, meeting, demand, draft)
                 return argv, {**unit_environment(token), **self._rank_environment(placed, spec, directories, group)}
 
     async def _engine(

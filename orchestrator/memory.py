@@ -5,72 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from orchestrator.expand import Desired, DesiredUnit, share_of
+from orchestrator.expand import Desired, DesiredUnit
+from orchestrator.footprint import needed_memory
 from orchestrator.observed import ModelFacts, Observed, ObservedUnit, Reachable
 from schemas.base import ModelName, NodeName
-from schemas.unit import AnyUnitSpec, EngineSpec, WorkerSpec, is_on_demand, slot_of
+from schemas.unit import EngineSpec, WorkerSpec, is_on_demand, slot_of
 
-GIB = 1 << 30
-OVERHEAD_SHARE = 0.2
-"""Of the weights, for buffers and caches, where nothing better is known."""
-PROCESS_GIB = 0.25
-"""The interpreter and its libraries (measured: 0.2 GiB with mlx on Linux)."""
-CACHED_TOKENS = 4096
-"""Tokens for which keys and values are counted, for each place of the batch."""
-TEXT_TOKENS = 512
-"""Tokens of a text to embed or rank for which memory is counted, for each place of the batch."""
 SHOWN_NODES = 8
 
 
-def unit_memory(spec: AnyUnitSpec, declared: float | None, facts: ModelFacts | None) -> tuple[float | None, bool]:
-    """Return what a unit needs in GiB, None where nothing says it, and whether that is an estimate.
-
-    Declared: the model's `memory_gib`. Else, from the model's files: the weights, plus the larger of a fifth of them
-    and the keys and values (two bytes a number) of `max_batch` requests with 4,096 tokens each, of encoders what one
-    layer makes of `max_batch` texts. A rank has its share of it. Every process has 0.25 GiB on top of an estimate.
-    """
-    if not isinstance(spec, WorkerSpec | EngineSpec):
-        return None, False
-    if declared is not None:
-        return declared * share_of(spec), False
-    if facts is None or facts.weights_bytes is None:
-        return None, False
-    working = _cache_bytes(spec, facts) if spec.model.kind == "chat" else _layer_bytes(spec, facts)
-    extra = max(facts.weights_bytes * OVERHEAD_SHARE, working)
-    return (facts.weights_bytes + extra) / GIB * share_of(spec) + PROCESS_GIB, True
-
-
-def _cache_bytes(spec: WorkerSpec | EngineSpec, facts: ModelFacts) -> float:
-    heads = facts.heads
-    if facts.layers is None or heads is None or facts.hidden is None:
-        return 0.0
-    width = facts.hidden / heads * (facts.kv_heads or heads)
-    limits = [limit for limit in (spec.model.context, facts.context, CACHED_TOKENS) if limit is not None]
-    return 2 * 2 * facts.layers * width * min(limits) * spec.max_batch
-
-
-def _layer_bytes(spec: WorkerSpec | EngineSpec, facts: ModelFacts) -> float:
-    """Return what one layer makes of a batch of texts, in four bytes a number: nothing is kept from token to token."""
-    if facts.heads is None or facts.hidden is None:
-        return 0.0
-    limits = [limit for limit in (spec.model.context, facts.context, TEXT_TOKENS) if limit is not None]
-    tokens = min(limits)
-    rows = 4 * facts.hidden + 2 * (facts.intermediate or 4 * facts.hidden)
-    return 4.0 * spec.max_batch * tokens * (rows + facts.heads * tokens)
-
-
 def with_estimates(desired: Desired, facts: Mapping[ModelName, ModelFacts]) -> Desired:
-    """Return the desired state with an estimate for every unit that declares no memory and whose model is known."""
+    """Return the desired state with an estimate for every unit that does not declare all and whose model is known."""
     if not facts:
         return desired
-    units = {slot: _estimated(unit, facts) for slot, unit in desired.units.items()}
+    units = {slot: _estimated(unit, desired, facts) for slot, unit in desired.units.items()}
     return replace(desired, units=units)
 
 
-def _estimated(unit: DesiredUnit, facts: Mapping[ModelName, ModelFacts]) -> DesiredUnit:
-    if unit.memory_gib is not None or not isinstance(unit.spec, WorkerSpec | EngineSpec):
+def _estimated(unit: DesiredUnit, desired: Desired, facts: Mapping[ModelName, ModelFacts]) -> DesiredUnit:
+    if unit.memory_gib is not None and not unit.is_estimate:
         return unit
-    memory, is_estimate = unit_memory(unit.spec, None, facts.get(unit.spec.model.name))
+    memory, is_estimate = needed_memory(unit.spec, desired.models, facts)
     return replace(unit, memory_gib=memory, is_estimate=is_estimate)
 
 
@@ -92,9 +47,7 @@ class KnownMemory:
             return None
         if not isinstance(unit.spec, WorkerSpec | EngineSpec) or is_on_demand(unit.spec):
             return 0.0
-        model = self._models.get(unit.spec.model.name)
-        declared = None if model is None else model.memory_gib
-        return unit_memory(unit.spec, declared, self._facts.get(unit.spec.model.name))[0]
+        return needed_memory(unit.spec, self._models, self._facts)[0]
 
     def gain(self, unit: ObservedUnit) -> float | None:
         """Return what the end of a unit gives in GiB; None where it is not known, as of a model loaded on demand."""

@@ -172,6 +172,8 @@ class Observed:
     """Of the stack's models whose files are known."""
     references: frozenset[tuple[ModelName, int]] = frozenset()
     """The models, each with the tokens of its long prompt, for which answers of one process are kept."""
+    foreign_tokens: Mapping[tuple[ModelName, ModelName], str] = field(default_factory=dict)
+    """The models and draft models that are known not to go together, each with a token that only the latter has."""
 
     def units(self) -> list[ObservedUnit]:
         """Return all units of the stack on the nodes that answered, by node and id."""

@@ -25,6 +25,7 @@ from orchestrator.causes import difference, files_difference, removal, routing_d
 from orchestrator.consequences import Service, outages, routing_notes
 from orchestrator.decide import STARTING, Decision, decide
 from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, engine_conflicts, place_of
+from orchestrator.drafting import draft_conflicts
 from orchestrator.drain import drained_notes, is_slot_drained
 from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_of, slots_of
@@ -92,6 +93,7 @@ class _Reconciliation:
         draft.conflicts += address_conflicts(specs, self.desired.nodes)
         draft.conflicts += engine_conflicts(self.desired)
         draft.conflicts += sharding_conflicts(self.desired, self.observed.facts)
+        draft.conflicts += draft_conflicts(self.desired, self.observed)
         draft.conflicts += dimension_conflicts(self.desired, self.observed.facts)
         self._defer_unreachable()
         self._rewire()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.expand import Desired, DesiredUnit
+from orchestrator.footprint import unit_memory
 from orchestrator.groups import Slot
-from orchestrator.memory import KnownMemory, free_memory, gib, unit_memory
+from orchestrator.memory import KnownMemory, free_memory, gib
 from orchestrator.observed import Observed
 from schemas.base import NodeName
 from schemas.unit import WorkerSpec

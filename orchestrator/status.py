@@ -121,6 +121,8 @@ def _unit_words(unit: ObservedUnit, state: UnitState, seconds: float, status: St
         yield from _canary_words(unit)
     if unit.demand is not None and unit.alive:
         yield from _demand_words(unit.demand)
+    if unit.worker is not None and unit.alive:
+        yield from _prompt_words(unit.worker)
     if state == "silent":
         yield f"has not answered for {seconds:.0f} s"
     elif state == "backoff":
@@ -144,6 +146,17 @@ def _demand_words(seen: OnDemandSeen) -> Iterator[str]:
         yield f"its last load failed: {report.failure}"
 
 
+def _prompt_words(worker: WorkerStatus) -> Iterator[str]:
+    """Yield what a prompt cache and a draft model were good for, once they were used."""
+    kept, drafted = worker.prompt_cache, worker.speculation
+    if kept is not None and kept.lookups:
+        yield f"prompt cache hit by {kept.hits} of {kept.lookups}"
+    if drafted is not None and drafted.failure is not None:
+        yield f"its draft model is not used any more: {drafted.failure}"
+    elif drafted is not None and drafted.proposed:
+        yield f"{drafted.accepted} of {drafted.proposed} drafted tokens accepted"
+
+
 def _group_row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, str, str]:
     """Return one line for the living ranks of a group: it serves when rank 0 does and all of them live."""
     first = members[0]
@@ -158,6 +171,7 @@ def _group_row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, s
     words += [f"port {unit.port}" for unit in members if unit.port]
     words += [unit.verdict.line() for unit in members if unit.verdict is not None and unit.verdict.outcome != "off"]
     words += [line for unit in members if unit.worker is not None for line in _link_words(unit.worker)]
+    words += [line for unit in members if unit.worker is not None for line in _prompt_words(unit.worker)]
     if first.started_at:
         words.append(f"up {duration(max(0.0, status.now - first.started_at))}")
     return str(group_of(first.slot)), state, "; ".join(words)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+from schemas.addresses import is_loopback
+from schemas.drafting import added_memory, drafting_problems
 
 from schemas.kinds import kind_problems
 from schemas.problems import nearest
@@ -89,6 +91,9 @@ def _check_services(tree: Tree) -> Iterator[Finding]:
                 f"or they take copies in turn, then say how many with `replicas: {len(nodes)}`",
             )
         yield from _check_engine(here, service)
+        models = _section(tree, "models")
+        yield from _unknown((*here, "draft"), "model", service.get("draft"), models)
+        yield from (Finding(path, message) for path, message in drafting_problems(here, service, models))
         yield from _check_start(here, service)
 
 
@@ -343,7 +348,7 @@ def _needs(tree: Tree, start: str) -> Iterator[tuple[str, str, float]]:
             continue
         for nodes in _copies(service):
             for rank, node in enumerate(nodes):
-                yield name, node, need * _share(service, nodes, rank)
+                yield name, node, need * _share(service, nodes, rank) + added_memory(service, models)
 
 
 def _check_memory(tree: Tree) -> Iterator[Finding]:

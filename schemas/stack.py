@@ -124,6 +124,13 @@ class Service(Frozen):
     """Requests that are answered at once; of embedding and reranking models texts, 32 where nothing is said."""
     max_waiting: Annotated[int, Field(ge=0, le=4096), COLD] = 64
     """Requests that may wait for a place in the batch; more are refused with 503."""
+    prompt_cache_gib: Annotated[float | None, Field(ge=0, le=4096), COLD] = None
+    """Memory for the keys and values of prompts to come, those of running requests counted, in GiB; of a group on each
+    rank. 0 keeps none. Without it the worker keeps at most 1 GiB, of small models less, out of what a plan counts."""
+    draft: Annotated[ModelKey | None, COLD] = None
+    """A smaller chat model of this stack, of the same vocabulary, that proposes tokens while one request runs alone."""
+    draft_tokens: Annotated[int, Field(ge=1, le=16), COLD] = 3
+    """Tokens that the `draft` proposes for one step."""
     ready_timeout_s: Annotated[Seconds, HOT] = 600.0
     """How long loading may take until the first real token, in seconds."""
     drain_s: Annotated[Seconds, HOT] = 30.0

@@ -57,6 +57,12 @@ class WorkerSpec(Frozen):
     """The port that the stack asks for; None lets the plan take a free one of the node's range."""
     max_batch: int
     max_waiting: int
+    prompt_cache_gib: float | None = None
+    """What it may keep for prompts to come, in GiB; None leaves it to the worker."""
+    draft: ModelSpec | None = None
+    """The model that proposes tokens to it."""
+    draft_tokens: int = 3
+    """Proposed for one step."""
     on_demand: bool = False
     """Whether it holds its model only while it is used."""
     idle_stop_s: float | None = None
@@ -125,6 +131,17 @@ ModelUnitSpec = WorkerSpec | EngineSpec
 """A unit that serves a model."""
 AnyUnitSpec = WorkerSpec | EngineSpec | GatewaySpec | WatcherSpec
 UnitSpec = Annotated[AnyUnitSpec, Field(discriminator="kind")]
+
+
+def models_of(spec: AnyUnitSpec | None) -> tuple[ModelSpec, ...]:
+    """Return the models that a unit serves or is helped by: its own, and its draft model behind it."""
+    match spec:
+        case WorkerSpec(draft=ModelSpec() as draft):
+            return (spec.model, draft)
+        case WorkerSpec() | EngineSpec():
+            return (spec.model,)
+        case _:
+            return ()
 
 
 def is_group(spec: AnyUnitSpec | None) -> bool:

@@ -41,6 +41,7 @@ MUST_BE_PURE = (
     "schemas/base.py", "schemas/stack.py", "schemas/node.py", "schemas/model.py", "schemas/policy.py",
     "schemas/exits.py", "schemas/kinds.py", "schemas/sharding.py", "schemas/prefer.py", "schemas/on_demand.py",
     "schemas/unit.py", "schemas/routes.py", "schemas/hashing.py", "schemas/checks.py", "schemas/explain.py",
+    "schemas/drafting.py", "orchestrator/drafting.py", "orchestrator/footprint.py",
     "orchestrator/expand.py", "orchestrator/observed.py", "orchestrator/placement.py", "orchestrator/reconcile.py",
     "orchestrator/budget.py", "orchestrator/causes.py", "orchestrator/addresses.py", "orchestrator/consequences.py",
     "orchestrator/decide.py", "orchestrator/drain.py", "orchestrator/draft.py",

@@ -16,7 +16,7 @@ from orchestrator.models.node_store import Listing, NodeStore, StoredModel, fits
 from orchestrator.models.sources import PathSource, parse_source
 from orchestrator.models.store import InstalledModel
 from orchestrator.models.sync import ModelSync, asked_paths, models_here
-from orchestrator.models.wishes import Need, Wish, wish_of
+from orchestrator.models.wishes import Need, Wish, wishes_of
 from orchestrator.node.client import ShimError
 from orchestrator.plan import ActionId, Sync
 from orchestrator.records import observed_unit
@@ -74,8 +74,7 @@ async def look(
         listing = await store.listing(asked_paths(wishes))
         report = await node.shim.report(None)
         living = [(unit, observed_unit(name, unit, report.node.time).spec) for unit in report.units if unit.alive]
-        found = [(unit, _wish(spec)) for unit, spec in living]
-        uses = [Use(StackName(unit.stack), UnitId(unit.unit), wish) for unit, wish in found if wish is not None]
+        uses = [Use(StackName(unit.stack), UnitId(unit.unit), wish) for unit, spec in living for wish in _wishes(spec)]
         return NodeModels(store, listing, tuple(uses))
 
     return await _each({name: ask(name, node) for name, node in nodes.items()})
@@ -161,11 +160,11 @@ def _torn(listing: Listing, wish: Wish) -> StoredModel | None:
     return max(found, key=lambda model: model.manifest.installed_at, default=None)
 
 
-def _wish(spec: AnyUnitSpec | None) -> Wish | None:
+def _wishes(spec: AnyUnitSpec | None) -> tuple[Wish, ...]:
     try:
-        return wish_of(spec)
+        return wishes_of(spec)
     except EngineError:  # the record of another version
-        return None
+        return ()
 
 
 async def _each(asked: Mapping[NodeName, Awaitable[T]]) -> dict[NodeName, T | Failure]:

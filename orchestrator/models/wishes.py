@@ -9,7 +9,7 @@ from orchestrator.engines import model_form
 from orchestrator.models.sources import HubSource, PackageSource, parse_source
 from orchestrator.observed import ModelForm
 from schemas.base import NodeName, SlotId
-from schemas.unit import AnyUnitSpec, EngineSpec, ModelSpec, WorkerSpec
+from schemas.unit import AnyUnitSpec, EngineSpec, ModelSpec, WorkerSpec, models_of
 
 COMMIT_CHARS = 40
 """A git commit in hexadecimal digits: what a revision of a hub is pinned to."""
@@ -32,24 +32,26 @@ class Need:
     slots: tuple[SlotId, ...]
 
 
-def wish_of(spec: AnyUnitSpec | None) -> Wish | None:
-    """Return what a unit loads; None for one that loads nothing, or is told another way. Raises EngineError."""
+def wishes_of(spec: AnyUnitSpec | None) -> tuple[Wish, ...]:
+    """Return what a unit loads: its model, and its draft model behind it; nothing where it is told another way.
+
+    Raises EngineError.
+    """
     match spec:
         case WorkerSpec():
-            return Wish(spec.model, "mlx")
+            return tuple(Wish(model, "mlx") for model in models_of(spec))
         case EngineSpec():
             form = model_form(spec)
-            return None if form is None else Wish(spec.model, form)
+            return () if form is None else (Wish(spec.model, form),)
         case _:
-            return None
+            return ()
 
 
 def needs(specs: Iterable[AnyUnitSpec]) -> tuple[Need, ...]:
     """Return what the units of a stack need, by model and form, each with its nodes."""
     found: dict[Wish, tuple[list[NodeName], list[SlotId]]] = {}
     for spec in specs:
-        wish = wish_of(spec)
-        if wish is not None:
+        for wish in wishes_of(spec):
             nodes, slots = found.setdefault(wish, ([], []))
             nodes += [spec.node] if spec.node not in nodes else []
             slots.append(spec.slot)

@@ -81,6 +81,9 @@ def test_a_worker_alone_and_a_gateway_have_these_commands(golden):
         worker_argv("python", rank(None, host="mono512.lan"), "/models/coder", 18100),
         gateway_argv("python", spec, "/conf", "home", "/state/routes.json", 30.0),
     )
+    draft = ModelSpec(name="small", source="path:/small")
+    helped = rank(None).model_copy(update={"prompt_cache_gib": 2.5, "draft": draft, "draft_tokens": 4})
+    commands += (worker_argv("python", helped, "/models/coder", 18100, draft_directory="/models/small"),)
     golden.check("commands/alone.txt", "".join(" ".join(argv) + "\n" for argv in commands))
 
 

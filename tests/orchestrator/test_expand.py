@@ -9,7 +9,8 @@ import pytest
 
 from bench.plan_scale import bare, fleet, running
 from orchestrator.expand import expand
-from orchestrator.memory import unit_memory, with_estimates
+from orchestrator.footprint import unit_memory
+from orchestrator.memory import with_estimates
 from orchestrator.observed import ModelFacts
 from orchestrator.reconcile import reconcile
 from orchestrator.sharding import group_problems, sharding_conflicts

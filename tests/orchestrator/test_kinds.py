@@ -10,8 +10,8 @@ import pytest
 from orchestrator.ask import curl_line, role_to_ask
 from orchestrator.commands import worker_argv
 from orchestrator.expand import Desired, expand
+from orchestrator.footprint import unit_memory
 from orchestrator.kinds import dimension_conflicts, kind_notes, pinned_dimensions
-from orchestrator.memory import unit_memory
 from orchestrator.observed import ModelFacts
 from orchestrator.proof import DOCUMENTS, proof_body, proof_of
 from schemas.base import ModelName, ServiceName, SlotId

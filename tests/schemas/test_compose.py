@@ -21,6 +21,8 @@ from schemas.problems import ConfigurationError
 from schemas.yaml_source import parse_source
 from tests.schemas.conftest import REPOSITORY, Conf
 
+SMALL = "{source: path:/models/small}"
+
 
 def test_the_shipped_stacks_are_valid():
     stacks = sorted(path.stem for path in (REPOSITORY / "conf" / "stacks").glob("*.yaml"))
@@ -269,6 +271,21 @@ def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
           "services.chat.sharding={backend: ring, strategy: tensor}"], "services.chat.start", "holds its model all"),
         (["services.chat.start=on-demand", "nodes.local.memory_gib=1", "nodes.local.reserve_gib=0.75"],
          "services.chat.model", "it needs 0.5 GiB when it is asked for, node 'local' has 0.25"),
+        (["services.chat.draft=smollm2"], "services.chat.draft", "no model is called 'smollm2'; there are"),
+        (["services.chat.draft=smollm2-135m-instruct"], "services.chat.draft", "is the service's own model"),
+        (["services.chat.draft_tokens=4"], "services.chat.draft_tokens", "goes with `draft`"),
+        (["models.small=" + SMALL, "services.chat.draft=small", "services.chat.engine=llama-server"],
+         "services.chat.draft", "only engine mlx knows it, found engine llama-server"),
+        (["models.small=" + SMALL, "services.chat.draft=small", "models.small.kind=embedding"],
+         "services.chat.draft", "expected a chat model, and 'small' has kind: embedding"),
+        (["models.small=" + SMALL, "services.chat.draft=small", "services.chat.nodes=[local,local]",
+          "services.chat.sharding={backend: ring, strategy: tensor}"], "services.chat.draft", "not to a sharded group"),
+        (["services.chat.prompt_cache_gib=1", "services.chat.engine=vllm"],
+         "services.chat.prompt_cache_gib", "only engine mlx knows it"),
+        (["services.chat.prompt_cache_gib=1", "nodes.local.memory_gib=1.25"],
+         "nodes.local.memory_gib", "need 1.5 GiB"),
+        (["models.small=" + SMALL, "models.small.memory_gib=2", "services.chat.draft=small", "nodes.local.memory_gib=2"],
+         "nodes.local.memory_gib", "need 2.5 GiB"),
         (["nodes.local.ports=18199-18100"], "nodes.local.ports", "first <= last"),
         (["nodes.local.ports=high"], "nodes.local.ports", "two ports with a dash"),
         (["gateway.bind=0.0.0.0", "gateway.auth=none"], "gateway.bind", "there are no keys"),
