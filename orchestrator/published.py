@@ -34,9 +34,9 @@ class Stamp:
 
 async def read_routes(transport: NodeTransport, path: str) -> Routes | None:
     """Return the published routes; None where there are none or they cannot be read. Raises `TransportError`."""
-    seen = await transport.run(["cat", path], timeout_s=READ_TIMEOUT_S)
+    seen = await transport.read(path, timeout_s=READ_TIMEOUT_S)
     try:
-        return Routes.from_json(seen.stdout) if seen.exit_code == 0 else None
+        return Routes.from_json(seen) if seen is not None else None
     except ValidationError:
         return None
 

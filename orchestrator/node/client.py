@@ -20,6 +20,7 @@ QUICK_S = 30.0  # a verb that waits for nobody; a loaded node may need seconds t
 GIVE_UP_S = 10.0  # how long the shim waits after KILL
 STDERR_CHARS = 2000
 BREATH_S = 10.0
+NO_SUCH_FILE = 2  # what Python ends with when the script that it was given is missing
 SILENCE_S = 60.0  # a lock whose holder has not been heard of for so long is given back by the node
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class LockLostError(NodeUnreachableError):
 
 
 class ShimClient:
-    """The shim of one node: pushed there by content hash before the first verb, then asked.
+    """The shim of one node: pushed there by content hash where it is missing, and asked.
 
     Without a `site` the node is asked for it before the first verb. Every method raises TransportError when the node
     could not be asked, SiteError among them, and ShimError when the shim said no.
@@ -190,6 +191,15 @@ class ShimClient:
     async def _call(self, verb: str, request: Mapping[str, Any], site: Site | None = None) -> tuple[list[str], bytes]:
         """Return the command of a verb and its stdin, after making sure that the shim is there."""
         site = site or await self.site()
+        await self._push(site)
+        return self._command(verb, request, site)
+
+    def _command(self, verb: str, request: Mapping[str, Any], site: Site) -> tuple[list[str], bytes]:
+        signature = {"by": dict(self._by)} if self._by else {}
+        data = json.dumps({"state": site.state, **signature, **request}).encode() + b"\n"
+        return verb_argv(site, self._path(site), verb), data
+
+    async def _push(self, site: Site) -> None:
         path = self._path(site)
         async with self._pushing:
             if not self._is_there:
@@ -197,9 +207,6 @@ class ShimClient:
                 if seen.exit_code:
                     await self._transport.push(self._source, path, mode=0o600)
                 self._is_there = True
-        signature = {"by": dict(self._by)} if self._by else {}
-        data = json.dumps({"state": site.state, **signature, **request}).encode() + b"\n"
-        return verb_argv(site, path, verb), data
 
     def _path(self, site: Site) -> str:
         return f"{site.state}/shim/{self._digest}/shim.py"
@@ -212,8 +219,19 @@ class ShimClient:
         read: Callable[[Mapping[str, Any]], T],
         site: Site | None = None,
     ) -> T:
-        argv, data = await self._call(verb, request, site)
+        """Run a verb to its end. The shim is pushed only when it turns out to be missing: a look is one command.
+
+        What parents a start may answer for a missing shim in its own words, so it is made sure of before that.
+        """
+        site = site or await self.site()
+        if verb == "start":
+            await self._push(site)
+        argv, data = self._command(verb, request, site)
         done = await self._transport.run(argv, input=data, timeout_s=timeout_s)
+        if done.exit_code == NO_SUCH_FILE and not done.stdout:
+            self._is_there = False
+            await self._push(site)
+            done = await self._transport.run(argv, input=data, timeout_s=timeout_s)
         return self._answer(done, read, argv)
 
     def _answer(self, done: Completed, read: Callable[[Mapping[str, Any]], T], argv: Sequence[str] = ("shim",)) -> T:
@@ -225,7 +243,7 @@ class ShimClient:
             error = dict(answer["error"])
             code, message, holder = str(error["code"]), str(error["message"]), dict(error.get("holder", {}))
         except (ValueError, KeyError, TypeError) as mismatch:
-            self._is_there = False  # it may have been removed from the node, or its Python; the next verb looks again
+            self._is_there = False  # the node's Python may have been removed; the next verb looks again
             forget_site(self._transport)
             said = done.stderr.decode("utf-8", "replace").strip()[-STDERR_CHARS:] or "it said nothing"
             reason = f"{' '.join(argv)} exited with {done.exit_code}: {said}"

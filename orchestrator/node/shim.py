@@ -265,10 +265,14 @@ def pids() -> list[int]:
 
 def open_files(pid: int) -> Iterator[str]:
     """Yield what the descriptors of a process point to (Linux); nothing where we may not look."""
-    with contextlib.suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                yield str(descriptor.readlink())
+    folder = f"/proc/{pid}/fd"
+    try:
+        descriptors = os.listdir(folder)  # noqa: PTH208 - paths as objects take thrice the time, of every process here
+    except OSError:
+        return
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"{folder}/{descriptor}")  # noqa: PTH115
 
 
 @functools.cache

@@ -99,6 +99,10 @@ class NodeTransport(Protocol):
         """
         ...
 
+    async def read(self, path: str, *, timeout_s: float) -> bytes | None:
+        """Return the content of a small file; None where it is not there or may not be read. Raises TransportError."""
+        ...
+
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         """Put a file at an absolute path, making its folders: a reader sees the whole file or none.
 

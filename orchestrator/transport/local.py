@@ -49,6 +49,16 @@ class LocalTransport:
         assert process.returncode is not None  # noqa: S101 - communicate has returned
         return Completed(process.returncode, stdout, stderr)
 
+    async def read(self, path: str, *, timeout_s: float) -> bytes | None:
+        """Return a file's content; see `NodeTransport.read`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.to_thread(Path(path).read_bytes)
+        except TimeoutError as error:
+            raise CommandTimeoutError(self.node, f"reading {path} was given up after {timeout_s:g} s") from error
+        except OSError:
+            return None
+
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         """Put a file; see `NodeTransport.push`."""
         with self._failures(path):

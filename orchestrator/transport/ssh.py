@@ -160,6 +160,11 @@ class SshTransport:
         except TimeoutError as error:
             raise CommandTimeoutError(self.node, f"{argv[0]} was given up after {timeout_s:g} s") from error
 
+    async def read(self, path: str, *, timeout_s: float) -> bytes | None:
+        """Return a file's content; see `NodeTransport.read`."""
+        done = await self.run(["cat", path], timeout_s=timeout_s)
+        return done.stdout if done.exit_code == 0 else None
+
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         """Put a file; see `NodeTransport.push`."""
         done = await self.run(push_argv(path, mode, len(data), is_durable=True), input=data, timeout_s=PUSH_S)

@@ -33,6 +33,9 @@ class SlowTransport:
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout_s: float) -> Completed:  # noqa: A002
         return await self._way.run(argv, input=input, timeout_s=timeout_s)
 
+    async def read(self, path: str, *, timeout_s: float) -> bytes | None:
+        return await self._way.read(path, timeout_s=timeout_s)
+
     async def push(self, data: bytes, path: str, *, mode: int) -> None:
         await self._way.push(data, path, mode=mode)
         self.written.set()

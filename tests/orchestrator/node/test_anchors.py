@@ -21,16 +21,16 @@ MAC = Site("/opt/homebrew/bin/python3.13", (3, 13, 1), "/s", "/c", "macos", "arm
 
 
 def test_without_anybody_else_the_shim_is_run_as_it_is() -> None:
-    assert verb_argv(LINUX, "/s/shim.py", "start") == ["/usr/bin/python3", "/s/shim.py", "start"]
+    assert verb_argv(LINUX, "/s/shim.py", "start") == ["/usr/bin/python3", "-S", "/s/shim.py", "start"]
 
 
 def test_only_start_needs_another_parent() -> None:
     site = replace(LINUX, systemd_run="/usr/bin/systemd-run")
 
-    assert verb_argv(site, "/s/shim.py", "list") == ["/usr/bin/python3", "/s/shim.py", "list"]
+    assert verb_argv(site, "/s/shim.py", "list") == ["/usr/bin/python3", "-S", "/s/shim.py", "list"]
     assert " ".join(verb_argv(site, "/s/shim.py", "start")) == (
         "env XDG_RUNTIME_DIR=/run/user/1000 /usr/bin/systemd-run --user --scope --quiet --collect -- "
-        "/usr/bin/python3 /s/shim.py start"
+        "/usr/bin/python3 -S /s/shim.py start"
     )
 
 

@@ -32,6 +32,14 @@ def names(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
 
 
+async def test_a_file_is_read_and_one_that_is_missing_or_no_file_has_no_content(tmp_path: Path) -> None:
+    (tmp_path / "routes.json").write_bytes(b"{}\n")
+
+    assert await HERE.read(str(tmp_path / "routes.json"), timeout_s=20) == b"{}\n"
+    assert await HERE.read(str(tmp_path / "nothing"), timeout_s=20) is None
+    assert await HERE.read(str(tmp_path), timeout_s=20) is None
+
+
 async def test_run_passes_input_and_returns_both_outputs_and_the_exit_code() -> None:
     done = await HERE.run(["sh", "-c", "cat; echo oops >&2; exit 3"], input=b"in", timeout_s=20)
 
