@@ -244,15 +244,29 @@ class Role(Frozen):
     limits: Annotated[Limits | None, HOT] = None
     timeout_s: Annotated[Seconds | None, HOT] = None
     """Seconds to the first content of an answer, for all its endpoints."""
+    midstream: Annotated[Literal["error", "restart", "continue"], HOT] = "error"
+    """When an endpoint breaks off in the middle of a stream: `error` ends it with an error, with `restart` another
+    endpoint gives the whole answer anew behind an event that says so."""
     dimensions: Annotated[int | None, Field(ge=1), HOT] = None
     """The length of its vectors: models whose files say another are refused, and so are answers of another length."""
+
+
+KEYS_FILE_PATTERN = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\.yaml$"
+ORIGIN_PATTERN = r"^https?://[a-z0-9.:\[\]-]+$"
+
+
+def _stays_below(path: str) -> str:
+    """Refuse a path that leads out of the configuration directory."""
+    if ".." in path.split("/"):
+        raise ValueError(f"'{path}' leads out of the configuration directory")
+    return path
 
 
 class KeysFile(Frozen):
     """Where the API keys are."""
 
-    keys_file: Annotated[str, StringConstraints(min_length=1), HOT]
-    """Path of the keys file, relative to the configuration directory."""
+    keys_file: Annotated[str, StringConstraints(pattern=KEYS_FILE_PATTERN), AfterValidator(_stays_below), HOT]
+    """Path of the keys file below the configuration directory; `orchestrate keys` writes it."""
 
 
 Auth = Annotated[
@@ -274,6 +288,10 @@ class Gateway(Frozen):
     """Who may ask. Without keys only a loopback address can be bound."""
     exposed: Annotated[Literal["accepted"] | None, HOT] = None
     """`accepted`, together with `auth: none`: anyone who reaches the address may use it."""
+    hosts: Annotated[tuple[Address, ...], HOT] = ()
+    """More names by which clients call it; others than these, its address and its node's are refused with 421."""
+    origins: Annotated[tuple[Annotated[str, StringConstraints(pattern=ORIGIN_PATTERN)], ...], HOT] = ()
+    """Web pages that may ask it from a browser, such as https://chat.lan; no other page may."""
     body_limit_mib: Annotated[float, Field(gt=0, le=1024), HOT] = 20.0
     """The largest request body, in MiB."""
 

@@ -35,12 +35,10 @@ UNBUILT = (
         "TEI and Infinity arrive with adapters of their own; `openai`, `ollama` and `worker` work now",
         ("openai", "ollama", "worker"),
     ),
-    Unbuilt("roles.*.limits.queue", "queues arrive with role limits"),
-    Unbuilt("policies.*.limits.queue", "queues arrive with role limits"),
     Unbuilt(
-        "gateway.auth",
-        "API keys arrive with the gateway's key store; without `auth` it serves loopback only",
-        (None, "none"),
+        "roles.*.midstream",
+        "no engine continues an answer from where another one broke off; `restart` gives it anew",
+        refuses=("continue",),
     ),
     Unbuilt("history.bodies", "stored bodies arrive with the request history", (False,)),
 )

@@ -65,11 +65,12 @@ class Exchanges:
     async def attempt(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result:
         """Send a request to a leased endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
         target = lease.target
+        lease.sends(len(ask.body.raw))
         first_due = course.deadline
         if ask.body.is_stream or ask.body.is_collected or ask.reading is not None:
             # Without a stream the first content is the whole answer, however long that takes to generate. Vectors and
             # scores are not generated: they come at once or not at all.
-            first_due = min(first_due, self._now() + target.timeouts.first_token_s + ask.wait_s)
+            first_due = min(first_due, self._now() + lease.first_limit_s + ask.wait_s)
         connection: Connection | None = None
         try:
             connection = await self._open(ask, target, course, client, first_due)

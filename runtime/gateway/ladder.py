@@ -23,7 +23,7 @@ class Ladder:
 
         Only when nobody else is left, a request is risked on an endpoint that is waiting for its trial.
         """
-        if walk.tried and (self._now() >= course.deadline or not self._pool.may_retry()):
+        if walk.tried and (self._now() >= course.deadline or not self._pool.may_retry(walk.route)):
             return None
         for may_risk in (False, True):
             walk.skipped.clear()
@@ -34,7 +34,9 @@ class Ladder:
                 made = walk.attempts.get(number, 0)
                 if made < rung.attempts:
                     unfit = walk.unfit(rung) if rung.is_strict else ()
-                    taken = self._pool.lease(rung, walk.tried, unfit=unfit, may_risk=may_risk)
+                    taken = self._pool.lease(
+                        rung, walk.tried, unfit=unfit, may_risk=may_risk, prefix=walk.prefix, asked=walk.route
+                    )
                     if isinstance(taken, Lease):
                         course.skipped = tuple(walk.skipped)
                         walk.attempts[number] = made + 1
@@ -46,6 +48,22 @@ class Ladder:
             if not has_trial:
                 break
         return None
+
+    def take_panic(self, walk: Walk, course: Course) -> Lease | None:
+        """Take a place on an endpoint whose breaker is open, where all are and the files say to try one all the same.
+
+        That is never better than a fallback.
+        """
+        route = walk.route
+        has_fallback = route.fallback is not None or route.is_skipped
+        if has_fallback or walk.attempts.get(0, 0) >= route.attempts or self._now() >= course.deadline:
+            return None
+        unfit = walk.unfit(route) if route.is_strict else ()
+        lease = self._pool.lease_panic(route, walk.tried, unfit)
+        if lease is not None:
+            walk.attempts[0] = walk.attempts.get(0, 0) + 1
+            course.fallback = ""
+        return lease
 
     def take_loading(self, walk: Walk, course: Course) -> tuple[Lease | None, float]:
         """Take a place on an endpoint that is loading, once nobody else is left; return it and how long to wait there.
@@ -61,7 +79,7 @@ class Ladder:
                 was_tried = target.identity in walk.tried
                 if target.identity in unfit or (was_tried and wait_s < 1.0):
                     continue
-                lease = self._pool.lease_loading(target, is_retry=was_tried)
+                lease = self._pool.lease_loading(walk.route, target, is_retry=was_tried)
                 if lease is not None:
                     walk.has_waited = True
                     course.fallback = "" if rung is walk.route else rung.name

@@ -188,7 +188,7 @@ class _Nobody:
 
 def _limit_s(target: Target) -> float:
     """Return the seconds that a probe may take: whom clients wait for longer must be able to close its breaker."""
-    return max(PROBE_S, target.timeouts.first_token_s)
+    return max(PROBE_S, target.timeouts.first_token_s or 0.0)
 
 
 def _is_sooner(target: Target, known: Target) -> bool:

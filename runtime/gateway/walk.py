@@ -10,7 +10,8 @@ from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Result
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError, told_of_load
-from runtime.gateway.routing.outcome import LOADING, MODEL_FAILED, WRONG_DIMENSION
+from runtime.gateway.routing.affinity import prefix_of
+from runtime.gateway.routing.outcome import ABSENT, LOADING, MODEL_FAILED, WRONG_DIMENSION
 from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
@@ -29,7 +30,7 @@ class Failure:
 class Walk:
     """How far a request has come down the ladder of its route."""
 
-    __slots__ = ("_adapted", "_ask", "attempts", "failures", "has_waited", "route", "skipped", "tried")
+    __slots__ = ("_adapted", "_ask", "attempts", "failures", "has_waited", "prefix", "route", "skipped", "tried")
 
     def __init__(self, ask: Ask, route: Route) -> None:
         self.route = route
@@ -40,6 +41,8 @@ class Walk:
         """By the number of the rung: each has attempts of its own. A role and a service may have one name."""
         self.has_waited = False
         """Whether an endpoint that is loading was asked as the last one."""
+        self.prefix = prefix_of(ask.body.document) if route.has_replicas and route.kind == "chat" else None
+        """The beginning of the prompt, where it matters who has read it."""
         self._ask = ask
         self._adapted: dict[str, Body | ApiError] = {}
 
@@ -92,7 +95,7 @@ def exhausted(walk: Walk) -> tuple[Result | ApiError, str]:
     Known but down is never 404, except where every endpoint asked says so itself.
     """
     failures = walk.failures
-    if failures and all(failure.error.verdict.absent_s for failure in failures):
+    if failures and all(failure.error.verdict.label == ABSENT for failure in failures):
         last = failures[-1].error
         return Result(last.verdict, last.status, last.body), "unavailable"
     reasons = {failure.endpoint: _reason(failure.error) for failure in failures}

@@ -141,8 +141,13 @@ class _Builder:
 
     def _route(self, name: str, tiers: Iterable[Iterable[Place]], settings: Settings, role: RoleName) -> Route:
         """Return the route of a role, or of one of its endpoints."""
-        dimensions = self._stack.roles[role].dimensions
-        return replace(_route(name, tiers, settings), kind=self._kinds[role], dimensions=dimensions)
+        declared = self._stack.roles[role]
+        return replace(
+            _route(name, tiers, settings),
+            kind=self._kinds[role],
+            dimensions=declared.dimensions,
+            may_restart=declared.midstream == "restart",
+        )
 
     def _with_fallback(
         self,
@@ -306,7 +311,11 @@ def _merged(name: str, routes: Sequence[Route]) -> Route:
         tiers.extend((*route.tiers, route.missing))
     attempts = max((route.attempts for route in routes), default=Limits().attempts)
     total_s = max((route.total_s for route in routes), default=Timeouts().total_s)
-    settings = Settings(timeouts=Timeouts(total_s=total_s), limits=Limits(attempts=attempts))
+    queue = max((route.queue for route in routes), default=Limits().queue)
+    queue_s = max((route.queue_s for route in routes), default=Timeouts().queue_s)
+    settings = Settings(
+        timeouts=Timeouts(total_s=total_s, queue_s=queue_s), limits=Limits(attempts=attempts, queue=queue)
+    )
     below = [route.fallback for route in routes if route.fallback is not None]
     fallback = None if not below else below[0] if len(below) == 1 else _merged(below[0].name, below)
     return replace(
@@ -315,6 +324,7 @@ def _merged(name: str, routes: Sequence[Route]) -> Route:
         kind=routes[0].kind if routes else "chat",
         dimensions=next((route.dimensions for route in routes if route.dimensions is not None), None),
         is_skipped=any(route.is_skipped for route in routes),
+        may_restart=any(route.may_restart for route in routes),
     )
 
 
@@ -333,6 +343,8 @@ def _target(slot: _Slot, identity: EndpointIdentity, token: str | None, upstream
         upstream_model=upstream_model,
         priority=slot.priority,
         check_s=None if check is None else check.interval_s,
+        rpm=settings.limits.rpm,
+        hedge_s=settings.limits.hedge_s,
         is_strict=is_strict(identity.engine),
     )
 
@@ -359,4 +371,7 @@ def _route(name: str, tiers: Iterable[Iterable[Place]], settings: Settings) -> R
         settings.limits.attempts,
         settings.timeouts.total_s,
         is_strict=any(target.is_strict for tier in callable_tiers for target in tier),
+        queue=settings.limits.queue,
+        queue_s=settings.timeouts.queue_s,
+        has_replicas=any(len(tier) > 1 for tier in callable_tiers),
     )

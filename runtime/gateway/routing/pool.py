@@ -5,21 +5,41 @@ Used on the event loop only; every method runs to its end without waiting, so no
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from runtime.gateway.routing import breaker
-from runtime.gateway.routing.outcome import CLIENT_LEFT, COLD, LOADING, MODEL_FAILED, SUCCESS, Verdict
-from runtime.gateway.routing.select import Choice, choose
+from runtime.gateway.routing.affinity import Affinity, Prefix
+from runtime.gateway.routing.budget import Budget
+from runtime.gateway.routing.outcome import (
+    CLIENT_LEFT,
+    COLD,
+    LOADING,
+    MODEL_FAILED,
+    REFUSED,
+    SILENT,
+    SUCCESS,
+    UNHEARD,
+    Verdict,
+)
+from runtime.gateway.routing.pace import LEAST_FIRST_S, Pace
+from runtime.gateway.routing.select import RATE_S, Choice, choose
+from runtime.gateway.routing.statistics import BreakerState, Change, Statistics
 from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
 
-RETRY_SHARE = 0.2
-"""Share of the requests in flight that may be second or later attempts."""
-LEAST_RETRIES = 3
-"""Retries that are allowed however few requests are in flight."""
+SLOW_SHARE = 0.8
+"""Share of its time to the first content from which a call is slow, where the files name no seconds."""
 _LARGEST_JITTER = 0.1
+_STATES: dict[type[breaker.State], BreakerState] = {
+    breaker.Closed: "closed",
+    breaker.Open: "open",
+    breaker.HalfOpen: "half-open",
+    breaker.Isolated: "isolated",
+}
+_CACHE_LOST = frozenset({"refused", COLD, LOADING})
+"""Labels of endpoints that do not run, or whose model was out of memory: what they had read is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,8 @@ class Standing:
     asleep: Literal["", "cold", "loading", "model failed"] = ""
     """Where its model was not in memory when it was last heard of."""
     absent_until: float = 0.0
+    is_refused: bool = False
+    """Whether it did not take our key when it was last asked."""
     last_error: str | None = None
     heard_at: float = 0.0
     """When it last answered properly, or was listed first."""
@@ -51,25 +73,84 @@ class Standing:
     """Whether somebody asks it for a token when its breaker waits for a trial."""
     probe: Probe | None = None
     """The last one."""
+    begun: deque[float] = field(default_factory=deque)
+    """When the requests of the last minute began, oldest first; only of endpoints with a limit for that."""
+    pace: Pace = field(default_factory=Pace)
+    stats: Statistics = field(default_factory=Statistics)
     is_listed: bool = True
     """False once no table names it; it is dropped when its last request ends."""
+
+    def become(self, state: breaker.State, now: float, cause: str) -> None:
+        """Take over a state of the breaker, and remember when and why it changed."""
+        if type(state) is not type(self.breaker):
+            self.stats.changes.append(Change(now, _STATES[type(state)], cause))
+        self.breaker = state
 
 
 class Lease:
     """The right to send one request to one endpoint. It is given back exactly once."""
 
-    __slots__ = ("_is_done", "_permit", "_pool", "_standing", "is_probe", "is_retry", "target")
+    __slots__ = (
+        "_is_done",
+        "_permit",
+        "_pool",
+        "_standing",
+        "began_at",
+        "budget",
+        "first_at",
+        "first_limit_s",
+        "is_drawn",
+        "is_panic",
+        "is_probe",
+        "is_retry",
+        "prefix",
+        "size",
+        "target",
+        "was_asleep",
+    )
 
     def __init__(
-        self, pool: Pool, target: Target, standing: Standing, *, is_retry: bool, is_probe: bool = False
+        self,
+        pool: Pool,
+        target: Target,
+        standing: Standing,
+        *,
+        is_retry: bool,
+        is_probe: bool = False,
+        is_panic: bool = False,
+        budget: Budget | None = None,
+        prefix: Prefix | None = None,
+        is_drawn: bool = False,
     ) -> None:
+        """`is_drawn` says that the endpoint should hold something of `prefix`, the beginning of the prompt.
+
+        `is_panic` says that the lease is given although the breaker is open: what comes of it opens nothing, and an
+        answer closes it.
+        """
         self.target = target
+        self.began_at = pool.now()
+        self.budget = budget
+        self.prefix = prefix
+        self.is_drawn = is_drawn
+        self.size = 0
+        self.first_limit_s = target.timeouts.first_token_s or LEAST_FIRST_S
+        """How long the first content may take."""
         self.is_retry = is_retry
         self.is_probe = is_probe
+        self.is_panic = is_panic
+        self.first_at: float | None = None
+        """When the first content came, of answers that come in pieces."""
+        self.was_asleep = bool(standing.asleep)
+        """Whether the model had to be brought into memory first, which takes as long as it takes."""
         self._pool = pool
         self._standing = standing
         self._permit = standing.breaker.generation
         self._is_done = False
+
+    def sends(self, size: int) -> None:
+        """Take note of the bytes of the body that is about to be sent: a long prompt may take its time."""
+        self.size = size
+        self.first_limit_s = self.target.timeouts.first_token_s or self._standing.pace.first_limit_s(size)
 
     def confirm(self) -> None:
         """Let a trial close its breaker at its first content: a long answer must not keep all others waiting.
@@ -78,20 +159,35 @@ class Lease:
         end, so that answers which begin and then break still add up.
         """
         standing = self._standing
-        if isinstance(standing.breaker, breaker.HalfOpen) and standing.breaker.generation == self._permit:
+        self.first_at = self._pool.now()
+        standing.pace.began(self.size, self.first_at - self.began_at)
+        is_trial = isinstance(standing.breaker, breaker.HalfOpen) and standing.breaker.generation == self._permit
+        if is_trial or self.is_panic:
             self._pool.record(self, standing, self._permit, SUCCESS)
             self._permit = standing.breaker.generation
+            self.is_panic = False
 
     def finish(self, verdict: Verdict, error: str | None = None, tokens: int = 0) -> None:
         """Record how the request ended, and how many tokens came of it. Only the first call counts."""
         if self._is_done:
             return
         self._is_done = True
-        self._pool.take_back(self, self._standing, self._permit, verdict, error)
+        self._pool.take_back(self, self._standing, self._permit, verdict, error, tokens)
 
     def release(self) -> None:
         """Give the lease back without a verdict, when the request ended for a reason of its own."""
         self.finish(CLIENT_LEFT)
+
+    def is_slow(self, now: float) -> bool:
+        """Tell whether an answer that ended well at `now` was slow to begin; vectors and scores begin with their end.
+
+        A whole completion takes as long as it is long, which says nothing.
+        """
+        if self.was_asleep or (self.first_at is None and self.target.kind == "chat"):
+            return False
+        limit_s = self.target.breaker.slow_call_s
+        taken_s = (now if self.first_at is None else self.first_at) - self.began_at
+        return taken_s >= (SLOW_SHARE * self.first_limit_s if limit_s is None else limit_s)
 
 
 class Pool:
@@ -103,12 +199,19 @@ class Pool:
         self._draw = draw
         self._standings: dict[EndpointIdentity, Standing] = {}
         self._turns: Counter[str] = Counter()
-        self._retrying = 0
-        self._active = 0
+        self._budgets: dict[str, Budget] = {}
+        """By the name that clients ask for; only while something is under way."""
+        self.affinity = Affinity()
+        self.on_room: Callable[[], None] = lambda: None
+        """Called when a request has ended: somebody who waits may have its place."""
         self.on_failure: Callable[[EndpointIdentity], None] = lambda _: None
         """Called when a breaker has counted a failure, or waits for another trial."""
 
-    def lease_loading(self, target: Target, *, is_retry: bool) -> Lease | None:
+    def now(self) -> float:
+        """Return the time on the pool's clock."""
+        return self._clock()
+
+    def lease_loading(self, route: Route, target: Target, *, is_retry: bool) -> Lease | None:
         """Take a place on an endpoint that said that it was loading, or could not; None where it has no place, or said
         no such thing.
 
@@ -122,9 +225,34 @@ class Pool:
             return None
         if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:
             return None
-        self._retrying += is_retry
-        self._active += 1
-        return Lease(self, target, self._admit(target, now, target.timeouts.total_s), is_retry=is_retry)
+        standing = self._admit(target, now, target.timeouts.total_s)
+        return Lease(self, target, standing, is_retry=is_retry, budget=self._begin(route, is_retry=is_retry))
+
+    def lease_panic(
+        self, route: Route, tried: Collection[EndpointIdentity], unfit: Collection[EndpointIdentity] = ()
+    ) -> Lease | None:
+        """Take a place on an endpoint whose breaker is open, where all are and the files say to try one all the same.
+
+        Who has fewest requests in flight comes first. None where a breaker is closed: then something else is the
+        matter.
+        """
+        now = self._clock()
+        found: list[tuple[int, Target]] = []
+        for target in route.targets():
+            standing = self._standings.get(target.identity)
+            if standing is None or isinstance(standing.breaker, breaker.Closed):
+                return None
+            is_full = target.max_in_flight is not None and standing.in_flight >= target.max_in_flight
+            is_barred = isinstance(standing.breaker, breaker.Isolated) or is_full or standing.busy_until > now
+            if target.breaker.panic == "try" and not is_barred and target.identity not in (*tried, *unfit):
+                found.append((standing.in_flight, target))
+        if not found:
+            return None
+        _, target = min(found, key=lambda each: each[0])
+        standing = self._standings[target.identity]
+        standing.in_flight += 1
+        budget = self._begin(route, is_retry=bool(tried))
+        return Lease(self, target, standing, is_retry=bool(tried), is_panic=True, budget=budget)
 
     @property
     def standings(self) -> Mapping[EndpointIdentity, Standing]:
@@ -145,6 +273,7 @@ class Pool:
             self._standings[identity].is_listed = False
             if not self._standings[identity].in_flight:
                 del self._standings[identity]
+        self.affinity.keep_only(self._standings.__contains__)
         self._turns = Counter({name: turn for name, turn in self._turns.items() if name in table.routes})
 
     def renew(self, identities: Collection[EndpointIdentity]) -> None:
@@ -154,8 +283,9 @@ class Pool:
             if standing is None:
                 continue
             if not isinstance(standing.breaker, breaker.Closed):
-                standing.breaker = breaker.renewed(standing.breaker)
+                standing.become(breaker.renewed(standing.breaker), self._clock(), "started anew")
             standing.busy_until = standing.absent_until = 0.0
+            self.affinity.lost(identity)
 
     def lease(
         self,
@@ -164,24 +294,36 @@ class Pool:
         *,
         unfit: Collection[EndpointIdentity] = (),
         may_risk: bool = True,
+        prefix: Prefix | None = None,
+        asked: Route | None = None,
     ) -> Lease | Choice:
         """Choose an endpoint and take a place on it, or return the choice that says why there is none.
 
         `unfit` endpoints cannot do what is asked. With `may_risk` a request that nobody else can answer is the trial of
-        an endpoint that is about to be probed.
+        an endpoint that is about to be probed. Endpoints that hold the beginning of the prompt, `prefix`, are preferred
+        where that pays. `asked` is the route that the client asked for, where this is one of its fallbacks.
         """
         now = self._clock()
         closed = (*tried, *unfit) if unfit else tried
-        choice = choose(route, self._with_room(route), closed, now, self._turns[route.name])
+        drawn: Mapping[EndpointIdentity, float] = {}
+        if prefix is not None and route.has_replicas:
+            drawn = self.affinity.allowances(prefix, (target.identity for target in route.targets()))
+        choice = choose(route, self._with_room(route), closed, now, self._turns[route.name], drawn)
         target = choice.target or (choice.trial if may_risk else None)
         if target is None:
             return choice
         if not tried:
             self._turns[route.name] += 1
-        self._retrying += bool(tried)
-        self._active += 1
         standing = self._admit(target, now, target.timeouts.total_s)
-        return Lease(self, target, standing, is_retry=bool(tried))
+        return Lease(
+            self,
+            target,
+            standing,
+            is_retry=bool(tried),
+            budget=self._begin(asked or route, is_retry=bool(tried)),
+            prefix=prefix,
+            is_drawn=target.identity in drawn,
+        )
 
     def lease_probe(self, target: Target, lease_s: float) -> Lease | None:
         """Take a place on an endpoint for a probe of at most `lease_s` seconds; None while none may be made."""
@@ -193,28 +335,50 @@ class Pool:
 
     def _admit(self, target: Target, now: float, lease_s: float) -> Standing:
         standing = self._standings[target.identity]
-        standing.breaker = breaker.admit(standing.breaker, now, lease_s)
+        standing.become(breaker.admit(standing.breaker, now, lease_s), now, "its time was over")
         standing.in_flight += 1
+        if target.rpm is not None:
+            begun = standing.begun
+            begun.append(now)
+            while begun[0] <= now - RATE_S:
+                begun.popleft()
         return standing
 
-    def may_retry(self) -> bool:
-        """Tell whether the retry budget has room: retries must not multiply the load of a failing cluster."""
-        return self._retrying < max(LEAST_RETRIES, RETRY_SHARE * self._active)
+    def _begin(self, route: Route, *, is_retry: bool) -> Budget:
+        budget = self._budgets.get(route.name)
+        if budget is None:
+            budget = self._budgets[route.name] = Budget(route.name)
+        budget.begin(is_retry=is_retry)
+        return budget
 
-    def take_back(self, lease: Lease, standing: Standing, permit: int, verdict: Verdict, error: str | None) -> None:
+    def may_retry(self, route: Route) -> bool:
+        """Tell whether the retry budget of a route has room."""
+        budget = self._budgets.get(route.name)
+        return budget is None or budget.may_retry()
+
+    def take_back(
+        self, lease: Lease, standing: Standing, permit: int, verdict: Verdict, error: str | None, tokens: int
+    ) -> None:
         """Record the end of a leased request."""
         now, target = self._clock(), lease.target
-        self._active -= not lease.is_probe
-        self._retrying -= lease.is_retry
+        if lease.budget is not None:
+            lease.budget.end(is_retry=lease.is_retry)
+            if not lease.budget.active:
+                self._budgets.pop(lease.budget.name, None)
         standing.in_flight -= 1
         self.record(lease, standing, permit, verdict)
         if verdict.busy_s:
             standing.busy_until = now + verdict.busy_s
         if verdict.absent_s:
-            standing.absent_until = now + verdict.absent_s
+            standing.absent_until = now + (target.check_s or verdict.absent_s)
+        _count(lease, standing, verdict, now, tokens)
         if verdict.effect == "success":
             standing.absent_until = 0.0
             standing.heard_at = now
+            if not lease.is_probe:
+                standing.pace.answered(now - lease.began_at)
+                if lease.prefix is not None:
+                    self.affinity.sent(lease.prefix, target.identity)
             if standing.asleep:
                 # What it said of its load is over, for those who did not wait for it too.
                 standing.asleep, standing.busy_until = "", 0.0
@@ -227,25 +391,33 @@ class Pool:
         elif verdict.effect == "failure":
             # Whether there is anything to wake is unknown until it says so again.
             standing.asleep = ""
+        if verdict.label in _CACHE_LOST:
+            self.affinity.lost(target.identity)
         if error is not None and verdict.label not in {COLD, LOADING}:
             standing.last_error = error
+            standing.stats.failed_at = now
         if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:
             del self._standings[target.identity]
+        self.on_room()
 
     def record(self, lease: Lease, standing: Standing, permit: int, verdict: Verdict) -> None:
         """Tell the breaker what is known of a leased request."""
-        before = standing.breaker
-        standing.breaker = breaker.record(
-            before,
-            permit,
-            verdict.effect,
-            self._clock(),
-            settings=lease.target.breaker,
-            jitter=self._draw() * _LARGEST_JITTER,
+        now, settings = self._clock(), lease.target.breaker
+        before, effect = standing.breaker, verdict.effect
+        if lease.is_panic:
+            after = breaker.answered(before, now, settings=settings) if effect == "success" else before
+        else:
+            is_slow = effect == "success" and lease.is_slow(now)
+            jitter = self._draw() * _LARGEST_JITTER if effect == "failure" or is_slow else 0.0
+            after = breaker.record(before, permit, effect, now, settings=settings, jitter=jitter, is_slow=is_slow)
+        if effect == "failure":
+            standing.failed_at = now
+        if after is before:
+            return
+        standing.become(
+            after, now, f"{after.cause}: {verdict.label}" if isinstance(after, breaker.Open) else "an answer"
         )
-        if verdict.effect == "failure":
-            standing.failed_at = self._clock()
-        if standing.breaker is not before and verdict.effect != "success":
+        if effect != "success" or isinstance(after, breaker.Open):
             self.on_failure(lease.target.identity)
 
     def _with_room(self, route: Route) -> Mapping[EndpointIdentity, Standing]:
@@ -255,3 +427,18 @@ class Pool:
                 if target.identity not in self._standings:
                     self._standings[target.identity] = Standing(is_listed=False)
         return self._standings
+
+
+def _count(lease: Lease, standing: Standing, verdict: Verdict, now: float, tokens: int) -> None:
+    """Count the end of a request, and note what it says of the endpoint."""
+    stats, label = standing.stats, verdict.label
+    if label not in UNHEARD:
+        stats.heard_at = now
+        standing.is_refused = label == REFUSED
+    if verdict.effect == "success":
+        stats.answered_at, stats.is_silent = now, False
+        if not lease.is_probe:
+            stats.answer(lease.began_at, lease.first_at, now, tokens)
+    elif verdict.effect == "failure":
+        stats.failures += not lease.is_probe
+        stats.is_silent = label in SILENT

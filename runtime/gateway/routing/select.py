@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from runtime.gateway.routing.breaker import Closed, Open, State, wait_s, would_admit
+from runtime.gateway.routing.breaker import Closed, Isolated, Open, State, allowance, wait_s, would_admit
 from runtime.gateway.routing.outcome import LOADING, MODEL_FAILED
+from runtime.gateway.routing.pace import Pace
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
 TRIAL_S = 1.0
@@ -22,11 +23,18 @@ Reason = Literal[
     "tried",
     "open",
     "half-open",
+    "isolated",
     "busy",
     "loading",
     "model failed",
     "full",
+    "rate limit",
 ]
+PASSING: frozenset[Reason] = frozenset({"full", "rate limit", "busy", "half-open"})
+"""Why an endpoint was not taken that is worth waiting for: nothing is wrong with it, or that is just found out."""
+
+RATE_S = 60.0
+"""The time over which `rpm` counts."""
 
 
 class Standing(Protocol):
@@ -44,6 +52,10 @@ class Standing(Protocol):
     def absent_until(self) -> float: ...
     @property
     def is_probed(self) -> bool: ...
+    @property
+    def begun(self) -> Sequence[float]: ...
+    @property
+    def pace(self) -> Pace: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +85,19 @@ def choose(
     tried: Collection[EndpointIdentity],
     now: float,
     turn: int,
+    drawn: Mapping[EndpointIdentity, float] | None = None,
 ) -> Choice:
     """Choose by priority tier; inside a tier by fewest in flight for its weight, ties in weighted turns.
 
-    `turn` counts the requests of the route. Endpoints that lately had not got the model come after all the others. No
-    request is risked as the trial of an endpoint that is probed: that one is only named. One whose model was not in
-    memory is tried by a request, which alone brings it there, so that no probe could ever close its breaker. Fallbacks
-    are not looked at.
+    `turn` counts the requests of the route. `drawn` names the endpoints that hold the beginning of the prompt, with how
+    many requests in flight more than others they may have for that. Endpoints that have just come back get ever more
+    while others can answer too; those that lately had not got the model, or did not take our key, come after all the
+    others. No request is risked as the trial of an endpoint that is probed: that one is only named. One whose model was
+    not in memory is tried by a request, which alone brings it there, so that no probe could ever close its breaker.
+    Fallbacks are not looked at.
     """
     skipped: list[Skipped] = []
+    warming: list[Target] = []
     absent: list[Target] = []
     trial: Target | None = None
     for tier in route.tiers:
@@ -97,10 +113,14 @@ def choose(
                 skipped.append(Skipped(target.name, "open", retry_s=TRIAL_S))
             elif standing.absent_until > now:
                 absent.append(target)
+            elif standing.in_flight and _is_warming(target, standing, now):
+                warming.append(target)
             else:
                 fit.append(target)
         if fit:
-            return Choice(_least_loaded(fit, standings, turn), tuple(skipped))
+            return Choice(_least_loaded(fit, standings, turn, drawn), tuple(skipped))
+    if warming:
+        return Choice(_least_loaded(warming, standings, turn, drawn), tuple(skipped))
     if absent:
         return Choice(absent[0], tuple(skipped))
     skipped.extend(Skipped(missing.name, missing.reason, missing.detail) for missing in route.missing)
@@ -119,9 +139,16 @@ def in_use(
     return None, frozenset()
 
 
+def _is_warming(target: Target, standing: Standing, now: float) -> bool:
+    """Tell whether an endpoint that has just come back works at as much as it should get for now."""
+    return standing.in_flight >= allowance(standing.breaker, now, target.breaker.slow_start_s)
+
+
 def _obstacle(target: Target, standing: Standing, now: float) -> Skipped | None:
     if not would_admit(standing.breaker, now):
         left_s = wait_s(standing.breaker, now)
+        if isinstance(standing.breaker, Isolated):
+            return Skipped(target.name, "isolated")
         if isinstance(standing.breaker, Open):
             return Skipped(target.name, "open", retry_s=left_s)
         # The lease only bounds a trial that hangs; the usual one ends with its first content.
@@ -129,8 +156,16 @@ def _obstacle(target: Target, standing: Standing, now: float) -> Skipped | None:
     if standing.busy_until > now:
         return Skipped(target.name, _why_passing(standing), retry_s=standing.busy_until - now)
     if target.max_in_flight is not None and standing.in_flight >= target.max_in_flight:
-        return Skipped(target.name, "full", retry_s=1.0)
+        # One of them ends, on average, after this part of what an answer takes.
+        return Skipped(target.name, "full", retry_s=(standing.pace.service_s or 1.0) / target.max_in_flight)
+    if target.rpm is not None and (left_s := _rate_wait_s(standing.begun, target.rpm, now)) > 0:
+        return Skipped(target.name, "rate limit", retry_s=left_s)
     return None
+
+
+def _rate_wait_s(begun: Sequence[float], rpm: int, now: float) -> float:
+    """Return how long until fewer than `rpm` requests have begun within the last minute."""
+    return 0.0 if len(begun) < rpm else begun[len(begun) - rpm] + RATE_S - now
 
 
 def _why_passing(standing: Standing) -> Reason:
@@ -139,12 +174,32 @@ def _why_passing(standing: Standing) -> Reason:
     return MODEL_FAILED if standing.asleep == MODEL_FAILED else "busy"
 
 
-def _least_loaded(fit: Sequence[Target], standings: Mapping[EndpointIdentity, Standing], turn: int) -> Target:
+def _least_loaded(
+    fit: Sequence[Target],
+    standings: Mapping[EndpointIdentity, Standing],
+    turn: int,
+    drawn: Mapping[EndpointIdentity, float] | None,
+) -> Target:
     if len(fit) == 1:
         return fit[0]
     start = _whose_turn(fit, turn)
     rotated = (*fit[start:], *fit[:start])
-    return min(rotated, key=lambda target: _load(target, standings[target.identity]))
+    least = min(rotated, key=lambda target: _load(target, standings[target.identity]))
+    if not drawn:
+        return least
+    most = _load(least, standings[least.identity])
+    holders = [target for target in rotated if target.identity in drawn]
+    affordable = [
+        target
+        for target in holders
+        if _load(target, standings[target.identity]) - most <= drawn[target.identity] / target.weight
+    ]
+    # Of two that hold as much, the one that has less to do.
+    return max(
+        affordable,
+        key=lambda target: (drawn[target.identity], -_load(target, standings[target.identity])),
+        default=least,
+    )
 
 
 def _load(target: Target, standing: Standing) -> float:

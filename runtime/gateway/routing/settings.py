@@ -64,7 +64,7 @@ def encoder_timeouts(policy: Timeouts, own: Timeouts | None = None, ways: int = 
     if own is not None and "first_token_s" in own.model_fields_set:
         return found
     share_s = found.total_s / max(ways, 1)
-    if own is None or "total_s" not in own.model_fields_set:
+    if policy.first_token_s is not None and (own is None or "total_s" not in own.model_fields_set):
         share_s = min(policy.first_token_s, share_s)
     return found.model_copy(update={"first_token_s": share_s})
 

@@ -46,6 +46,7 @@ class Target:
     breaker: Breaker
     timeouts: Timeouts
     max_in_flight: int | None
+    """Requests at once; None for any number."""
     upstream_model: str
     """The name that the endpoint knows its model by."""
     priority: int = 1
@@ -58,6 +59,10 @@ class Target:
     """Whether it takes only requests that were checked for its engine."""
     is_on_demand: bool = False
     """Whether its model is brought into memory by requests."""
+    rpm: int | None = None
+    """Requests in any minute; None for any number."""
+    hedge_s: float | Literal["p95"] | None = None
+    """When another endpoint is asked as well for vectors or scores: seconds, or the measured 95th percentile."""
     idle_stop_s: float | None = None
     """Seconds without a request after which its model is dropped again, as far as the files say."""
 
@@ -99,6 +104,14 @@ class Route:
     """What may be asked of it."""
     dimensions: int | None = None
     """The length that vectors must have, where the files pin it."""
+    queue: int = 64
+    """How many requests wait while every endpoint here is busy."""
+    queue_s: float = 30.0
+    """How long they wait."""
+    has_replicas: bool = False
+    """Whether endpoints of one tier share the requests, so that it matters who has read a prompt's beginning."""
+    may_restart: bool = False
+    """Whether another endpoint gives an answer anew that broke off in the middle."""
     is_skipped: bool = False
     """Whether a request that nobody can answer is answered undone."""
 

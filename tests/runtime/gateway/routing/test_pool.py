@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from runtime.gateway.routing.breaker import Closed, Open
+from runtime.gateway.routing.budget import LEAST_RETRIES
 from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.checks import check_due
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, judge_fault, judge_status
-from runtime.gateway.routing.pool import LEAST_RETRIES, Lease, Pool
+from runtime.gateway.routing.pool import Lease, Pool
 from runtime.gateway.routing.select import Choice
 from runtime.gateway.routing.table import RoutingTable
 from schemas.stack import Stack
@@ -212,8 +213,8 @@ def test_retries_have_a_budget() -> None:
     pool, _ = pool_with(found)
     tried = [lease(pool, found, "a").target.identity]
     retries = [pool.lease(found.routes["chat"], tried) for _ in range(LEAST_RETRIES)]
-    assert not pool.may_retry()
+    assert not pool.may_retry(found.routes["chat"])
     for retry in retries:
         assert isinstance(retry, Lease)
         retry.finish(CLIENT_LEFT)
-    assert pool.may_retry()
+    assert pool.may_retry(found.routes["chat"])
