@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from runtime.worker.encode.recipe import check_chat
+from runtime.worker.products import use_numpy
 from runtime.worker.prompt import Limits
 from runtime.worker.text import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_level_table, piece_bytes
 from runtime.worker.tools.constrain import Grammars
@@ -61,6 +62,7 @@ def load(
     loaded: Any = mlx_lm.load(str(directory), lazy=True, return_config=True)
     module, tokenizer, config = loaded
     shard(module)
+    use_numpy(module)
     size = materialise(module, progress)
     vocabulary = _vocabulary(config, tokenizer)
     limits = Limits(

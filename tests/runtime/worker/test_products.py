@@ -1,0 +1,95 @@
+"""Products with quantised weights are those of MLX, however many rows and whichever layer computes them."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+
+from runtime.worker.products import BLOCK, product, use_numpy
+
+on_a_linux_cpu = pytest.mark.skipif(
+    sys.platform != "linux" or mx.default_device().type != mx.DeviceType.cpu, reason="MLX's own kernels are quick here"
+)
+
+
+def quantised(bits: int, group: int, width: int, height: int, *, bias: bool = True) -> Any:
+    layer = nn.Linear(width, height, bias=bias)
+    layer.weight += 0.3  # the middle of each group is not 0
+    return layer.to_quantized(group, bits)
+
+
+def exact(layer: Any, x: mx.array) -> Any:
+    """Return what a layer gives, in 64 bits."""
+    weights = mx.dequantize(layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits)
+    found = np.asarray(x, np.float64) @ np.asarray(weights.astype(mx.float32), np.float64).T
+    return found + np.asarray(layer.bias.astype(mx.float32)) if "bias" in layer else found
+
+
+@on_a_linux_cpu
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (8, 1), (3, 7)])
+def test_a_layer_gives_what_its_weights_say(bits: int, group: int, shape: tuple[int, int]) -> None:
+    # More rows of weights than one block holds, and not a multiple of it.
+    layer = quantised(bits, group, 192, BLOCK // 192 * 2 + 5)
+    use_numpy(layer)
+    x = mx.random.normal((*shape, 192))
+    found = layer(x)
+    assert found.dtype == mx.float32
+    np.testing.assert_allclose(np.asarray(found), exact(layer, x), atol=2e-4)
+
+
+@on_a_linux_cpu
+def test_it_is_as_exact_as_mlx() -> None:
+    layer = quantised(4, 32, 576, 300)
+    x = mx.random.normal((4, 576))
+    wanted = exact(layer, x)
+    before = np.abs(np.asarray(layer(x)) - wanted).max()
+    use_numpy(layer)
+    assert np.abs(np.asarray(layer(x)) - wanted).max() <= 2 * before
+
+
+@on_a_linux_cpu
+def test_narrow_numbers_stay_narrow() -> None:
+    layer = quantised(4, 32, 64, 40)
+    layer.set_dtype(mx.bfloat16)
+    use_numpy(layer)
+    x = mx.random.normal((3, 64)).astype(mx.bfloat16)
+    found = layer(x)
+    assert found.dtype == mx.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(found.astype(mx.float32)), exact(layer, x.astype(mx.float32)), rtol=0.02, atol=0.3
+    )
+
+
+@on_a_linux_cpu
+@pytest.mark.parametrize(
+    "make", [lambda: nn.QuantizedEmbedding(96, 64, 32, 4), lambda: nn.QuantizedEmbedding(96, 64, 64, 8)]
+)
+def test_an_embedding_reads_and_writes_with_the_same_weights(make: Callable[[], Any]) -> None:
+    table = make()
+    use_numpy(table)
+    words = table(mx.array([3, 70]))
+    np.testing.assert_allclose(np.asarray(table.as_linear(words)), exact(table, words), atol=2e-4)
+
+
+@pytest.mark.parametrize("layer", [quantised(3, 32, 64, 8), nn.Linear(64, 8)], ids=["3 bits", "not quantised"])
+def test_other_layers_stay_as_they_are(layer: Any) -> None:
+    kind = type(layer)
+    use_numpy(layer)
+    assert type(layer) is kind
+
+
+@on_a_linux_cpu
+def test_layers_inside_a_model_are_found_and_keep_their_weights() -> None:
+    model = nn.Sequential(quantised(4, 32, 64, 64), nn.ReLU(), quantised(8, 32, 64, 16, bias=False))
+    x = mx.random.normal((5, 64))
+    before, weights = np.asarray(model(x)), [each.weight for each in model.layers[::2]]
+    use_numpy(model)
+    assert [each.weight is weight for each, weight in zip(model.layers[::2], weights, strict=True)] == [True, True]
+    np.testing.assert_allclose(np.asarray(model(x)), before, atol=2e-4)
+    np.testing.assert_allclose(np.asarray(product(model.layers[2], x)), exact(model.layers[2], x), atol=2e-4)
