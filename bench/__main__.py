@@ -15,7 +15,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from bench import cluster, embeddings, gateway, plan_scale, startup, worker, worker_group, worker_latency
+from bench import cluster, embeddings, plan_scale, startup, worker, worker_group, worker_latency
+from bench.gateway import __main__ as gateway
 from orchestrator.directories import Directories
 from orchestrator.models.sources import parse_source
 from orchestrator.models.store import Store
@@ -48,7 +49,7 @@ def main() -> int:
     print("== a group of ranks: idle, and when it loses one")
     code = code or worker_group.main(model_dir)
     code = code or _measure_embeddings(cache, more)
-    print("== the gateway against its endpoint alone")
+    print("== the gateway beside other proxies that are installed")
     code = code or gateway.main([])
     return code or cluster.main([])
 

@@ -26,7 +26,7 @@ from tests.cluster.lab import Lab, missing
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(sys.executable).parent / "orchestrate"
-MOCK = ROOT / "bench" / "mock_upstream.py"
+MOCK = ROOT / "bench" / "gateway" / "mock.py"
 ROUNDS = 5
 DEADLINE_S = 120.0
 WATCHED_S = 30.0

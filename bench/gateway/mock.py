@@ -1,7 +1,7 @@
 """I/O: an endpoint that answers at once, as fast as asyncio can: what the gateway is measured against.
 
-`python -m bench.mock_upstream --port N`. Every POST with `"stream":true` in its body gets 64 events, one write each;
-every other one a short JSON completion.
+`python -m bench.gateway.mock --port N`. Every request whose body asks for a stream gets 64 events, one write each, at
+once, or `PACE_S` apart where its text says so; every other one a short JSON completion.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import cast
 import uvloop
 
 EVENTS = 64
-STREAM_MARK = b'"stream":true'
+PACE_S = 0.02
+STREAM_MARKS = (b'"stream":true', b'"stream": true')
+"""Proxies write the body anew, with a space or without."""
+PACED_MARK = b"paced, please"
+"""In a message of a request whose events are to come one by one."""
 
 
 def _chunk(payload: bytes) -> bytes:
@@ -75,15 +79,27 @@ class Mock(asyncio.Protocol):
             if len(rest) < size:
                 return
             self._buffer = rest[size:]
-            self._answer(is_stream=STREAM_MARK in rest[:size])
+            self._answer(rest[:size])
 
-    def _answer(self, *, is_stream: bool) -> None:
-        if not is_stream:
+    def _answer(self, body: bytes) -> None:
+        if not any(mark in body for mark in STREAM_MARKS):
             self._transport.write(JSON_ANSWER)
             return
         self._transport.write(STREAM_HEAD)
+        if PACED_MARK in body:
+            self._send_paced(0, asyncio.get_running_loop().time())
+            return
         for part in STREAM_PARTS:
             self._transport.write(part)
+
+    def _send_paced(self, number: int, begun: float) -> None:
+        """Send an event and plan the next one, by the clock of the first: late ones do not delay the others."""
+        if self._transport.is_closing():
+            return
+        self._transport.write(STREAM_PARTS[number])
+        if number + 1 < len(STREAM_PARTS):
+            due = begun + (number + 1) * PACE_S
+            asyncio.get_running_loop().call_at(due, self._send_paced, number + 1, begun)
 
 
 async def _serve(host: str, port: int) -> None:

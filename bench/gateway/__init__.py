@@ -1,0 +1,1 @@
+"""The gateway beside other proxies: `python -m bench.gateway`."""
