@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.gateway.routing.breaker import Closed, HalfOpen
+from runtime.gateway.routing.breaker import Closed, HalfOpen, Isolated
 from runtime.gateway.routing.outcome import PASSING
 from runtime.gateway.routing.pool import Standing
 
@@ -19,12 +19,14 @@ def check_due(standing: Standing, check_s: float | None, now: float) -> float | 
     """Return when an endpoint is to be asked for a token, on the clock of `now`; None while there is no need.
 
     An open breaker is tried as soon as its time is over. A closed one is looked at after a failure and, where `check_s`
-    is set, after that many seconds without a proper answer.
+    is set, after that many seconds without a proper answer. Nobody looks at an endpoint that was isolated by hand.
     """
     probe = standing.probe
     undecided_until = 0.0
     if probe is not None and probe.effect == "neutral":
         undecided_until = probe.at + (PASSING_S if probe.outcome in PASSING else check_s or UNDECIDED_S)
+    if isinstance(standing.breaker, Isolated):
+        return None
     if isinstance(standing.breaker, HalfOpen):
         return max(standing.breaker.lease_until, standing.busy_until)
     if not isinstance(standing.breaker, Closed):

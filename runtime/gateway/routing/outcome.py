@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,10 @@ MODEL_FAILED: Literal["model failed"] = "model failed"
 """The label of one that could not bring its model into memory, and tries again later."""
 LONGEST_FAILED_S = 60.0
 """How long such an endpoint is skipped at most, whatever it says: somebody may mend it meanwhile."""
+ABSENT: Literal["model absent"] = "model absent"
+"""The label of an endpoint that has not got the model, or not the path."""
+REFUSED: Literal["credentials refused"] = "credentials refused"
+"""The label of an endpoint that does not take our key: the files have to be mended."""
 PASSING = frozenset({"busy", LOADING})
 """Labels of endpoints that say that they will answer soon."""
 
@@ -48,6 +53,8 @@ _COLD_CODE = "model_cold"
 _FAILED_CODE = "model_failed"
 """Error codes of our worker."""
 _MODEL_WORDS = ("model", "not found", "does not exist")
+_STOCK_ERROR = re.compile(r'\s*\{\s*"error"\s*:\s*"')
+"""How `mlx_lm.server` reports every error of its engine, with status 404: a text where others have an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Verdict:
     busy_s: float = 0.0
     """How long the endpoint is skipped although nothing is wrong with it."""
     absent_s: float = 0.0
-    """How long other endpoints are preferred, because this one has not got the model."""
+    """How long other endpoints are preferred, because this one has not got the model or does not take our key."""
 
     @property
     def is_passing(self) -> bool:
@@ -71,6 +78,20 @@ class Verdict:
 
 SILENT = frozenset({"no first content", "stalled"})
 """Labels of endpoints that take requests and give no token."""
+UNHEARD = frozenset(
+    {
+        "refused",
+        "unreachable",
+        "name not found",
+        "connect timeout",
+        "TLS error",
+        "connection limit",
+        "reset",
+        "client left",
+        *SILENT,
+    }
+)
+"""Labels of attempts after which nothing is known of the endpoint, or only that it says nothing."""
 SUCCESS = Verdict("ok", "success", "pass")
 NOT_SUPPORTED = "not supported"
 """The label of an endpoint that cannot do what is asked at all."""
@@ -110,12 +131,11 @@ def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
         case 501 | 505:
             return Verdict(NOT_SUPPORTED, "neutral", "pass")
         case 401 | 403:
-            return Verdict("credentials refused", "neutral", "next")
-        case 404 if any(word in text for word in _MODEL_WORDS):
-            return Verdict("model absent", "neutral", "next", absent_s=ABSENT_S)
-        case 404:
-            # mlx_lm.server answers errors of its engine with 404.
+            return Verdict(REFUSED, "neutral", "next", absent_s=ABSENT_S)
+        case 404 if _STOCK_ERROR.match(text) and not any(word in text for word in _MODEL_WORDS):
             return Verdict("engine error", "failure", "next")
+        case 404:
+            return Verdict(ABSENT, "neutral", "next", absent_s=ABSENT_S)
         case _ if 400 <= status < 500:
             return Verdict("client error", "neutral", "pass")
         case _ if status >= 500:
