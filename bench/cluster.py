@@ -22,6 +22,7 @@ from pathlib import Path
 
 import httpx
 
+from orchestrator.pace import LOOK_S, QUIET_LOOK_S
 from tests.cluster.lab import Lab, missing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +30,8 @@ PROGRAM = Path(sys.executable).parent / "orchestrate"
 MOCK = ROOT / "bench" / "gateway" / "mock.py"
 ROUNDS = 5
 DEADLINE_S = 120.0
-WATCHED_S = 30.0
-"""How long a watcher with nothing to do is measured."""
+WATCHED_S = 2 * QUIET_LOOK_S
+"""How long a watcher with nothing to do is measured: for two of its looks."""
 LAUNCHER = """import time
 import mlx.core as mx
 mx.distributed.init(strict=True, backend="ring")
@@ -174,7 +175,7 @@ def measure_watching(fleet: Fleet, folder: Path) -> None:
     """Print the share of a core that an idle watcher takes, and that of `mlx.launch` over two idle ranks."""
     watcher = fleet.watcher()
     try:
-        time.sleep(15)  # its start, with all imports, is not what is measured
+        time.sleep(LOOK_S)  # its start, with all imports, is not what is measured
         ours = _share_of_core(watcher.pid, WATCHED_S)
     finally:
         _end(watcher)
@@ -196,11 +197,19 @@ def measure_watching(fleet: Fleet, folder: Path) -> None:
 
 
 def _share_of_core(pid: int, seconds: float) -> float:
-    """Return the CPU time that a process took in some seconds, its own and that of children it has waited for."""
+    """Return the CPU time that a process took in some seconds, with all that it has started on this machine."""
 
     def spent() -> float:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        table = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit():
+                    table[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
+        family = [pid]
+        for each in family:
+            family += [child for child, fields in table.items() if int(fields[1]) == each]
+        # utime and stime, and the same of ended children that were waited for: proc(5)
+        return sum(int(field) for each in family for field in table[each][11:15]) / os.sysconf("SC_CLK_TCK")
 
     before, began = spent(), time.perf_counter()
     time.sleep(seconds)

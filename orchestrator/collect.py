@@ -18,6 +18,7 @@ from orchestrator.engines import EngineError
 from orchestrator.engines.probe import is_alive
 from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.helpers.observe import observe
+from orchestrator.installed import Installed, InstalledMemory
 from orchestrator.models.errors import StoreError
 from orchestrator.models.node_store import NodeStore
 from orchestrator.models.read_facts import known_facts
@@ -27,7 +28,7 @@ from orchestrator.models.wishes import Wish, wishes_of
 from orchestrator.node.client import ShimError
 from orchestrator.node.provision import is_provisioned
 from orchestrator.node.reports import NodeReport
-from orchestrator.observed import ModelForm, Observed, ObservedUnit, OnDemandSeen, PortHolder, Reachable, Unreachable
+from orchestrator.observed import Observed, ObservedUnit, OnDemandSeen, PortHolder, Reachable, Unreachable
 from orchestrator.policy import SILENT_LIMIT_S
 from orchestrator.published import read_routes
 from orchestrator.readiness import client, gateway_reports, worker_readiness, worker_status
@@ -35,7 +36,7 @@ from orchestrator.records import claimed_ports, observed_unit
 from orchestrator.references import References
 from orchestrator.transport.base import TransportError
 from schemas.admin import ConfigReport
-from schemas.base import ModelName, NodeName, StackName, UnitId
+from schemas.base import NodeName, StackName, UnitId
 from schemas.routes import Routes
 from schemas.stack import Canary
 from schemas.unit import EngineSpec, GatewaySpec, ModelSpec, WatcherSpec, WorkerSpec, models_of, slot_of
@@ -53,14 +54,20 @@ Note = Callable[[str], None]
 
 
 async def collect(
-    cluster: Cluster, desired: Desired, *, patience_s: float = 0.0, note: Note = lambda _: None
+    cluster: Cluster,
+    desired: Desired,
+    *,
+    patience_s: float = 0.0,
+    note: Note = lambda _: None,
+    installed: InstalledMemory | None = None,
 ) -> Observed:
     """Return what is true now of one stack. Never raises for a node: it becomes `Unreachable`.
 
-    A unit that is routed and gives no answer is asked again for `patience_s`, after `note` was told of it.
+    A unit that is routed and gives no answer is asked again for `patience_s`, after `note` was told of it. Nodes that
+    are in `installed` are not asked for their models and their environment.
     """
     routes = await _routes(cluster)
-    look = _Look(cluster, desired, routes, patience_s, note)
+    look = _Look(cluster, desired, routes, patience_s, note, installed or InstalledMemory())
     specs = {model for unit in desired.units.values() for model in models_of(unit.spec)}
     async with client() as http, asyncio.TaskGroup() as group:
         helpers = group.create_task(observe(http, desired.helpers, os.environ))
@@ -117,12 +124,19 @@ class _Look:
     """One look at a cluster."""
 
     def __init__(
-        self, cluster: Cluster, desired: Desired, routes: Routes | None, patience_s: float, note: Note
+        self,
+        cluster: Cluster,
+        desired: Desired,
+        routes: Routes | None,
+        patience_s: float,
+        note: Note,
+        installed: InstalledMemory,
     ) -> None:
         self._cluster = cluster
         self._desired = desired
         self._patience_s = patience_s
         self._note = note
+        self._installed = installed
         self._token = cluster.directories.known_worker_token(cluster.stack)
         self._routed = {entry.unit for entry in routes.instances if entry.state == "ready"} if routes else set()
         self._waited_for: set[UnitId] = set()
@@ -150,13 +164,14 @@ class _Look:
         async with node.http() as http, asyncio.TaskGroup() as group:
             probes = [group.create_task(self._probed(http, unit)) for unit in units.values()]
         units |= {probe.result().id: probe.result() for probe in probes}
+        installed = await self._has(name, node)
         return Reachable(
             units=units,
             ports=_ports(report, self._cluster.stack),
-            models=await self._models(name, node),
+            models=installed.models,
             memory_gib=(report.node.memory_total_bytes or 0) / GIB or None,
             memory_available_gib=(report.node.memory_available_bytes or 0) / GIB or None,
-            is_provisioned=await _is_provisioned(node),
+            is_provisioned=installed.is_provisioned,
         )
 
     async def _probed(self, http: httpx.AsyncClient, unit: ObservedUnit) -> ObservedUnit:
@@ -202,17 +217,23 @@ class _Look:
             f"for up to {self._patience_s:.0f} s ..."
         )
 
-    async def _models(self, name: NodeName, node: ReachedNode) -> frozenset[tuple[ModelName, ModelForm]]:
+    async def _has(self, name: NodeName, node: ReachedNode) -> Installed:
+        """Return what a node has of what its units need; one that had it all a while ago is not asked again."""
         wishes = {wish for unit in self._desired.units.values() if unit.node == name for wish in _wishes(unit)}
-        wanted = sorted(wishes, key=lambda wish: (wish.model.name, wish.form))
-        if not wanted:
-            return frozenset()
+        wanted = tuple(sorted(wishes, key=lambda wish: (wish.model.name, wish.form)))
         if node.is_local:
-            here = await asyncio.to_thread(models_here, self._cluster.store, wanted)
-            return frozenset((wish.model.name, wish.form) for wish in here)
+            here = await asyncio.to_thread(models_here, self._cluster.store, wanted) if wanted else ()
+            return Installed(frozenset((wish.model.name, wish.form) for wish in here), is_provisioned=True)
+        known = self._installed.recall(name, wanted, time.monotonic())
+        if known is not None:
+            return known
         site = await node.site()
         store = NodeStore(node.transport, site.python, site.cache)
-        return await remote_models(store, wanted, self._cluster.store)
+        models = await remote_models(store, wanted, self._cluster.store) if wanted else frozenset()
+        found = Installed(models, await is_provisioned(node.transport, site))
+        if found.is_provisioned and len(models) == len(wanted):
+            self._installed.note(name, wanted, time.monotonic(), found)
+        return found
 
     # -- the gateway -------------------------------------------------------------------------------------------------
 
@@ -267,10 +288,6 @@ def _wishes(unit: DesiredUnit) -> tuple[Wish, ...]:
         return wishes_of(unit.spec)
     except EngineError:
         return ()  # its start says why
-
-
-async def _is_provisioned(node: ReachedNode) -> bool:
-    return node.is_local or await is_provisioned(node.transport, await node.site())
 
 
 def _with_ranks(observed: Observed) -> Observed:

@@ -18,6 +18,7 @@ from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
+from orchestrator.installed import InstalledMemory
 from orchestrator.journal import Generation, Journal, actor
 from orchestrator.locks import THIS_MACHINE, StackLocks
 from orchestrator.node.client import ShimError
@@ -293,13 +294,18 @@ class Controller:
         return await asyncio.to_thread(find)
 
     async def plan_of(
-        self, wanted: Wanted, policy: PlanPolicy | None = None, *, patience_s: float = SILENT_LIMIT_S
+        self,
+        wanted: Wanted,
+        policy: PlanPolicy | None = None,
+        *,
+        patience_s: float = SILENT_LIMIT_S,
+        installed: InstalledMemory | None = None,
     ) -> Planned:
-        """Look, and plan what makes it so; what is routed and silent is asked again for `patience_s`."""
+        """Look, and plan what makes it so; `patience_s` and `installed` are those of `collect`."""
         desired = wanted.desired
         gateway = next((unit.node for unit in desired.units.values() if isinstance(unit.spec, GatewaySpec)), None)
         cluster = self._reach(desired.nodes, gateway)
-        observed = await collect(cluster, desired, patience_s=patience_s, note=self.note)
+        observed = await collect(cluster, desired, patience_s=patience_s, note=self.note, installed=installed)
         if not cluster.gateway_is_here and is_delivered(observed.routes, wanted.files):
             observed = replace(observed, routes=observed.routes.model_copy(update={"conf": desired.files}))
         if desired.units and observed.routes is not None:  # they outlive every apply; `down` ends them

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-LOOK_S = 20.0
-"""Between two looks while nothing is heard: what no event tells, such as a worker that hangs, is seen within this."""
+LOOK_S = 15.0
+"""Between two looks while not all is well, or after something was changed: a node that returns is seen within this."""
+QUIET_LOOK_S = 45.0
+"""The same while all is well: what no event tells, such as a worker that hangs, is seen within this."""
 SETTLE_S = 0.3
 """A look waits until so long nothing has changed: an editor or `git pull` writes several files."""
 PATIENCE_S = 2.0
@@ -55,10 +57,13 @@ class Pace:
         """Note that a look begins: a change from now on needs another one."""
         return replace(self, changed_first=None, changed_last=None)
 
-    def looked(self, now: float, within_s: float | None = None) -> Pace:
-        """Note that a look is over; `within_s` is when the plan has to be made again, such as after a backoff."""
-        look_at = now + (LOOK_S if within_s is None else min(LOOK_S, max(within_s, SETTLE_S)))
-        return replace(self, look_at=look_at)
+    def looked(self, now: float, within_s: float | None = None, *, is_quiet: bool = False) -> Pace:
+        """Note that a look is over.
+
+        `within_s` is when the plan has to be made again, such as after a backoff; `is_quiet`: it found all well.
+        """
+        period_s = QUIET_LOOK_S if is_quiet else LOOK_S
+        return replace(self, look_at=now + (period_s if within_s is None else min(period_s, max(within_s, SETTLE_S))))
 
     def may_act(self, fingerprint: str, now: float) -> bool:
         """Tell whether a plan may be carried out now: one that failed waits longer each time, any other does not."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator.controller import Controller, Planned, Wanted
 from orchestrator.execute import ActionFailed, Emit, Event, Outcome
+from orchestrator.installed import InstalledMemory
 from orchestrator.node.client import LockedError, ShimError
 from orchestrator.pace import Pace
 from orchestrator.plan import Change, Defer, Plan, Start
@@ -81,6 +82,7 @@ class Watcher:
         self._awaited: dict[str, float] = {}
         self._allotted: Mapping[NodeName, Allotment] | None = None
         """What the on-demand models were last told that they share; None before the first look."""
+        self._installed = InstalledMemory()
         control.note = self._awaits
         self._report = WatcherReport(pid=os.getpid(), started_at=time.time(), looked_at=0.0, state="mending")
 
@@ -141,6 +143,7 @@ class Watcher:
         self._pace = self._pace.begun()
         within_s: float | None = None
         state: WatcherState = "blocked"
+        mended = self._report.mended
         try:
             planned = await self._plan_unless_overtaken()
             if planned is not None:
@@ -160,7 +163,8 @@ class Watcher:
             if reasons is None:
                 log.exception("a look failed")
             self._say(reasons or (f"a look failed: {type(error).__name__}: {error}",))
-        self._pace = self._pace.looked(time.monotonic(), within_s)
+        is_quiet = state == "well" and not self._notes and mended == self._report.mended
+        self._pace = self._pace.looked(time.monotonic(), within_s, is_quiet=is_quiet)
         self._write(state)
 
     async def _plan_unless_overtaken(self) -> Planned | None:
@@ -179,18 +183,21 @@ class Watcher:
     async def _plan(self) -> Planned | None:
         """Plan what is wanted now; while that is bad or cannot be applied, what was good before is mended."""
         wanted, problems = await self._source.wanted()
-        planned = await self._control.plan_of(wanted, HEALS) if wanted is not None else None
+        planned = await self._plan_of(wanted) if wanted is not None else None
         if planned is not None and planned.plan.conflicts:
             problems += planned.plan.conflicts
             before = self._source.good
-            planned = await self._control.plan_of(before, HEALS) if before not in (None, wanted) else None
+            planned = await self._plan_of(before) if before is not None and before != wanted else None
             planned = None if planned is not None and planned.plan.conflicts else planned
         elif wanted is not None:
             self._source.good = wanted
         if planned is not None and problems and _starts_gateway(planned.plan):
-            planned = await self._control.plan_of(await self._with_kept_files(planned), HEALS)
+            planned = await self._plan_of(await self._with_kept_files(planned))
         self._say((*problems, *(_waits_for(planned.plan) if planned is not None else ())))
         return planned
+
+    async def _plan_of(self, wanted: Wanted) -> Planned:
+        return await self._control.plan_of(wanted, HEALS, installed=self._installed)
 
     async def _with_kept_files(self, planned: Planned) -> Wanted:
         """Return what a plan is for, from kept files: a gateway that begins has no last good routes of its own."""
@@ -215,6 +222,7 @@ class Watcher:
             return "waiting"
         async with control.lock(f"watch {control.stack}: {_cause(planned.plan)}", yields=True):
             self._source.forget()
+            self._installed.forget()
             again = await self._plan()  # what was seen may have been mended while the lock was awaited
             if again is None or not _can_mend(again.plan):
                 return "blocked" if again is None else _resting(again.plan)

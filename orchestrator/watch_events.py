@@ -19,6 +19,8 @@ from schemas.base import NodeName, StackName
 FIRST_RECONNECT_S = 1.0
 LONGEST_RECONNECT_S = 15.0
 """A node that comes back is heard of within this; a look may see it sooner."""
+STEP_MS = 250
+"""Between two looks at what the system has reported of a directory, which is what watching files costs when idle."""
 
 Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -57,7 +59,14 @@ async def _follow(directory: Path, tell: Callable[[], None], *, suffix: str, is_
         with contextlib.suppress(
             OSError, RuntimeError
         ):  # a directory that is missing, or a system without room for more
-            async for _ in awatch(directory, watch_filter=concerns, debounce=200, step=50, recursive=is_recursive):
+            async for _ in awatch(
+                directory,
+                watch_filter=concerns,
+                debounce=2 * STEP_MS,
+                step=STEP_MS,
+                rust_timeout=60_000,  # it ends when it is cancelled all the same
+                recursive=is_recursive,
+            ):
                 tell()
         await asyncio.sleep(LONGEST_RECONNECT_S)
 

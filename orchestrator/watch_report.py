@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from schemas.base import Frozen
 
-QUIET_S = 120.0
-"""A watcher looks every twenty seconds; one whose report is older than this is not it any more."""
+QUIET_S = 180.0
+"""A watcher looks every 45 seconds at least, and a look may take more; one whose report is older than this is not it
+any more."""
 WatcherState = Literal["well", "mending", "waiting", "blocked"]
 
 

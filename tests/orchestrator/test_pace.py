@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.pace import FIRST_RETRY_S, LONGEST_RETRY_S, LOOK_S, PATIENCE_S, SETTLE_S, Pace
+from orchestrator.pace import FIRST_RETRY_S, LONGEST_RETRY_S, LOOK_S, PATIENCE_S, QUIET_LOOK_S, SETTLE_S, Pace
 
 
 def test_without_changes_it_looks_once_in_a_period():
     pace = Pace(look_at=0.0).begun().looked(100.0)
     assert pace.next_look == 100.0 + LOOK_S
+
+
+def test_while_all_is_well_it_looks_less_often_and_hears_of_changes_as_soon():
+    pace = Pace(look_at=0.0).begun().looked(100.0, is_quiet=True)
+    assert LOOK_S < pace.next_look - 100.0 == QUIET_LOOK_S
+    assert pace.changed(110.0).next_look == 110.0 + SETTLE_S
+    assert pace.looked(200.0).next_look == 200.0 + LOOK_S
 
 
 def test_a_change_is_looked_at_as_soon_as_it_settles():
