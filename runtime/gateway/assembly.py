@@ -18,10 +18,12 @@ from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live, gauges
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.prober import Prober
+from runtime.gateway.queues import Queues
 from runtime.gateway.relay import Relay
 from runtime.gateway.reload import Compose, Reloader, Sources
 from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import RoutingTable
+from runtime.gateway.security.guard import Guard
 from runtime.gateway.services import Services
 
 
@@ -33,10 +35,12 @@ class Gateway:
     services: Services
     connections: Connections
     prober: Prober
+    queues: Queues
 
     def close(self) -> None:
         """End what goes on beside requests, and close idle connections to endpoints."""
         self.prober.close()
+        self.queues.close()
         self.connections.close()
 
 
@@ -45,17 +49,20 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
     now = asyncio.get_running_loop().time
     live = Live(stack=sources.stack, pid=os.getpid(), started_at=time.time())
     pool = Pool(now, random.random)
-    holds = Holds()
-    metrics = Metrics(lambda: gauges(live, pool, holds.held, now()))
+    holds, queues = Holds(), Queues()
+    metrics = Metrics(lambda: gauges(live, pool, holds.held, queues.depths, now()))
     connections = Connections()
     exchanges = Exchanges(connections, metrics, now)
     prober = Prober(exchanges, pool, metrics, now, random.random)
-    relay = Relay(exchanges, pool, metrics, holds, live.find_route, now)
+    pool.on_room = queues.changed
+    relay = Relay(exchanges, pool, metrics, holds, queues, live.find_route, now)
 
     def take_over(table: RoutingTable) -> None:
         prober.adopt(table)
         holds.wake()
+        queues.changed()
 
-    reloader = Reloader(sources, live, pool, metrics, compose, take_over)
-    services = Services(live, pool, metrics, relay, reloader, holds, now, sources.worker_token)
-    return Gateway(create_app(services), services, connections, prober)
+    guard = Guard(sources.bind, now, time.time)
+    reloader = Reloader(sources, live, pool, metrics, compose, take_over, guard)
+    services = Services(live, pool, metrics, relay, reloader, holds, queues, prober, now, guard)
+    return Gateway(create_app(services), services, connections, prober, queues)

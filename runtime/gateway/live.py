@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.gateway.observe.metrics import EndpointGauge, Gauges
-from runtime.gateway.routing.breaker import Closed, HalfOpen
-from runtime.gateway.routing.outcome import LOADING, SILENT
-from runtime.gateway.routing.pool import Pool, Standing
+from runtime.gateway.endpoints import health
+from runtime.gateway.observe.metrics import EndpointGauge, Gauges, PrefixGauge
+from runtime.gateway.routing.breaker import Closed, HalfOpen, Isolated
+from runtime.gateway.routing.outcome import LOADING
+from runtime.gateway.routing.pool import STATES, Pool, Standing
 from runtime.gateway.routing.select import in_use
 from runtime.gateway.routing.table import Missing, Route, RoutingTable, Target
 from schemas.admin import ConfigReport, EndpointReport, ProbeReport
@@ -45,7 +46,12 @@ class Live:
             yield from (self.table.routes[role] for role in self.table.roles)
 
 
-def config_report(live: Live, pool: Pool, held: Mapping[str, int], now: float) -> ConfigReport:
+_BREAKER_GAUGE = {"closed": 0, "half-open": 1, "open": 2, "isolated": 3}
+
+
+def config_report(
+    live: Live, pool: Pool, held: Mapping[str, int], queued: Mapping[str, int], now: float
+) -> ConfigReport:
     """Describe the configuration for `GET /admin/config`; `now` is on the pool's clock."""
     table = live.table
     return ConfigReport(
@@ -62,6 +68,7 @@ def config_report(live: Live, pool: Pool, held: Mapping[str, int], now: float) -
         pid=live.pid,
         endpoints=tuple(report for route in live.role_routes() for report in _ladder(route, pool, now)),
         held=dict(held),
+        queued=dict(queued),
     )
 
 
@@ -83,14 +90,17 @@ def readiness(live: Live, pool: Pool) -> tuple[bool, dict[str, object]]:
     }
 
 
-def gauges(live: Live, pool: Pool, held: Mapping[str, int], now: float) -> Gauges:
+def gauges(live: Live, pool: Pool, held: Mapping[str, int], queued: Mapping[str, int], now: float) -> Gauges:
     """Return what is read at every scrape; `now` is on the pool's clock."""
+    affinity = pool.affinity
     return Gauges(
         is_current=live.table is not None and not live.problems,
         problems=len(live.problems),
         generation=live.table.generation if live.table else 0,
         endpoints=tuple(_endpoint_gauges(live, pool, now)),
         held=dict(held),
+        queued=dict(queued),
+        prefixes=PrefixGauge(len(affinity), affinity.drawn, affinity.found, affinity.gone),
     )
 
 
@@ -131,18 +141,23 @@ def _present(target: Target, standing: Standing, now: float, *, is_serving: bool
         priority=target.priority,
         is_serving=is_serving,
         probe=None if probe is None else ProbeReport(age_s=round(now - probe.at, 1), outcome=probe.outcome),
+        health=health(target, standing, now),
     )
 
 
 def _state(
     target: Target, standing: Standing, now: float
-) -> Literal["ready", "cold", "loading", "half-open", "open", "wedged"]:
+) -> Literal["ready", "cold", "loading", "half-open", "open", "wedged", "isolated", "misconfigured"]:
+    if standing.is_refused:
+        return "misconfigured"
+    if isinstance(standing.breaker, Isolated):
+        return "isolated"
     if isinstance(standing.breaker, Closed):
         if standing.asleep == LOADING:
             return "loading" if standing.busy_until > now or standing.in_flight else "ready"
         is_dropped = target.idle_stop_s is not None and now - standing.heard_at > target.idle_stop_s
         return "cold" if standing.asleep or (is_dropped and not standing.in_flight) else "ready"
-    if standing.probe is not None and standing.probe.outcome in SILENT:
+    if standing.stats.is_silent:
         return "wedged"
     return "half-open" if isinstance(standing.breaker, HalfOpen) else "open"
 
@@ -153,7 +168,8 @@ def _absent(missing: Missing) -> EndpointReport:
         role=missing.role,
         url=missing.url,
         model=missing.model,
-        state=missing.reason if missing.reason in ("draining", "replacing") else "not running",
+        state=missing.reason if missing.reason in ("draining", "replacing", "misconfigured") else "not running",
+        health="misconfigured" if missing.reason == "misconfigured" else "unknown",
         in_flight=0,
         last_error=missing.detail or None,
         priority=missing.priority,
@@ -166,7 +182,7 @@ def _endpoint_gauges(live: Live, pool: Pool, now: float) -> Iterator[EndpointGau
         for target in route.targets():
             standing = pool.standings[target.identity]
             is_closed = isinstance(standing.breaker, Closed)
-            breaker = 0 if is_closed else 1 if isinstance(standing.breaker, HalfOpen) else 2
+            breaker = _BREAKER_GAUGE[STATES[type(standing.breaker)]]
             yield EndpointGauge(
                 target.role,
                 target.name,
@@ -175,6 +191,7 @@ def _endpoint_gauges(live: Live, pool: Pool, now: float) -> Iterator[EndpointGau
                 breaker,
                 is_available=is_closed,
                 is_serving=target.identity in serving,
+                changed=standing.stats.changed,
             )
         for missing in route.missing:
             yield EndpointGauge(missing.role, missing.name, missing.url, 0, 0, is_available=False)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.prober import Prober
+from runtime.gateway.queues import Queues
 from runtime.gateway.relay import Relay
 from runtime.gateway.reload import Reloader
 from runtime.gateway.routing.pool import Pool
+from runtime.gateway.security.guard import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,9 @@ class Services:
     relay: Relay
     reloader: Reloader
     holds: Holds
+    queues: Queues
+    prober: Prober
     now: Callable[[], float]
     """The event loop's clock."""
-    worker_token: str | None = field(repr=False)
-    """What the orchestrator shows when it asks from another machine."""
+    guard: Guard
+    """Who may ask."""

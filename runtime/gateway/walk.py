@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Result
-from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError, told_of_load
 from runtime.gateway.routing.affinity import prefix_of
-from runtime.gateway.routing.outcome import ABSENT, LOADING, MODEL_FAILED, WRONG_DIMENSION
+from runtime.gateway.routing.outcome import ABSENT, BUSY, CONTEXT_OVERFLOW, LOADING, MODEL_FAILED, WRONG_DIMENSION
 from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
@@ -23,17 +22,47 @@ RETRY_AFTER_S = 5.0
 class Failure:
     """An attempt that failed."""
 
-    endpoint: str
+    target: Target
     error: AttemptError
+
+    @property
+    def endpoint(self) -> str:
+        """Return the endpoint's name."""
+        return self.target.name
 
 
 class Walk:
     """How far a request has come down the ladder of its route."""
 
-    __slots__ = ("_adapted", "_ask", "attempts", "failures", "has_waited", "prefix", "route", "skipped", "tried")
+    __slots__ = (
+        "_adapted",
+        "_ask",
+        "attempts",
+        "failures",
+        "has_waited",
+        "instead",
+        "line_s",
+        "origin",
+        "prefix",
+        "queue_until",
+        "route",
+        "skipped",
+        "too_short",
+        "tried",
+    )
 
     def __init__(self, ask: Ask, route: Route) -> None:
         self.route = route
+        self.instead = ""
+        """The role that is asked in its place, because its endpoints cannot read so long a prompt."""
+        self.too_short: Collection[EndpointIdentity] = ()
+        """The endpoints that cannot, and those that were asked before them."""
+        self.origin = route
+        """What the table said of the name; `route` may be another one that took its place."""
+        self.queue_until: float | None = None
+        """Until when the request waits in line; None before it had to."""
+        self.line_s = 0.0
+        """How long those in line will take, for one that has waited in vain."""
         self.tried: list[EndpointIdentity] = []
         self.failures: list[Failure] = []
         self.skipped: list[Skipped] = []
@@ -44,7 +73,24 @@ class Walk:
         self.prefix = prefix_of(ask.body.document) if route.has_replicas and route.kind == "chat" else None
         """The beginning of the prompt, where it matters who has read it."""
         self._ask = ask
-        self._adapted: dict[str, Body | ApiError] = {}
+        self._adapted: dict[tuple[str, str, int | None], Ask | ApiError] = {}
+
+    def failed(self, failure: Failure) -> None:
+        """Take note of an attempt that failed."""
+        self.tried.append(failure.target.identity)
+        self.failures.append(failure)
+
+    def forgive(self) -> None:
+        """Let endpoints be asked once more that were only busy: the request is about to wait for them."""
+        busy = [failure.target.identity for failure in self.failures if failure.error.verdict.label == BUSY]
+        if busy:
+            self.tried = [identity for identity in self.tried if identity not in busy]
+
+    def move(self, route: Route) -> None:
+        """Go on in a newer table."""
+        self.route = self.origin = route
+        self.instead, self.too_short = "", ()
+        self.attempts.clear()
 
     @property
     def wait_wish_s(self) -> float:
@@ -53,28 +99,51 @@ class Walk:
 
     def ask_for(self, target: Target) -> Ask:
         """Return the request as a strict endpoint may have it; it is one that does what is asked."""
-        adapted = self._adapted_for(target.identity.engine)
-        return replace(self._ask, body=adapted) if isinstance(adapted, Body) else self._ask
+        adapted = self._adapted_for(target)
+        return adapted if isinstance(adapted, Ask) else self._ask
 
     def refusals(self, rung: Route) -> list[tuple[Target, ApiError]]:
         """Return the endpoints that cannot do what is asked, with the reason."""
         strict = (target for target in rung.targets() if target.is_strict)
-        found = [(target, self._adapted_for(target.identity.engine)) for target in strict]
+        found = [(target, self._adapted_for(target)) for target in strict]
         return [(target, error) for target, error in found if isinstance(error, ApiError)]
 
     def unfit(self, rung: Route) -> Collection[EndpointIdentity]:
         """Return the identities of the endpoints that cannot do what is asked."""
-        return [target.identity for target, _ in self.refusals(rung)]
+        if not rung.is_strict:
+            return self.too_short
+        return [*self.too_short, *(target.identity for target, _ in self.refusals(rung))]
 
-    def _adapted_for(self, engine: str) -> Body | ApiError:
-        found = self._adapted.get(engine)
+    def _adapted_for(self, target: Target) -> Ask | ApiError:
+        key = (target.identity.engine, target.upstream_model, target.max_batch)
+        found = self._adapted.get(key)
         if found is None:
             try:
-                found = adapt(engine, self._ask.path, self._ask.body)
+                found = adapt(self._ask, target)
             except ApiError as error:
                 found = error
-            self._adapted[engine] = found
+            self._adapted[key] = found
         return found
+
+    def go_longer(self, target: Target, ended: Result) -> bool:
+        """Go on where longer prompts can be read, if an endpoint has said that this one is too long; else return False.
+
+        The role that the endpoint was asked for says who reads more, else the one that is asked now. That is no second
+        attempt: nothing is wrong with the endpoint.
+        """
+        if ended.verdict is not CONTEXT_OVERFLOW:
+            return False
+        rung = next((rung for rung in self.route.rungs() if target in rung.targets()), self.route)
+        context = rung.context or self.route.context
+        if context is None:
+            return False
+        error = f"{ended.verdict.label} (status {ended.status})"
+        self.failures.append(Failure(target, AttemptError(ended.verdict, error, ended.status, ended.body or b"")))
+        self.too_short = [*self.too_short, *self.tried, target.identity]
+        self.tried = []
+        self.attempts.clear()
+        self.route, self.instead = context, context.name
+        return True
 
     def held_until(self) -> float:
         """Return until when the successor of an endpoint is waited for; minus infinity where none is on its way."""
@@ -86,7 +155,7 @@ class Walk:
         verdicts = (failure.error.verdict for failure in self.failures)
         waits = [verdict.busy_s for verdict in verdicts if verdict.is_passing or verdict.busy_s]
         waits.extend(skip.retry_s for skip in self.skipped if skip.retry_s is not None)
-        return min(waits, default=None)
+        return max(min(waits), self.line_s) if waits else None
 
 
 def exhausted(walk: Walk) -> tuple[Result | ApiError, str]:
@@ -114,7 +183,7 @@ def exhausted(walk: Walk) -> tuple[Result | ApiError, str]:
     is_told = told is not None and (loading is not None or told.verdict.label == MODEL_FAILED)
     error = ApiError(
         503,
-        f"No endpoint of '{walk.route.name}' can answer now ({named})." + (f" {text}" if is_told and text else ""),
+        f"No endpoint of '{walk.origin.name}' can answer now ({named})." + (f" {text}" if is_told and text else ""),
         code=(code if is_told else None) or "no_endpoint_available",
         retry_after_s=RETRY_AFTER_S if (wait_s := walk.wait_s()) is None else wait_s,
         loading=loading,

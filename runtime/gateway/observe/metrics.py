@@ -25,10 +25,22 @@ class EndpointGauge:
     url: str
     in_flight: int
     breaker: int
-    """0 closed, 1 half-open, 2 open."""
+    """0 closed, 1 half-open, 2 open, 3 isolated by hand."""
     is_available: bool
     is_serving: bool = False
     """Whether it is on the rung that answers now."""
+    changed: Mapping[str, int] = field(default_factory=dict)
+    """How often its breaker became what."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixGauge:
+    """What is known of the caches of endpoints at the time of a scrape."""
+
+    blocks: int
+    drawn: int
+    found: int
+    gone: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,9 @@ class Gauges:
     endpoints: tuple[EndpointGauge, ...]
     held: Mapping[str, int] = field(default_factory=dict)
     """Requests that wait for a successor, by the name that they ask for."""
+    queued: Mapping[str, int] = field(default_factory=dict)
+    """Requests that wait for a place, by the name that they ask for."""
+    prefixes: PrefixGauge | None = None
 
 
 class _Histogram:
@@ -79,6 +94,9 @@ class Metrics:
         self._probes: Counter[tuple[str, ...]] = Counter()
         self._seconds: dict[str, _Histogram] = {}
         self._first_content: dict[str, _Histogram] = {}
+        self._hedges: Counter[tuple[str, ...]] = Counter()
+        self._refused: Counter[tuple[str, ...]] = Counter()
+        self._restarts: Counter[tuple[str, ...]] = Counter()
         self._tokens = 0
         self._malformed = 0
         self._watch_restarts = 0
@@ -98,6 +116,18 @@ class Metrics:
     def probe(self, endpoint: str, outcome: str) -> None:
         """Count a request of the gateway's own for one token."""
         self._probes[endpoint, outcome] += 1
+
+    def hedge(self, role: str, outcome: str) -> None:
+        """Count a request that a second endpoint was asked too: that one `won`, `lost`, or both `failed`."""
+        self._hedges[role, outcome] += 1
+
+    def restart(self, endpoint: str) -> None:
+        """Count a stream that an endpoint gave anew, because another one had broken off."""
+        self._restarts[endpoint,] += 1
+
+    def queue_refused(self, role: str) -> None:
+        """Count a request that found no place in line."""
+        self._refused[role,] += 1
 
     def first_content(self, role: str, seconds: float) -> None:
         """Observe how long a stream's first content took."""
@@ -134,6 +164,9 @@ class Metrics:
         yield _counter(
             "orchestrate_probes", "Tokens asked for to see whether it answers.", ("endpoint", "outcome"), self._probes
         )
+        yield _counter("orchestrate_hedges", "Second endpoints asked too.", ("role", "outcome"), self._hedges)
+        yield _counter("orchestrate_restarts", "Streams given anew after a break.", ("endpoint",), self._restarts)
+        yield _counter("orchestrate_queue_refused", "Requests that found the queue full.", ("role",), self._refused)
         yield _counter("orchestrate_config_reloads", "Times that the files were read.", ("result",), self._reloads)
         for name, text, value in (
             ("mlx_cluster_requests", "Requests that ended, of every kind.", self._requests.total()),
@@ -176,20 +209,41 @@ def _gauge_families(now: Gauges) -> Iterator[Metric]:
     labels = ("role", "endpoint", "url")
     in_flight = GaugeMetricFamily("orchestrate_in_flight", "Requests at an endpoint.", labels=labels)
     breaker = GaugeMetricFamily(
-        "orchestrate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", labels=labels
+        "orchestrate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open, 3 isolated.", labels=labels
     )
     available = GaugeMetricFamily("orchestrate_endpoint_available", "1 while it may be called.", labels=labels)
     serving = GaugeMetricFamily("orchestrate_endpoint_serving", "1 while it is on the rung in use.", labels=labels)
+    changed = CounterMetricFamily(
+        "orchestrate_breaker_changes", "Times that a circuit breaker changed.", labels=(*labels, "state")
+    )
     for endpoint in now.endpoints:
         names = (endpoint.role, endpoint.endpoint, endpoint.url)
         in_flight.add_metric(names, endpoint.in_flight)
         breaker.add_metric(names, endpoint.breaker)
         available.add_metric(names, endpoint.is_available)
         serving.add_metric(names, endpoint.is_serving)
+        for state, count in endpoint.changed.items():
+            changed.add_metric((*names, state), count)
     held = GaugeMetricFamily("orchestrate_held_requests", "Requests that wait for a successor.", labels=("role",))
     for name, count in now.held.items():
         held.add_metric((name,), count)
-    yield from (in_flight, breaker, available, serving, held)
+    depth = GaugeMetricFamily("orchestrate_queue_depth", "Requests that wait for a place.", labels=("role",))
+    for name, count in now.queued.items():
+        depth.add_metric((name,), count)
+    yield _gauge("mlx_cluster_queue_depth", "Requests that wait for a place, of every role.", sum(now.queued.values()))
+    if now.prefixes is not None:
+        yield _gauge("orchestrate_prefix_blocks", "Blocks of prompts whose readers are known.", now.prefixes.blocks)
+        for name, text, value in (
+            (
+                "orchestrate_prefix_drawn",
+                "Requests sent to an endpoint that had read their beginning.",
+                now.prefixes.drawn,
+            ),
+            ("orchestrate_prefix_found", "Such requests whose beginning it still had.", now.prefixes.found),
+            ("orchestrate_prefix_gone", "Such requests whose beginning it had not.", now.prefixes.gone),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+    yield from (in_flight, breaker, changed, available, serving, held, depth)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -100,6 +100,12 @@ class Affinity:
         self._lives: dict[EndpointIdentity, int] = {}
         """A number for each cache that is known; another one once an endpoint has lost its cache."""
         self._last_life = 0
+        self.drawn = 0
+        """Requests that were sent to an endpoint which should hold something of their prompt."""
+        self.found = 0
+        """Such requests of which the endpoint said that it did."""
+        self.gone = 0
+        """Such requests of which it said that it did not."""
         self._found: dict[EndpointIdentity, float] = {}
         """Share of the reports of each endpoint that something was found where that was expected."""
 
@@ -156,6 +162,10 @@ class Affinity:
 
     def reported(self, identity: EndpointIdentity, cached_tokens: int) -> None:
         """Take note of what an endpoint says that it has found of a prompt that it should have held something of."""
+        if cached_tokens > 0:
+            self.found += 1
+        else:
+            self.gone += 1
         before = self._found.get(identity, 1.0)
         self._found[identity] = before + _NEW * ((cached_tokens > 0) - before)
 

@@ -45,10 +45,31 @@ ABSENT: Literal["model absent"] = "model absent"
 """The label of an endpoint that has not got the model, or not the path."""
 REFUSED: Literal["credentials refused"] = "credentials refused"
 """The label of an endpoint that does not take our key: the files have to be mended."""
-PASSING = frozenset({"busy", LOADING})
+BUSY: Literal["busy"] = "busy"
+"""The label of an endpoint that has too much to do now."""
+PASSING = frozenset({BUSY, LOADING})
 """Labels of endpoints that say that they will answer soon."""
 
 _BUSY_WORDS = ("busy", "overloaded", "queue is full", "too many requests", "capacity")
+_OVERFLOW_WORDS = (
+    "context_length_exceeded",  # OpenAI's code, and our worker's
+    "exceed_context_size_error",  # llama.cpp since b6400 (its pull request 15780)
+    "exceeds the available context size",  # llama.cpp before, LocalAI
+    "maximum context length is",  # vLLM and OpenAI
+    "the model's context length is only",  # vLLM since 0.16
+    "than the maximum model length of",  # vLLM, embeddings
+    "than the model's context length",  # SGLang
+    "length exceeds the context length",  # Ollama, `/api/embed`: with 400, 413 or 500
+    "length exceeds maximum context length",  # Ollama before 0.5
+    "is greater than the context length",  # LM Studio 0.3, in the stream
+    "tokens when context the overflows",  # LM Studio 0.3
+    "exceed context window of",  # llama-cpp-python
+    "`inputs` must have less than",  # TEI, with 422
+)
+"""What engines say of a prompt that is too long, lower case, as found in their sources and their users' reports."""
+_TEI_ERROR = '"error_type"'
+_UNKNOWN_MODEL = ("model_not_found", "invalid model: ")
+"""What OpenAI-compatible servers and Infinity say, with status 400, of a model that they have not got."""
 _COLD_CODE = "model_cold"
 _FAILED_CODE = "model_failed"
 """Error codes of our worker."""
@@ -97,8 +118,13 @@ NOT_SUPPORTED = "not supported"
 """The label of an endpoint that cannot do what is asked at all."""
 WRONG_DIMENSION = Verdict("wrong dimension", "neutral", "next")
 """Vectors of another length than the role pins: other roles may want these."""
+CONTEXT_OVERFLOW = Verdict("context overflow", "neutral", "pass")
+"""A prompt that is longer than what the endpoint can read: nobody's fault, and another role may read more."""
 SKIPPED = Verdict("skipped", "success", "pass")
 CLIENT_LEFT = Verdict("client left", "neutral", "stop")
+SIMULATED = Verdict("simulated failure", "neutral", "next")
+OUTRUN = Verdict("outrun", "neutral", "stop")
+"""Another endpoint, asked too, was faster."""
 CONNECTION_LIMIT = Verdict("connection limit", "neutral", "next")
 
 
@@ -116,6 +142,13 @@ def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
     """
     named_s = _seconds(retry_after)
     match status:
+        case 400 | 413 | 422 | 500 if is_overflow(text):
+            return CONTEXT_OVERFLOW
+        case 424 if _TEI_ERROR in text:
+            # Its own statement of what other servers answer with 500; a client's request is never the cause.
+            return Verdict("server error", "failure", "next")
+        case 400 if any(word in text for word in _UNKNOWN_MODEL):
+            return Verdict(ABSENT, "neutral", "next", absent_s=ABSENT_S)
         case 503 if _COLD_CODE in text:
             return Verdict(COLD, "neutral", "next")
         case 503 if _FAILED_CODE in text:
@@ -125,9 +158,9 @@ def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
         case 503 if "loading" in text:
             return Verdict(LOADING, "neutral", "next", busy_s=LOADING_S if named_s is None else named_s)
         case 429:
-            return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
+            return Verdict(BUSY, "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
         case 503 if named_s is not None or any(word in text for word in _BUSY_WORDS):
-            return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
+            return Verdict(BUSY, "neutral", "next", busy_s=DEFAULT_BUSY_S if named_s is None else named_s)
         case 501 | 505:
             return Verdict(NOT_SUPPORTED, "neutral", "pass")
         case 401 | 403:
@@ -145,14 +178,21 @@ def judge_status(status: int, retry_after: str | None, text: str) -> Verdict:
             return Verdict("bad answer", "failure", "next")
 
 
+def is_overflow(text: str) -> bool:
+    """Tell whether an error, lower case, says that a prompt is longer than what a model can read."""
+    return any(words in text for words in _OVERFLOW_WORDS)
+
+
 def judge_error_event(kind: str, text: str) -> Verdict:
     """Judge an error that an endpoint reports inside a stream before any content. `kind` is the error's `type`."""
+    if is_overflow(kind) or is_overflow(text):
+        return CONTEXT_OVERFLOW
     if kind == "invalid_request_error":
         return Verdict("client error", "neutral", "pass")
     if "loading" in text:
         return Verdict(LOADING, "neutral", "next", busy_s=LOADING_S)
     if any(word in text for word in _BUSY_WORDS):
-        return Verdict("busy", "neutral", "next", busy_s=DEFAULT_BUSY_S)
+        return Verdict(BUSY, "neutral", "next", busy_s=DEFAULT_BUSY_S)
     return Verdict("server error", "failure", "next")
 
 

@@ -18,6 +18,7 @@ from runtime.gateway.routing.outcome import (
     COLD,
     LOADING,
     MODEL_FAILED,
+    OUTRUN,
     REFUSED,
     SILENT,
     SUCCESS,
@@ -25,19 +26,22 @@ from runtime.gateway.routing.outcome import (
     Verdict,
 )
 from runtime.gateway.routing.pace import LEAST_FIRST_S, Pace
-from runtime.gateway.routing.select import RATE_S, Choice, choose
-from runtime.gateway.routing.statistics import BreakerState, Change, Statistics
+from runtime.gateway.routing.select import RATE_S, Choice, Skipped, choose
+from runtime.gateway.routing.statistics import Statistics
 from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
+from schemas.admin import BreakerState
 
 SLOW_SHARE = 0.8
 """Share of its time to the first content from which a call is slow, where the files name no seconds."""
 _LARGEST_JITTER = 0.1
-_STATES: dict[type[breaker.State], BreakerState] = {
+STATES: dict[type[breaker.State], BreakerState] = {
     breaker.Closed: "closed",
     breaker.Open: "open",
     breaker.HalfOpen: "half-open",
     breaker.Isolated: "isolated",
 }
+HEDGE_SHARE = 0.95
+"""What `hedge_s: p95` means."""
 _CACHE_LOST = frozenset({"refused", COLD, LOADING})
 """Labels of endpoints that do not run, or whose model was out of memory: what they had read is gone."""
 
@@ -83,7 +87,7 @@ class Standing:
     def become(self, state: breaker.State, now: float, cause: str) -> None:
         """Take over a state of the breaker, and remember when and why it changed."""
         if type(state) is not type(self.breaker):
-            self.stats.changes.append(Change(now, _STATES[type(state)], cause))
+            self.stats.change(now, STATES[type(state)], cause)
         self.breaker = state
 
 
@@ -97,12 +101,14 @@ class Lease:
         "_standing",
         "began_at",
         "budget",
+        "ends_as",
         "first_at",
         "first_limit_s",
         "is_drawn",
         "is_panic",
         "is_probe",
         "is_retry",
+        "passed_over",
         "prefix",
         "size",
         "target",
@@ -121,6 +127,7 @@ class Lease:
         budget: Budget | None = None,
         prefix: Prefix | None = None,
         is_drawn: bool = False,
+        passed_over: tuple[Skipped, ...] = (),
     ) -> None:
         """`is_drawn` says that the endpoint should hold something of `prefix`, the beginning of the prompt.
 
@@ -132,6 +139,10 @@ class Lease:
         self.budget = budget
         self.prefix = prefix
         self.is_drawn = is_drawn
+        self.passed_over = passed_over
+        """The endpoints that were not taken when this one was chosen."""
+        self.ends_as = CLIENT_LEFT
+        """What is recorded when the attempt ends for a reason of its own."""
         self.size = 0
         self.first_limit_s = target.timeouts.first_token_s or LEAST_FIRST_S
         """How long the first content may take."""
@@ -176,7 +187,12 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease back without a verdict, when the request ended for a reason of its own."""
-        self.finish(CLIENT_LEFT)
+        self.finish(self.ends_as)
+
+    def hedge_after_s(self) -> float | None:
+        """Return after how many seconds another endpoint should be asked too; None for never, or not known yet."""
+        hedge_s = self.target.hedge_s
+        return self._standing.pace.percentile_s(HEDGE_SHARE) if hedge_s == "p95" else hedge_s
 
     def is_slow(self, now: float) -> bool:
         """Tell whether an answer that ended well at `now` was slow to begin; vectors and scores begin with their end.
@@ -323,6 +339,7 @@ class Pool:
             budget=self._begin(asked or route, is_retry=bool(tried)),
             prefix=prefix,
             is_drawn=target.identity in drawn,
+            passed_over=choice.skipped,
         )
 
     def lease_probe(self, target: Target, lease_s: float) -> Lease | None:
@@ -391,6 +408,9 @@ class Pool:
         elif verdict.effect == "failure":
             # Whether there is anything to wake is unknown until it says so again.
             standing.asleep = ""
+        if verdict is OUTRUN:
+            # It would have taken at least that long; without these the slow answers would be missing.
+            standing.pace.answered(now - lease.began_at)
         if verdict.label in _CACHE_LOST:
             self.affinity.lost(target.identity)
         if error is not None and verdict.label not in {COLD, LOADING}:
@@ -433,7 +453,7 @@ def _count(lease: Lease, standing: Standing, verdict: Verdict, now: float, token
     """Count the end of a request, and note what it says of the endpoint."""
     stats, label = standing.stats, verdict.label
     if label not in UNHEARD:
-        stats.heard_at = now
+        stats.heard_at, stats.is_unreachable = now, False
         standing.is_refused = label == REFUSED
     if verdict.effect == "success":
         stats.answered_at, stats.is_silent = now, False
@@ -442,3 +462,4 @@ def _count(lease: Lease, standing: Standing, verdict: Verdict, now: float, token
     elif verdict.effect == "failure":
         stats.failures += not lease.is_probe
         stats.is_silent = label in SILENT
+        stats.is_unreachable = label in UNHEARD and not stats.is_silent

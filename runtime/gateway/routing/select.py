@@ -30,8 +30,8 @@ Reason = Literal[
     "full",
     "rate limit",
 ]
-PASSING: frozenset[Reason] = frozenset({"full", "rate limit", "busy", "half-open"})
-"""Why an endpoint was not taken that is worth waiting for: nothing is wrong with it, or that is just found out."""
+PASSING: frozenset[Reason] = frozenset({"full", "rate limit", "busy"})
+"""Why an endpoint was not taken that is worth waiting for: nothing is wrong with it."""
 
 RATE_S = 60.0
 """The time over which `rpm` counts."""
@@ -99,6 +99,7 @@ def choose(
     skipped: list[Skipped] = []
     warming: list[Target] = []
     absent: list[Target] = []
+    cold: list[Target] = []
     trial: Target | None = None
     for tier in route.tiers:
         fit: list[Target] = []
@@ -113,6 +114,8 @@ def choose(
                 skipped.append(Skipped(target.name, "open", retry_s=TRIAL_S))
             elif standing.absent_until > now:
                 absent.append(target)
+            elif route.is_alias and standing.asleep:
+                cold.append(target)
             elif standing.in_flight and _is_warming(target, standing, now):
                 warming.append(target)
             else:
@@ -121,8 +124,8 @@ def choose(
             return Choice(_least_loaded(fit, standings, turn, drawn), tuple(skipped))
     if warming:
         return Choice(_least_loaded(warming, standings, turn, drawn), tuple(skipped))
-    if absent:
-        return Choice(absent[0], tuple(skipped))
+    if cold or absent:
+        return Choice((*cold, *absent)[0], tuple(skipped))
     skipped.extend(Skipped(missing.name, missing.reason, missing.detail) for missing in route.missing)
     return Choice(None, tuple(skipped), trial)
 

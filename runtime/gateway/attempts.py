@@ -1,0 +1,98 @@
+"""I/O: makes the attempts of requests and takes note of how they end; asks a second endpoint too where that pays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Made, Result
+from runtime.gateway.exchange import Exchanges
+from runtime.gateway.ladder import Ladder
+from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.outcome import CLIENT_LEFT, OUTRUN, SIMULATED
+from runtime.gateway.routing.pool import Lease
+from runtime.gateway.walk import Failure, Walk
+
+
+class Attempts:
+    """Makes attempts. Used on one event loop."""
+
+    def __init__(self, exchanges: Exchanges, ladder: Ladder, metrics: Metrics, now: Callable[[], float]) -> None:
+        """`now` is the event loop's clock."""
+        self._exchanges = exchanges
+        self._ladder = ladder
+        self._metrics = metrics
+        self._now = now
+
+    async def make(
+        self, ask: Ask, lease: Lease, walk: Walk, course: Course, client: Client
+    ) -> tuple[str, Result] | None:
+        """Ask the leased endpoint, and maybe a second one; return who has answered, and what.
+
+        None where nobody has: the walk knows the failures. `ask` is what this endpoint may have. Raises
+        `ClientLeftError`.
+        """
+        after_s = lease.hedge_after_s() if ask.reading is not None else None
+        if after_s is None:
+            ended = await self._one(ask, lease, course, client)
+            if isinstance(ended, Result):
+                return lease.target.name, ended
+            walk.failed(Failure(lease.target, ended))
+            return None
+        return await self._race(ask, lease, after_s, walk, course, client)
+
+    async def _race(
+        self, ask: Ask, lease: Lease, after_s: float, walk: Walk, course: Course, client: Client
+    ) -> tuple[str, Result] | None:
+        """Ask a second endpoint too when the first one takes longer than `after_s`; take the first good answer."""
+        first = asyncio.create_task(self._one(ask, lease, course, client))
+        running = {first: lease}
+        try:
+            await asyncio.wait(running, timeout=after_s)
+            second = None if first.done() else self._ladder.take_beside(walk, lease, course)
+            if second is not None:
+                course.attempts += 1
+                running[asyncio.create_task(self._one(walk.ask_for(second.target), second, course, client))] = second
+            is_hedged = second is not None
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    asked, ended = running.pop(task), task.result()
+                    if isinstance(ended, Result):
+                        for other in running.values():
+                            other.ends_as = OUTRUN
+                        if is_hedged:
+                            self._metrics.hedge(ask.route.name, "lost" if asked is lease else "won")
+                        return asked.target.name, ended
+                    walk.failed(Failure(asked.target, ended))
+            if is_hedged:
+                self._metrics.hedge(ask.route.name, "failed")
+            return None
+        finally:
+            for task in running:
+                task.cancel()
+            # Their places are free before anybody goes on.
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _one(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result | AttemptError:
+        label, error_text, began_at = CLIENT_LEFT.label, None, self._now()
+        course.first_at = None
+        try:
+            if lease.target.name in ask.failing:
+                raise AttemptError(SIMULATED, "failed on request")
+            result = await self._exchanges.attempt(ask, lease, course, client)
+        except AttemptError as error:
+            label, error_text = error.verdict.label, error.error
+            lease.finish(error.verdict, error.error)
+            return error
+        except asyncio.CancelledError:
+            label = lease.ends_as.label
+            raise
+        else:
+            label, error_text = result.verdict.label, result.error
+            lease.finish(result.verdict, result.error, result.tokens)
+            return result
+        finally:
+            lease.release()
+            course.made.append(Made(lease.target.name, began_at, course.first_at, self._now(), label, error_text))
+            self._metrics.attempt(lease.target.name, label)
