@@ -5,14 +5,16 @@ Requests wait here until there is a place; one call of `round` computes one toke
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from runtime.worker.model import LoadedModel
+from runtime.worker.prefill import Portions
 from runtime.worker.request import Sampling
-from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, GroupEndedError, Insert, Steps, Token
+from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, GroupEndedError, Insert, Step, Steps, Token
 from runtime.worker.text import Detokenizer, StopMatcher
 
 logger = logging.getLogger(__name__)
@@ -117,6 +119,8 @@ class Batch:
     model: LoadedModel
     limit: int
     steps: Steps
+    portions: Portions = field(default_factory=Portions)
+    """Decides how much of the prompts a round reads."""
     _waiting: deque[Job] = field(default_factory=deque)
     _running: dict[int, _Running] = field(default_factory=dict)
     """Keyed by the job's id."""
@@ -155,7 +159,7 @@ class Batch:
             # Each part adds its events as they happen: what a later exception interrupts has already been told.
             removes = self._let_go(events)
             inserts = self._admit(events)
-            step = self.steps.step(Commands(inserts, removes))
+            step = self._step(inserts, removes)
             for job_id in step.refused:
                 del self._running[job_id]
                 events.append(Failure(job_id, "The request could not enter the batch."))
@@ -168,6 +172,14 @@ class Batch:
             logger.exception("a round failed: ending its %d requests and rebuilding the batch", len(self._running))
             return Round([*events, *self._fail_running()], tokens=0, has_failed=True)
         return Round(events, tokens=len(step.tokens))
+
+    def _step(self, inserts: list[Insert], removes: list[int]) -> Step:
+        commands = Commands(inserts, removes)
+        commands = replace(commands, prefill_tokens=self.portions.begin(commands))
+        began = time.monotonic()
+        step = self.steps.step(commands)
+        self.portions.end(time.monotonic() - began, step)
+        return step
 
     def warm_up(self) -> None:
         """Produce one real token, in a batch that is empty; raises what the model raises.
@@ -243,6 +255,7 @@ class Batch:
         failed: list[Event] = [Failure(job_id, "The model failed while it generated.") for job_id in self._running]
         self._running.clear()
         self._ended.clear()
+        self.portions.clear()
         self.steps.recover()
         return failed
 

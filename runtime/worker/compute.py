@@ -13,22 +13,15 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from runtime.worker import prefill
 from runtime.worker.model import LoadedModel
 from runtime.worker.prompt_cache import Caches, PromptCache
 from runtime.worker.recorder import Recorder
 from runtime.worker.request import Sampling
-from runtime.worker.sampling import Chooser, Sampler, make_chooser
+from runtime.worker.sampling import Chooser, make_chooser
 from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, Insert, Step, Token
 
 logger = logging.getLogger(__name__)
-
-GPU_PREFILL_TOKENS = 512
-CPU_PREFILL_TOKENS = 32
-"""Prompt tokens computed in one round, between two tokens of the running requests.
-
-A round cannot be interrupted: long prompts must not freeze the others' streams, nor hold a place whose client has left.
-A CPU computes 16 tokens at once no slower a token than 256 (SmolLM2-135M: about 10/s either way); a GPU wants more.
-"""
 
 SETTLE_STEPS = 64
 """Steps between two looks at how much the running requests have grown; the prompt cache makes room for them."""
@@ -115,7 +108,9 @@ class Compute:
                 self._sharing[insert.shares].append(insert)
             else:
                 self._enter(insert, step)
+        self._generator.prefill_step_size = commands.prefill_tokens
         prompts, responses = self._generator.next()
+        self._agree()
         step.tokens.extend(self._token(response) for response in responses)
         for prompt in prompts:
             self._rows[prompt.uid].has_begun = True
@@ -151,11 +146,6 @@ class Compute:
     def stream(self) -> Any:
         """Return where the batch is computed."""
         return self._generator.stream
-
-    @property
-    def prefill_tokens(self) -> int:
-        """Return how many tokens of a prompt are computed in one step."""
-        return int(self._generator.prefill_step_size)
 
     def take_over(self, insert: Insert, caches: Caches, known: int, chooser: Chooser) -> bool:
         """Go on with a request that was begun elsewhere: its tokens are those so far, its chooser is in the middle.
@@ -198,7 +188,7 @@ class Compute:
                 max_tokens=[insert.max_tokens],
                 caches=[caches],
                 all_tokens=[tokens[:known]],
-                samplers=[self._agreed(chooser.sampler)],
+                samplers=[chooser.sampler],
                 logits_processors=[chooser.processors],
                 stop_sequences=[self._stop_sequences],
             )
@@ -269,23 +259,26 @@ class Compute:
                 self.kept.keep(response.all_tokens, response.prompt_cache, self._running_bytes)
         return Token(row.insert.id, response.token, response.finish_reason, chooser.error, logprobs)
 
-    def _agreed(self, sampler: Sampler | None) -> Sampler | None:
-        agree = self.agree
-        if agree is None or sampler is None:
-            return sampler
-        return lambda logprobs: agree(sampler(logprobs))
+    def _agree(self) -> None:
+        """Let the tokens chosen last, which the next step goes on with, be those that all ranks go on with.
+
+        Once for all rows, and begun now: it is over when the next step begins.
+        """
+        chosen = self._generator._generation_batch
+        if self.agree is not None and len(chosen):
+            chosen._next_tokens = self.agree(chosen._next_tokens)
+            mx.async_eval(chosen._next_tokens)  # type: ignore[no-untyped-call]
 
     def _new_generator(self) -> Any:
-        is_on_cpu = mx.default_device().type == mx.DeviceType.cpu
         return BatchGenerator(
             self.model.module,
-            # Rows without a sampler of their own are greedy, and chosen in one call.
-            sampler=self._agreed(_most_probable) if self.agree else None,
             completion_batch_size=self.limit,
             prefill_batch_size=self.limit,
-            prefill_step_size=CPU_PREFILL_TOKENS if is_on_cpu else GPU_PREFILL_TOKENS,
+            # Each step says how many; what it says is never cut further.
+            prefill_step_size=max(prefill.CPU.most, prefill.GPU.most),
         )
 
 
-def _most_probable(logprobs: mx.array) -> mx.array:
-    return mx.argmax(logprobs, axis=-1)
+def prefill_bounds() -> prefill.Bounds:
+    """Return how much of a prompt is computed at once on this device."""
+    return prefill.CPU if mx.default_device().type == mx.DeviceType.cpu else prefill.GPU

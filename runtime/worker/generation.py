@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.worker.batch import Batch, Event, Job
+from runtime.worker.compute import prefill_bounds
 from runtime.worker.model import LoadedModel
+from runtime.worker.prefill import Portions
 from runtime.worker.settings import Settings
 from runtime.worker.steps import Gauges, GroupEndedError, Resting, Steps
 from runtime.worker.threads import STOP_S, ModelThread, Progress
@@ -136,7 +138,8 @@ class GenerationThread:
         return self._load_model(Path(self._settings.model_dir), self._settings.max_context, progress)
 
     def _serve(self, model: LoadedModel) -> None:
-        batch = Batch(model, self._settings.max_batch, self._make_steps(model, self._settings.max_batch))
+        steps = self._make_steps(model, self._settings.max_batch)
+        batch = Batch(model, self._settings.max_batch, steps, Portions(prefill_bounds()))
         self._report(Loaded(model))
         self._prove(batch, "warming")
         running, gauges = 0, Gauges()

@@ -12,7 +12,7 @@ lone request goes on in the batch as soon as another one comes, and for good whe
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -129,12 +129,10 @@ class Speculation:
     _lone: _Lone | None = None
     _drafted: int = 0
     _accepted: int = 0
-    _prefill: int = field(init=False)
 
     def __post_init__(self) -> None:
         if self.draft is not None:
             check_draft(self.batch.model, self.draft)
-        self._prefill = self.batch.prefill_tokens
 
     @property
     def gauges(self) -> Gauges:
@@ -162,7 +160,7 @@ class Speculation:
         elif lone is not None and not commands.inserts:
             try:
                 with mx.stream(self.batch.stream):
-                    return Step(self._compute(lone), [])
+                    return Step(self._compute(lone, commands.prefill_tokens), [])
             except _DraftFailedError as error:
                 self.draft, self._failure = None, repr(error.__cause__)
                 logger.exception("the draft model failed and is not used any more")
@@ -207,15 +205,15 @@ class Speculation:
         fresh: Any = make_prompt_cache(model.module) if caches is None else caches
         return _Sequence(model.module, fresh, known)
 
-    def _compute(self, lone: _Lone) -> list[Token]:
+    def _compute(self, lone: _Lone, most: int) -> list[Token]:
         if lone.has_failed:
             return []
         until = len(lone.insert.tokens) - 1
         # The two read the prompt side by side; the draft may know less of it.
         was_reading = min(lone.own.done, lone.drafted.done) < until
-        is_read = lone.own.read(lone.tokens, until, self._prefill)
+        is_read = lone.own.read(lone.tokens, until, most)
         with _blaming_the_draft():
-            is_read &= lone.drafted.read(lone.tokens, until, self._prefill)
+            is_read &= lone.drafted.read(lone.tokens, until, most)
         lone.steps += 1
         if lone.steps % SETTLE_STEPS == 0 or (was_reading and is_read):
             self.batch.kept.make_room(self.gauges.kv_bytes)

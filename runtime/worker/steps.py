@@ -33,6 +33,8 @@ class Commands:
     inserts: Sequence[Insert] = ()
     removes: Sequence[int] = ()
     """Ids; one that is not there is no mistake."""
+    prefill_tokens: int = 32
+    """Of each prompt at most so many tokens are computed in the step."""
 
 
 @dataclass(frozen=True, slots=True)

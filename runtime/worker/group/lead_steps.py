@@ -6,9 +6,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Protocol
 
-import mlx.core as mx
-
-from runtime.worker.compute import CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS, Compute
+from runtime.worker.compute import Compute
 from runtime.worker.group.link_probe import LinkProbe, Measured
 from runtime.worker.group.link_schedule import ALLOWANCE_S, LinkSchedule, Measure, sizes
 from runtime.worker.group.pace import Pace
@@ -43,8 +41,7 @@ class LeadSteps:
         self._own = own
         self._probe = probe
         self._schedule = LinkSchedule()
-        is_on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        self._pace = Pace(CPU_PREFILL_TOKENS if is_on_cpu else GPU_PREFILL_TOKENS)
+        self._pace = Pace()
         self._number = 0
 
     @property
@@ -54,7 +51,7 @@ class LeadSteps:
 
     def step(self, commands: Commands) -> Step:
         """Compute one step on every rank; raises GroupEndedError."""
-        commands = Commands([_seeded(insert) for insert in commands.inserts], commands.removes)
+        commands = replace(commands, inserts=[_seeded(insert) for insert in commands.inserts])
         self._number += 1
         began = time.monotonic()
         verdict = self._lead.begin(self._number, commands, self._pace.begin(commands))

@@ -21,12 +21,12 @@ RECENT = 64
 class Pace:
     """Follows which request still reads its prompt, and how long rounds take; owned by whoever begins rounds."""
 
-    prefill_tokens: int
-    """Prompt tokens of one request computed in one round."""
     _unread: dict[int, int] = field(default_factory=dict)
     """Prompt tokens to come, keyed by id."""
     _outside: dict[int, int] = field(default_factory=dict)
     """Lengths of prompts that were handed over and have not entered the batch, keyed by id."""
+    _portion: int = 0
+    """Tokens of each prompt in the round under way."""
     _work: int = 0
     """Tokens of the round under way."""
     _steps: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -42,12 +42,13 @@ class Pace:
             self._unread.pop(job_id, None)
             self._outside.pop(job_id, None)
         self._outside |= {insert.id: len(insert.tokens) for insert in commands.inserts}
+        self._portion = commands.prefill_tokens
         self._work = self._read(self._unread)
         if not self._is_warm:
             return WARM_UP_S
         # How much of the new ones is known already is told only by the round: until then nothing counts as known.
         fresh = (len(insert.tokens) for insert in commands.inserts if insert.shares in (None, insert.id))
-        work = self._work + sum(min(length, self.prefill_tokens) for length in fresh)
+        work = self._work + sum(min(length, self._portion) for length in fresh)
         expected = max(self._steps, default=0.0) + work * self._token_s
         return min(CEILING_S, max(FLOOR_S, FACTOR * expected))
 
@@ -77,7 +78,7 @@ class Pace:
         """Take off what one round reads of prompts; return how much that is."""
         work = 0
         for job_id, left in list(unread.items()):
-            reads = min(left, self.prefill_tokens)
+            reads = min(left, self._portion)
             work += reads
             unread[job_id] = left - reads
             if not unread[job_id]:

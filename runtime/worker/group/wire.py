@@ -13,7 +13,7 @@ from schemas.base import Frozen
 from schemas.messages import Phase, WorkerMemory, WorkerVersions
 from schemas.sharding import Backend, Strategy
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised with every change of these types."""
 
 
@@ -102,6 +102,7 @@ class Round(Frozen):
     """Counts from 1, without gaps."""
     removes: list[int]
     inserts: list[WireInsert]
+    prefill_tokens: int
 
 
 class Probe(Frozen):
@@ -200,7 +201,8 @@ def round_of(number: int, commands: Commands) -> Round:
         )
         for insert in commands.inserts
     ]
-    return Round(number=number, removes=list(commands.removes), inserts=inserts)
+    removes, prefill_tokens = list(commands.removes), commands.prefill_tokens
+    return Round(number=number, removes=removes, inserts=inserts, prefill_tokens=prefill_tokens)
 
 
 def commands_of(message: Round) -> Commands:
@@ -217,7 +219,7 @@ def commands_of(message: Round) -> Commands:
         )
         for insert in message.inserts
     )
-    return Commands(inserts, tuple(message.removes))
+    return Commands(inserts, tuple(message.removes), message.prefill_tokens)
 
 
 def digest_of_sums(*, is_right: bool) -> str:

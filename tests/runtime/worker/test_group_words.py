@@ -1,6 +1,7 @@
 """What ranks say to each other, how long a round may take, and which arguments make a group."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,10 @@ def insert(job_id: int, length: int) -> Insert:
     return Insert(job_id, [1] * length, 5, Sampling())
 
 
+def doing(*inserts: Insert, removes: Sequence[int] = ()) -> Commands:
+    return Commands(inserts, removes, prefill_tokens=100)
+
+
 def gives(tokens: int, known: dict[int, int] | None = None) -> Step:
     """Return what a round gave: tokens, and who entered with how much of its prompt known."""
     return Step([Token(0, 1, None)] * tokens, [], known or {})
@@ -123,7 +128,7 @@ def gives(tokens: int, known: dict[int, int] | None = None) -> Step:
 
 def warm(token_s: float) -> Pace:
     """Return a pace after the first token, which took two rounds."""
-    pace = Pace(prefill_tokens=100)
+    pace = Pace()
     assert pace.begin(Commands([insert(0, 1)])) == WARM_UP_S
     pace.end(0.0, gives(0, known={0: 0}))
     assert pace.begin(Commands()) == WARM_UP_S
@@ -134,55 +139,55 @@ def warm(token_s: float) -> Pace:
 def test_rounds_that_generate_have_the_floor_or_ten_times_the_slowest() -> None:
     pace = warm(0.1)
     for duration_s in (0.1, 4.0, 0.1):
-        pace.begin(Commands())
+        pace.begin(doing())
         pace.end(duration_s, gives(1))
-    assert pace.begin(Commands()) == 40.0
+    assert pace.begin(doing()) == 40.0
     for _ in range(RECENT):
         pace.end(0.1, gives(1))
-    assert pace.begin(Commands()) == FLOOR_S
+    assert pace.begin(doing()) == FLOOR_S
 
 
 def test_a_slow_first_token_gives_the_next_ones_some_time() -> None:
-    assert warm(100.0).begin(Commands()) == 10 * FIRST_STEP_S
+    assert warm(100.0).begin(doing()) == 10 * FIRST_STEP_S
 
 
 def test_reading_prompts_has_time_in_proportion_to_its_tokens() -> None:
     pace = warm(0.1)
-    assert pace.begin(Commands([insert(1, 250), insert(2, 30)])) == pytest.approx(10 * (0.1 + 0.1 * 130))
+    assert pace.begin(doing(insert(1, 250), insert(2, 30))) == pytest.approx(10 * (0.1 + 0.1 * 130))
     pace.end(26.0, gives(0, known={1: 0, 2: 0}))  # 0.2 s a token
-    assert pace.begin(Commands()) == pytest.approx(10 * (0.1 + 0.2 * 100))
+    assert pace.begin(doing()) == pytest.approx(10 * (0.1 + 0.2 * 100))
     pace.end(10.0, gives(0))
-    assert pace.begin(Commands()) == pytest.approx(10 * (0.1 + 0.18 * 50))
+    assert pace.begin(doing()) == pytest.approx(10 * (0.1 + 0.18 * 50))
     pace.end(5.0, gives(0))
-    assert pace.begin(Commands()) == FLOOR_S
+    assert pace.begin(doing()) == FLOOR_S
 
 
 def test_a_request_that_left_is_not_read_any_more_and_no_round_has_for_ever() -> None:
     pace = warm(60.0)
-    assert pace.begin(Commands([insert(1, 1000)])) == CEILING_S
+    assert pace.begin(doing(insert(1, 1000))) == CEILING_S
     pace.end(1.0, gives(0, known={1: 0}))
-    assert pace.begin(Commands([], [1])) == 10 * FIRST_STEP_S
+    assert pace.begin(doing(removes=[1])) == 10 * FIRST_STEP_S
 
 
 def test_what_is_known_of_a_prompt_is_no_work_and_does_not_make_reading_look_fast() -> None:
     pace = warm(0.1)
-    pace.begin(Commands([insert(1, 100_000)]))
+    pace.begin(doing(insert(1, 100_000)))
     pace.end(5.0, gives(0, known={1: 99_950}))  # 50 tokens, 0.1 s each
-    pace.begin(Commands([insert(2, 100)]))
+    pace.begin(doing(insert(2, 100)))
     pace.end(10.0, gives(0, known={2: 0}))
-    assert pace.begin(Commands([insert(3, 100)])) == pytest.approx(10 * (0.1 + 0.1 * 100))
+    assert pace.begin(doing(insert(3, 100))) == pytest.approx(10 * (0.1 + 0.1 * 100))
 
 
 def test_who_waits_for_the_prompt_of_another_reads_nothing() -> None:
     pace = warm(0.1)
     first, second = (replace(insert(job_id, 200), shares=1) for job_id in (1, 2))
-    assert pace.begin(Commands([first, second])) == pytest.approx(10 * (0.1 + 0.1 * 100))
+    assert pace.begin(doing(first, second)) == pytest.approx(10 * (0.1 + 0.1 * 100))
     pace.end(20.0, gives(0, known={1: 0}))
-    pace.begin(Commands())
+    pace.begin(doing())
     pace.end(20.0, gives(0))
-    pace.begin(Commands())
+    pace.begin(doing())
     pace.end(0.3, gives(0, known={2: 199}))
-    assert pace.begin(Commands()) == FLOOR_S
+    assert pace.begin(doing()) == FLOOR_S
 
 
 KEYS = new_keys(2)

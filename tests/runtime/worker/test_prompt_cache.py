@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.worker.batch import Batch
-from runtime.worker.compute import CPU_PREFILL_TOKENS, Compute
+from runtime.worker.compute import Compute
 from runtime.worker.model import LoadedModel, load
 from runtime.worker.prompt_cache import PromptCache, _Trie
 from runtime.worker.request import Sampling
-from runtime.worker.steps import Insert
+from runtime.worker.steps import Commands, Insert
 from tests.runtime.worker.driving import Run, asking, prompt
 from tests.runtime.worker.tiny import write_model
 
@@ -159,7 +159,7 @@ def test_what_is_kept_stays_within_its_bytes_with_the_running_requests_counted(
     assert gauges.kept < 11
     # One long request takes it all: nothing is kept beside it.
     run.step(asking(20, prompt(model, 900, 20), 200))
-    for _ in range(900 // CPU_PREFILL_TOKENS + 80):
+    for _ in range(900 // Commands().prefill_tokens + 80):
         run.step()
     gauges = run.compute.gauges
     assert gauges.kv_bytes > limit
@@ -240,7 +240,7 @@ def common_of(first: Sequence[int], second: Sequence[int]) -> int:
 def test_what_was_read_of_a_prompt_that_is_cancelled_is_known(models: Callable[[str], LoadedModel], kind: str) -> None:
     model = models(kind)
     run = running(model)
-    tokens = prompt(model, 5 * CPU_PREFILL_TOKENS)
+    tokens = prompt(model, 5 * Commands().prefill_tokens)
     run.step(asking(1, tokens))
     run.step()
     run.step(removes=(1,))

@@ -1,0 +1,118 @@
+"""Pure: how many tokens of the prompts one round computes, learned from the rounds before it.
+
+A round cannot be interrupted: it must not freeze the streams of others, nor hold for long the place of a client that
+has left. But each round costs something by itself, and many tokens at once cost less than one by one. So a round gets
+the tokens that fit into a time, and more time while nobody streams.
+"""
+
+from dataclasses import dataclass, field
+
+from runtime.worker.steps import Commands, Step
+
+ALONE_S = 1.0
+"""What a round may take while all requests read their prompts."""
+SHARED_S = 0.25
+"""What reading may add to a round that others get a token of; as long as the token itself takes it may always add."""
+GROWTH = 4
+"""How many times larger than one that was measured a portion may be: what larger ones take is a guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of the tokens of one prompt in one round. Both are powers of two."""
+
+    least: int
+    """With fewer, the computation is much slower a token."""
+    most: int
+    """More is no quicker a token; on a CPU the attention's scores take memory in proportion."""
+
+
+CPU = Bounds(32, 256)
+"""SmolLM2-135M, 4 bits, one busy x86 core: 1, 8, 32 and 128 tokens at once take 400, 110, 36 and 25 ms each."""
+GPU = Bounds(256, 2048)
+"""2048 is mlx-lm's own; a large model that reads 100 tokens a second still gives up a place within 3 s."""
+
+
+@dataclass(slots=True)
+class Portions:
+    """Follows which request still reads its prompt, and how long that takes; owned by whoever begins rounds."""
+
+    bounds: Bounds = CPU
+    _unread: dict[int, int] = field(default_factory=dict)
+    """Prompt tokens to come, keyed by id; the last one of a prompt is computed with the answer."""
+    _outside: dict[int, int] = field(default_factory=dict)
+    """Lengths of prompts that have not entered the batch, keyed by id."""
+    _open: set[int] = field(default_factory=set)
+    """Ids of all that have entered and not left."""
+    _token_s: float | None = None
+    """Seconds that one prompt token takes; none before any was read."""
+    _step_s: float = 0.0
+    """Seconds of the rounds that only generate."""
+    _size: int = 0
+    """Of the round under way."""
+    _measured: int = 0
+    """The most tokens of one prompt that were measured in a round."""
+
+    def begin(self, commands: Commands) -> int:
+        """Note a round; return how many tokens of each prompt it computes."""
+        for job_id in commands.removes:
+            self._forget(job_id)
+        self._outside |= {insert.id: len(insert.tokens) for insert in commands.inserts}
+        is_shared = len(self._open) > len(self._unread)
+        reading = len(self._unread) + sum(insert.shares in {None, insert.id} for insert in commands.inserts)
+        self._size = self._fitting(max(SHARED_S, self._step_s) if is_shared else ALONE_S, max(1, reading))
+        return self._size
+
+    def end(self, duration_s: float, step: Step) -> None:
+        """Note how long the round took that was begun last, and what it gave."""
+        generates = bool(step.tokens)
+        for job_id in step.refused:
+            self._forget(job_id)
+        for job_id, known in step.entered.items():
+            self._open.add(job_id)
+            if left := self._outside.pop(job_id, known + 1) - known - 1:
+                self._unread[job_id] = left
+        longest, work = self._read()
+        for token in step.tokens:
+            if token.finish is not None:
+                self._forget(token.id)
+        if not work:
+            if generates:
+                self._step_s = _mean(self._step_s or duration_s, duration_s)
+        elif work >= self.bounds.least:
+            # Fewer take nearly as long as so many: they tell nothing of a token.
+            token_s = max(0.0, duration_s - self._step_s * generates) / work
+            self._token_s = token_s if self._token_s is None else _mean(self._token_s, token_s)
+            self._measured = max(self._measured, longest)
+
+    def clear(self) -> None:
+        """Forget all requests; how long they took is still known."""
+        self._unread.clear()
+        self._outside.clear()
+        self._open.clear()
+
+    def _fitting(self, seconds: float, reading: int) -> int:
+        """Return the largest power of two, within the bounds, that takes `seconds` for so many prompts at once."""
+        least, most = self.bounds.least, self.bounds.most
+        if self._token_s is None:
+            return least
+        size = least
+        while size < min(most, self._measured * GROWTH) and 2 * size * reading * self._token_s <= seconds:
+            size *= 2
+        return size
+
+    def _read(self) -> tuple[int, int]:
+        """Take off what one round reads of prompts; return the most of one, and of all of them, padding included."""
+        longest = min(self._size, max(self._unread.values(), default=0))
+        work = longest * len(self._unread)
+        self._unread = {job_id: left - self._size for job_id, left in self._unread.items() if left > self._size}
+        return longest, work
+
+    def _forget(self, job_id: int) -> None:
+        self._outside.pop(job_id, None)
+        self._unread.pop(job_id, None)
+        self._open.discard(job_id)
+
+
+def _mean(before: float, now: float) -> float:
+    return (before + now) / 2
