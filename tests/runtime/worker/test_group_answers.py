@@ -26,6 +26,7 @@ SPREADS = [
     ("qwen3", "tensor", 3, None),
     ("qwen2", "pipeline", 2, None),
     ("qwen2", "pipeline", 2, "5,1"),
+    ("qwen2", "pipeline", 3, "3,2,1"),
     ("qwen2", "pipeline", 3, "12,10,8"),
 ]
 
@@ -74,8 +75,8 @@ def test_unseeded_sampling_is_the_same_on_every_rank(group: Group) -> None:
 
 def test_what_is_kept_of_prompts_changes_no_answer_however_often_one_is_asked(group: Group, worker: Worker) -> None:
     """Sizes are agreed on while the batch's step ahead is under way: both go over the same link."""
-    body = {"prompt": "the quick brown fox jumps over", "max_tokens": 120, "temperature": 0}
-    assert {group.lead.text_of(**body) for _ in range(5)} == {worker.text_of(**body)}
+    body = {"prompt": "the quick brown fox jumps over", "max_tokens": 24, "temperature": 0}
+    assert {group.lead.text_of(**body) for _ in range(8)} == {worker.text_of(**body)}
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -136,7 +137,7 @@ def test_an_idle_group_uses_no_cpu(group: Group) -> None:
 
 
 def test_a_pipeline_answers_as_one_process_does(tmp_path: Path) -> None:
-    check_spread(tmp_path, "qwen2", "pipeline", 3, "3,2,1")
+    check_spread(tmp_path, "qwen2", "pipeline", 2, "4,2")
 
 
 @pytest.mark.slow

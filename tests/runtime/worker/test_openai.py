@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.worker.openai import DONE, Envelope, EventStream, Kind, Usage, encoded
@@ -15,10 +15,12 @@ _TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
 _JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | _TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(_TEXT, inner),
+    max_leaves=12,
 )
 
 
-@given(body=st.dictionaries(_TEXT, _JSON))
+@settings(max_examples=50)
+@given(body=st.dictionaries(_TEXT, _JSON, max_size=3))
 def test_small_steps_encode_what_one_does(body: dict) -> None:
     assert json.loads(encoded(body)) == body
     assert b"\n" not in encoded(body)

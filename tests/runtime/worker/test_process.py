@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -103,15 +102,6 @@ def test_a_drain_admits_nobody_and_ends_what_takes_too_long(tiny_model_dir: Path
             _, last = last_data(lines)
         assert json.loads(last)["error"]["type"] == "server_error"
         assert worker.wait_exit() == 0
-
-
-def test_kill_leaves_nothing_behind(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with Worker(tiny_model_dir, tmp_path / "log") as worker:
-        worker.wait_ready()
-        worker.process.send_signal(signal.SIGKILL)
-        assert worker.wait_exit() == -signal.SIGKILL
-        with pytest.raises(httpx.TransportError):
-            worker.http.get("/health")
 
 
 def test_an_idle_worker_uses_no_cpu(worker: Worker) -> None:
