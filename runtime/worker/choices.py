@@ -12,7 +12,7 @@ from runtime.worker.tools.shapes import delta_of, message_of
 from runtime.worker.tools.stream import CallReader, Part, Text
 
 SILENT_PIECES = 8
-"""A long call must not look like a stream that has died: after so many pieces of it a comment is sent."""
+"""What is held back must not look like a stream that has died: after so many pieces of it a comment is sent."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Stream:
     _events: EventStream = field(init=False)
     _open: set[int] = field(init=False)
     _silent: int = 0
-    """Pieces that gave no event: a call is told when it is whole."""
+    """Pieces that gave no event: what may be a call, or a listed argument of one, is told when it is certain."""
 
     def __post_init__(self) -> None:
         self._events = EventStream(self.envelope, include_usage=self.include_usage)

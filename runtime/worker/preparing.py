@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from runtime.worker.errors import RequestError
 from runtime.worker.model import LoadedModel
@@ -12,10 +13,12 @@ from runtime.worker.request import Request
 from runtime.worker.tools.asked import Tool, ToolUse
 from runtime.worker.tools.constrain import GrammarError, Grammars
 from runtime.worker.tools.conversation import ToolSyntax
+from runtime.worker.tools.early import forms_of
 from runtime.worker.tools.families import calls
 from runtime.worker.tools.formats import SCHEMA_PARAM, JsonFormat, check_schema, check_size
 from runtime.worker.tools.lark import Lark, one_of
-from runtime.worker.tools.reading import read_calls
+from runtime.worker.tools.reading import Call, read_calls
+from runtime.worker.tools.sketch import Sketch
 from runtime.worker.tools.stream import CallReader
 
 BLAME_S = 2.0
@@ -39,17 +42,23 @@ def prepare(parse: Callable[[], Request], model: LoadedModel) -> Prepared:
     request = parse()
     constraint = constraint_of(request, model.tool_syntax, model.grammars)
     tokens = encode(request, model.tokenizer, model.limits, model.tool_syntax)
-    return Prepared(request, tokens, constraint, _reading(request.tools, model.tool_syntax))
+    return Prepared(request, tokens, constraint, _reading(request, model.tool_syntax))
 
 
-def _reading(tools: ToolUse | None, syntax: ToolSyntax) -> Callable[[], CallReader] | None:
+def _reading(request: Request, syntax: ToolSyntax) -> Callable[[], CallReader] | None:
+    tools = request.tools
     if tools is None or not tools.callable:
         return None
     family, is_parallel, known = syntax.family, tools.is_parallel, tools.callable
     new_id = _short_id if family.ids == "short" else _long_id
-    return lambda: CallReader(
-        family.start, family.end, lambda text: read_calls(syntax.parser, text, known), new_id, is_parallel
-    )
+
+    def read(text: str) -> list[Call]:
+        return read_calls(syntax.parser, text, known)
+
+    forms = forms_of(family.name, read) if request.is_stream else ()
+    names = frozenset(tool.name for tool in known)
+    sketch = partial(Sketch, forms, names) if forms else None
+    return lambda: CallReader(family.start, family.end, read, new_id, is_parallel, sketch)
 
 
 def _long_id() -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.worker.tools.stream import CallPart, Part, Text
+from runtime.worker.tools.stream import ArgumentsPart, CallPart, Part, Text
 
 
 def message_of(parts: Sequence[Part]) -> dict[str, Any]:
-    """Return the message of a whole answer; its content is null where there are only calls."""
+    """Return the message of a whole answer, of which nothing was told early; its content is null beside calls alone."""
     text = "".join(part.text for part in parts if isinstance(part, Text))
     calls = [_call(part) for part in parts if isinstance(part, CallPart)]
     if not calls:
@@ -22,6 +22,8 @@ def delta_of(part: Part) -> dict[str, Any]:
             return {"content": text}
         case CallPart():
             return {"tool_calls": [{"index": part.index, **_call(part)}]}
+        case ArgumentsPart(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
 def _call(part: CallPart) -> dict[str, Any]:

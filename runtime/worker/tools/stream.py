@@ -2,12 +2,17 @@
 
 What may become a mark is held back, and so is what stands between marks until it is known to be a call. A text between
 marks that does not parse is content, marks and all.
+
+With a sketch, a call is told from its name on, while it is written. One that then turns out to be none, or is cut off,
+is left as it is: its arguments have no closing brace, which is told only once the family's parser has read the whole
+call. Its text is content all the same, so that contents and whole calls never depend on how an answer is sent.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runtime.worker.tools.reading import PYTHON_TAG, Call
+from runtime.worker.tools.sketch import Sketch
 
 _MAX_TRIES = 8
 """How many end marks one call may hold, in its texts, before it counts as no call: each costs a parse of it all."""
@@ -22,7 +27,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class CallPart:
-    """A tool call, the `index`-th of its answer from 0. `arguments` is whole."""
+    """A tool call, the `index`-th of its answer from 0. `arguments` is whole, but for one that is told early."""
 
     index: int
     id: str
@@ -30,7 +35,24 @@ class CallPart:
     arguments: str
 
 
-Part = Text | CallPart
+@dataclass(frozen=True, slots=True)
+class ArgumentsPart:
+    """More of the arguments of a call that was told early."""
+
+    index: int
+    text: str
+
+
+Part = Text | CallPart | ArgumentsPart
+
+
+@dataclass(slots=True)
+class _Told:
+    """A call that was told early."""
+
+    index: int
+    pieces: int = 0
+    """How many pieces of its arguments."""
 
 
 @dataclass(slots=True)
@@ -46,8 +68,10 @@ class CallReader:
     new_id: Callable[[], str]
     is_parallel: bool = True
     """Otherwise only the first call is told, and nothing behind it."""
+    sketch: Callable[[], Sketch] | None = None
+    """Makes what follows the calls behind one opening mark; none tells calls only when they are whole."""
     calls: int = 0
-    """How many there were so far."""
+    """How many whole ones there were so far."""
     _held: str = ""
     _inner: int = 0
     """Where in `_held` the text between the marks begins; 0 outside of them."""
@@ -57,6 +81,14 @@ class CallReader:
     _is_plain: bool = False
     """The answer did not begin with a brace, where only such an answer is a call."""
     _ids: set[str] = field(default_factory=set)
+    _index: int = 0
+    """Of the next call that is told."""
+    _sketch: Sketch | None = None
+    """Of the calls behind the mark that is open."""
+    _sketched: int = 0
+    """Up to where `_held` was given to it."""
+    _told: list[_Told] = field(default_factory=list)
+    """The calls behind that mark that were told early, in their order."""
 
     def push(self, text: str) -> list[Part]:
         """Take a piece; return what is now certain."""
@@ -64,6 +96,8 @@ class CallReader:
         parts: list[Part] = []
         while self._inside(parts) if self._inner else self._outside(parts):
             pass
+        if self._inner:
+            self._tell_early(parts)
         return parts
 
     def finish(self, *, is_complete: bool) -> list[Part]:
@@ -75,7 +109,7 @@ class CallReader:
         parts: list[Part] = []
         if self._inner and (is_complete or not self.end):
             self._take(parts, len(self._held), len(self._held))
-        self._inner = 0
+        self._leave()
         if self._held.strip() or not self.calls:
             self._tell(parts, len(self._held))
         return parts
@@ -111,7 +145,15 @@ class CallReader:
 
     def _begin(self, inner: int) -> None:
         self._inner = self._searched = inner
+        self._sketched = inner if self.start else inner - 1
+        self._sketch = None if self.sketch is None else self.sketch()
         self._tries = 0
+
+    def _leave(self) -> None:
+        """Go on outside of the marks."""
+        self._inner = 0
+        self._sketch = None
+        self._told.clear()
 
     def _inside(self, parts: list[Part]) -> bool:
         """Look for the end of the call; tell whether the text goes on outside of it."""
@@ -137,22 +179,56 @@ class CallReader:
         return True
 
     def _give_up(self, parts: list[Part], behind: int) -> None:
-        self._inner = 0
+        self._leave()
         self._tell(parts, behind)
 
     def _take(self, parts: list[Part], at: int, behind: int) -> bool:
         """Read what stands between the marks; tell whether it is a call."""
         inner = self._inner if self.start else self._inner - 1
         calls = self.parse(self._held[inner:at])
-        for call in calls if self.is_parallel else calls[:1]:
-            call_id = call.id if call.id is not None and call.id not in self._ids else self.new_id()
-            self._ids.add(call_id)
-            parts.append(CallPart(self.calls, call_id, call.name, call.arguments))
+        for number, call in enumerate(calls if self.is_parallel else calls[:1]):
+            if not self._complete(parts, number, call):
+                call_id = self._id_of(call.id)
+                parts.append(CallPart(self._index, call_id, call.name, call.arguments))
+                self._index += 1
             self.calls += 1
         if calls:
             self._held = self._held[behind:]
-            self._inner = 0
+            self._leave()
         return bool(calls)
+
+    def _complete(self, parts: list[Part], number: int, call: Call) -> bool:
+        """Tell the rest of a call that was told early; False where that was not this one, or nothing was told."""
+        if self._sketch is None or number >= len(self._told):
+            return False
+        begun, told = self._sketch.calls[number], self._told[number]
+        known = "".join(begun.pieces[: told.pieces])
+        if begun.name != call.name or not call.arguments.startswith(known):
+            return False
+        parts.append(ArgumentsPart(told.index, call.arguments[len(known) :]))
+        return True
+
+    def _tell_early(self, parts: list[Part]) -> None:
+        """Tell what is certain of the calls that are being written."""
+        if self._sketch is None:
+            return
+        self._sketch.push(self._held[self._sketched :])
+        self._sketched = len(self._held)
+        for number, call in enumerate(self._sketch.calls if self.is_parallel else self._sketch.calls[:1]):
+            if number == len(self._told):
+                self._told.append(_Told(self._index))
+                parts.append(CallPart(self._index, self._id_of(call.id), call.name, ""))
+                self._index += 1
+            told = self._told[number]
+            if text := "".join(call.pieces[told.pieces :]):
+                parts.append(ArgumentsPart(told.index, text))
+                told.pieces = len(call.pieces)
+
+    def _id_of(self, own: str | None) -> str:
+        """Return the id of a call: the model's own, unless there is none or another call has it."""
+        call_id = own if own is not None and own not in self._ids else self.new_id()
+        self._ids.add(call_id)
+        return call_id
 
     def _tell(self, parts: list[Part], length: int) -> None:
         """Let the first `length` characters go as content."""

@@ -194,11 +194,16 @@ def test_a_call_streams_as_deltas(worker):
     body = {"tools": [LOOK], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 300, "seed": 2}
     choices = [event["choices"][0] for event in events_of(worker, **body)]
     assert choices[0]["delta"] == {"role": "assistant", "content": ""}
-    (call,) = [call for choice in choices for call in choice["delta"].get("tool_calls", [])]
+    call, *deltas = [call for choice in choices for call in choice["delta"].get("tool_calls", [])]
     assert call["index"] == 0
     assert call["type"] == "function"
-    assert call["function"]["name"] == "look"
-    Draft202012Validator(LOOK["function"]["parameters"]).validate(json.loads(call["function"]["arguments"]))  # type: ignore[index]
+    assert call["function"] == {"name": "look", "arguments": ""}
+    assert len(deltas) > 5
+    assert all(delta.keys() == {"index", "function"} and delta["index"] == 0 for delta in deltas)
+    arguments = "".join(delta["function"]["arguments"] for delta in deltas)
+    Draft202012Validator(LOOK["function"]["parameters"]).validate(json.loads(arguments))  # type: ignore[index]
+    (whole,) = ask(worker, **body)["message"]["tool_calls"]
+    assert whole["function"] == {"name": "look", "arguments": arguments}
     assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["tool_calls"]
 
 
