@@ -6,12 +6,11 @@ Values of a wrong type are skipped here; the types report them.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
 from schemas.addresses import is_loopback
 from schemas.drafting import added_memory, drafting_problems
-
 from schemas.kinds import kind_problems
 from schemas.problems import nearest
 from schemas.unit import GATEWAY_SERVICE, WATCHER_SERVICE
@@ -91,10 +90,10 @@ def _check_services(tree: Tree) -> Iterator[Finding]:
                 f"or they take copies in turn, then say how many with `replicas: {len(nodes)}`",
             )
         yield from _check_engine(here, service)
+        yield from _check_start(here, service)
         models = _section(tree, "models")
         yield from _unknown((*here, "draft"), "model", service.get("draft"), models)
         yield from (Finding(path, message) for path, message in drafting_problems(here, service, models))
-        yield from _check_start(here, service)
 
 
 def _check_engine(here: Path, service: Tree) -> Iterator[Finding]:
@@ -193,31 +192,47 @@ def _check_roles(tree: Tree) -> Iterator[Finding]:
             yield from _unknown((*here, "fallback", "role"), "role", fallback.get("role"), roles)
             if fallback.get("role") == name:
                 yield Finding((*here, "fallback", "role"), "a role cannot fall back to itself")
-    yield from _check_fallback_chains(roles)
+        yield from _unknown((*here, "context_fallback"), "role", role.get("context_fallback"), roles)
+        if role.get("context_fallback") == name:
+            yield Finding((*here, "context_fallback"), "a role cannot fall back to itself")
+    yield from _check_fallback_chains(roles, _fallback_role, ("fallback", "role"))
+    yield from _check_fallback_chains(roles, _context_role, ("context_fallback",))
 
 
-def _check_fallback_chains(roles: Mapping[str, Tree]) -> Iterator[Finding]:
-    """Follow the fallbacks from role to role; a circle is reported once, where it comes first."""
+def _check_fallback_chains(
+    roles: Mapping[str, Tree], next_of: Callable[[Mapping[str, Tree], str], str], key: Path
+) -> Iterator[Finding]:
+    """Follow the fallbacks from role to role; a circle is reported once, where it comes first.
+
+    `next_of` returns what a role falls back to in one way; `key` is where that stands. A circle over both ways is none:
+    a request that is too long for a role never comes back to it for that reason.
+    """
     reported: set[str] = set()
     for name in roles:
         chain = [name]
-        following = _fallback_role(roles, name)
+        following = next_of(roles, name)
         while following in roles and following not in chain:
             chain.append(following)
-            following = _fallback_role(roles, following)
+            following = next_of(roles, following)
         if following == name and len(chain) > 1 and name not in reported:
             reported.update(chain)
             circle = " -> ".join((*chain, name))
-            yield Finding(("roles", name, "fallback", "role"), f"the roles fall back in a circle: {circle}")
+            yield Finding(("roles", name, *key), f"the roles fall back in a circle: {circle}")
         elif following not in chain and len(chain) > LONGEST_CHAIN + 1:
             message = f"expected at most {LONGEST_CHAIN} fallbacks in a row, found {' -> '.join(chain)}"
-            yield Finding(("roles", name, "fallback", "role"), message)
+            yield Finding(("roles", name, *key), message)
 
 
 def _fallback_role(roles: Mapping[str, Tree], name: str) -> str:
     """Return the role that another one falls back to; empty where it does not."""
     fallback = roles[name].get("fallback")
     role = fallback.get("role") if isinstance(fallback, Mapping) else None
+    return role if isinstance(role, str) else ""
+
+
+def _context_role(roles: Mapping[str, Tree], name: str) -> str:
+    """Return the role that reads longer prompts than another one; empty where none is said to."""
+    role = roles[name].get("context_fallback")
     return role if isinstance(role, str) else ""
 
 
@@ -252,7 +267,7 @@ def _check_gateway(tree: Tree) -> Iterator[Finding]:
     if isinstance(node, str) and nodes.get(node, {}).get("reach") == "none":
         yield Finding(("gateway", "node"), f"node {node!r} has reach: none; nothing can be started there")
     bind = gateway.get("bind", "127.0.0.1")
-    if not isinstance(bind, str) or _is_loopback(bind):
+    if not isinstance(bind, str) or is_loopback(bind):
         return
     if not isinstance(gateway.get("auth"), Mapping) and not (
         gateway.get("auth") == "none" and gateway.get("exposed") == "accepted"
@@ -262,13 +277,6 @@ def _check_gateway(tree: Tree) -> Iterator[Finding]:
             f"{bind} can be reached from other machines and there are no keys: bind 127.0.0.1, "
             "set `auth: {keys_file: ...}`, or accept it with `auth: none` and `exposed: accepted`",
         )
-
-
-def _is_loopback(bind: str) -> bool:
-    try:
-        return ipaddress.ip_address(bind).is_loopback
-    except ValueError:
-        return bind == "localhost"
 
 
 def _check_nodes(tree: Tree) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from schemas.base import NAME_PATTERN, PUBLIC_PATTERN, ROLE_PATTERN
 from schemas.model import SOURCE_PATTERN
 from schemas.problems import nearest
-from schemas.stack import UNION_TAGS
+from schemas.stack import KEYS_FILE_PATTERN, ORIGIN_PATTERN, UNION_TAGS
 
 Path = tuple[str, ...]
 
@@ -26,6 +26,8 @@ _PATTERN_RULES = {
     r"^[0-9]{2,5}-[0-9]{2,5}$": "two ports with a dash, such as 18100-18199",
     r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$": "a URL like http://192.168.188.20:11434",
     r"^[A-Za-z0-9][A-Za-z0-9.:-]*$": "a host name or an address",
+    KEYS_FILE_PATTERN: "a path below the configuration directory that ends in .yaml, such as secrets/keys.yaml",
+    ORIGIN_PATTERN: "an origin without a path, in lower case, such as https://chat.lan",
 }
 _EXPECTED = {
     "string_type": "text",

@@ -16,7 +16,7 @@ HASH_VERSION = 1
 _HASH_LENGTH = 12
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _ROUTING_SECTIONS = ("roles", "aliases", "helpers", "policies", "history")
-_ROUTING_GATEWAY_FIELDS = ("auth", "exposed", "body_limit_mib")
+_ROUTING_GATEWAY_FIELDS = ("auth", "exposed", "hosts", "origins", "body_limit_mib")
 
 
 def canonical_json(value: object) -> str:

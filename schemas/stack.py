@@ -51,6 +51,7 @@ Url = Annotated[
 ]
 Scalar = str | int | float | bool
 Engine = Literal["mlx", "mlx-lm-server", "llama-server", "vllm", "ollama", "command"]
+HelperApi = Literal["openai", "ollama", "tei", "infinity", "mlx-lm-server", "worker"]
 
 UNION_TAGS = frozenset(
     {
@@ -155,10 +156,13 @@ class Helper(Frozen):
     """The machine it runs on, where that machine is one of the stack's."""
     url: Annotated[Url, HOT]
     """Its base URL, without `/v1`."""
-    api: Annotated[Literal["openai", "ollama", "tei", "infinity", "worker"], HOT] = "openai"
-    """The protocol it speaks."""
+    api: Annotated[HelperApi, HOT] = "openai"
+    """The protocol it speaks: `openai` is that of vLLM, llama.cpp, LM Studio, LocalAI and most others."""
     models: Annotated[Mapping[PublicName, HelperModel], Field(min_length=1), HOT]
     """The models that it offers, by its own names."""
+    max_batch: Annotated[int | None, Field(ge=1, le=65_536), HOT] = None
+    """Texts or documents that it takes in one request; more are sent in several. Without it TEI gets 32, Infinity 2048
+    and others any number."""
     key: Annotated[Secret | None, HOT] = None
     """The key that it asks for; sent to no one else."""
 
@@ -236,6 +240,8 @@ class Role(Frozen):
     """Who can answer, by a name of your choice."""
     fallback: Annotated[Fallback, HOT] = "error"
     """When no endpoint can answer: `error`, `skip` (reranking), `{local: service}` or `{role: other}`."""
+    context_fallback: Annotated[RoleKey | None, HOT] = None
+    """The role that is asked where a prompt is longer than what an endpoint here can read."""
     policy: Annotated[PolicyKey | None, HOT] = None
     """A policy of this stack; the role's own settings win over it."""
     breaker: Annotated[Breaker | None, HOT] = None

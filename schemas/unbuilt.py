@@ -31,11 +31,6 @@ UNBUILT = (
         refuses=("ollama",),
     ),
     Unbuilt(
-        "helpers.*.api",
-        "TEI and Infinity arrive with adapters of their own; `openai`, `ollama` and `worker` work now",
-        ("openai", "ollama", "worker"),
-    ),
-    Unbuilt(
         "roles.*.midstream",
         "no engine continues an answer from where another one broke off; `restart` gives it anew",
         refuses=("continue",),

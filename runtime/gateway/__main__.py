@@ -12,10 +12,11 @@ from pathlib import Path
 import uvloop
 
 WORKER_TOKEN = "ORCHESTRATE_WORKER_TOKEN"  # noqa: S105 - the variable's name
+ADMIN_TOKEN = "ORCHESTRATE_ADMIN_TOKEN"  # noqa: S105 - the variable's name
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the gateway until it is told to end; return its exit code: 0 after draining, 1 when it cannot listen."""
+    """Run the gateway until it is told to end; return 0 after draining, or 1 when it cannot or may not listen."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in ("sanic.root", "sanic.server", "sanic.access", "sanic.error", "watchfiles"):
@@ -29,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--conf", type=Path, required=True, help="configuration directory")
     parser.add_argument("--stack", required=True, help="name of the stack")
     parser.add_argument("--routes", type=Path, required=True, help="routes.json, written by the orchestrator")
+    parser.add_argument("--keys", type=Path, help="keys file, where it is not the one below --conf")
     parser.add_argument("--bind", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on")
     parser.add_argument("--drain-s", type=float, default=30.0, help="seconds for requests in flight when told to end")
@@ -41,12 +43,23 @@ async def _run(arguments: argparse.Namespace) -> int:
     from runtime.gateway.server import listen, serve
 
     log = logging.getLogger("runtime.gateway")
-    token = os.environ.get(WORKER_TOKEN, "").strip() or None
-    sources = Sources(arguments.conf.absolute(), arguments.stack, arguments.routes.absolute(), token)
+    sources = Sources(
+        arguments.conf.absolute(),
+        arguments.stack,
+        arguments.routes.absolute(),
+        os.environ.get(WORKER_TOKEN, "").strip() or None,
+        bind=arguments.bind,
+        keys=arguments.keys.absolute() if arguments.keys is not None else None,
+        admin_token=os.environ.get(ADMIN_TOKEN, "").strip() or None,
+    )
     gateway = assemble(sources, compose_stack)
     reloader, live = gateway.services.reloader, gateway.services.live
     # Before listening: beside an old process, a new one must not answer before it knows its routes.
     await reloader.reload()
+    if not gateway.services.guard.may_listen:
+        problems = "; ".join(str(problem) for problem in live.problems)
+        log.critical("not listening: address=%s may be called by other machines: %s", arguments.bind, problems)
+        return 1
     try:
         sock = listen(arguments.bind, arguments.port)
     except OSError as error:

@@ -14,11 +14,14 @@ from sanic.exceptions import BadRequest, RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
 from sanic.models.protocol_types import TransportProtocol
 
-from runtime.gateway.api import admin, embeddings, health, openai, rerank
+from runtime.gateway.api import admin, embeddings, endpoints, health, openai, receipts, rerank
 from runtime.gateway.api.answers import error_answer
 from runtime.gateway.errors import ApiError
 from runtime.gateway.framing import find_fault
 from runtime.gateway.live import Live
+from runtime.gateway.security.admission import GuardedApp
+from runtime.gateway.security.guard import Guard, MisdirectedError
+from runtime.gateway.security.pages import answer_preflight
 from runtime.gateway.services import Services
 
 log = logging.getLogger(__name__)
@@ -55,15 +58,18 @@ class StrictRequest(Request):
         if fault is not None:
             raise MalformedHeadError(fault)
         # Sanic makes a request without a head only to report an error of its own; the URL may be what is wrong.
+        if head:
+            app.ctx.guard.check_host(headers.getone("host", None), transport)
         super().__init__(url_bytes if head else b"*", headers, version, method, transport, app, head, stream_id)
 
 
 class OpenAIErrors(ErrorHandler):
     """Answers every error in OpenAI's shape; Sanic's own pages are never shown."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, guard: Guard) -> None:
         super().__init__()
         self._live = live
+        self._guard = guard
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """Turn an exception into an answer."""
@@ -75,6 +81,10 @@ class OpenAIErrors(ErrorHandler):
         if not isinstance(exception, SanicException):
             log.error("a handler failed: path=%s", request.path, exc_info=exception)
             return error_answer(request, self._live, ApiError(500, "Internal error.", code="internal_error"))
+        if exception.status_code == HTTPStatus.METHOD_NOT_ALLOWED and request.method == "OPTIONS":
+            preflight = answer_preflight(request, self._guard)
+            if preflight is not None:
+                return preflight
         answer = error_answer(request, self._live, _from_sanic(request, exception))
         allowed = (exception.headers or {}).get("Allow")
         if allowed:
@@ -83,19 +93,26 @@ class OpenAIErrors(ErrorHandler):
 
 
 def create_app(services: Services) -> Sanic[Any, Any]:
-    """Build the application around a gateway's services."""
-    app: Sanic[Any, Any] = Sanic(
+    """Build the application around a gateway's services.
+
+    Raises `security.scopes.UnscopedRouteError` for a route about which nobody has decided who may use it.
+    """
+    app = GuardedApp(
         f"gateway-{next(_numbers)}",
+        services.guard,
         config=_config(),
         request_class=StrictRequest,
-        error_handler=OpenAIErrors(services.live),
+        error_handler=OpenAIErrors(services.live, services.guard),
         configure_logging=False,
     )
     openai.register(app, services)
     embeddings.register(app, services)
     rerank.register(app, services)
     admin.register(app, services)
+    receipts.register(app, services)
+    endpoints.register(app, services)
     health.register(app, services)
+    app.require_scopes()
     return app
 
 
@@ -125,6 +142,9 @@ def _from_sanic(request: Request, exception: SanicException) -> ApiError:
         case 400:
             fault = str(exception) if isinstance(exception, MalformedHeadError) else ""
             return ApiError(400, fault or "The request is malformed.", code="bad_request")
+        case 421:
+            fault = str(exception) if isinstance(exception, MisdirectedError) else ""
+            return ApiError(421, fault or "Misdirected request.", code="unknown_host")
         case 413:
             return ApiError(413, "The request is too large.", code="request_too_large")
         case _:

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,9 @@ from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import RoutingTable, identity_of
+from runtime.gateway.security.guard import Guard
+from runtime.gateway.security.key_files import KeySource
+from runtime.gateway.security.rules import Rules
 from runtime.gateway.watch import watch_files
 from schemas.base import UnitId
 from schemas.problems import ConfigurationError, Problem
@@ -44,7 +47,13 @@ class Sources:
     conf: Path
     stack: str
     routes: Path
-    worker_token: str | None = None
+    worker_token: str | None = field(default=None, repr=False)
+    bind: str = "127.0.0.1"
+    """The address that this process listens on."""
+    keys: Path | None = None
+    """Where the keys file is put that the stack names, on a machine that has no configuration of its own."""
+    admin_token: str | None = field(default=None, repr=False)
+    """What the orchestrator shows this gateway."""
 
 
 class Reloader:
@@ -58,9 +67,12 @@ class Reloader:
         metrics: Metrics,
         compose: Compose,
         on_table: Callable[[RoutingTable], None],
+        guard: Guard,
     ) -> None:
         """`on_table` is called with every new table, once the pool knows its endpoints and it is served."""
         self._on_table = on_table
+        self._guard = guard
+        self._key_source = KeySource(sources.conf, sources.bind, sources.admin_token, sources.keys)
         self._sources = sources
         self._live = live
         self._pool = pool
@@ -81,6 +93,8 @@ class Reloader:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(conf, "*.yaml", is_recursive=True))
             tasks.create_task(self._watch(routes.parent, routes.name, is_recursive=False))
+            if self._sources.keys is not None:
+                tasks.create_task(self._watch(self._sources.keys.parent, self._sources.keys.name, is_recursive=False))
             while True:
                 await self._changed.wait()
                 # Cleared first: a change during the reading below causes another one.
@@ -109,7 +123,11 @@ class Reloader:
                     stack_problems = (*stack_problems, _failed(conf, "building the routing table", error))
                     stack = self._stack
                     table = await asyncio.to_thread(self._build, stack, routes)
-                self._swap(table, stack, routes, (*stack_problems, *problems))
+                rules, key_problems = await asyncio.to_thread(self._read_rules, stack)
+                self._swap(table, stack, routes, (*stack_problems, *problems, *key_problems))
+                # Behind the table, and before anything else happens: what is new to it is judged by the new rules.
+                if rules is not None:
+                    self._guard.adopt(rules)
             except Exception as error:
                 # A table that cannot be built must not end the following of files.
                 log.exception("building the routing table failed")
@@ -216,13 +234,18 @@ class Reloader:
     def _read_stack(self, conf: Path, overrides: Sequence[str]) -> tuple[Stack | None, tuple[Problem, ...]]:
         """Return the newest good stack, and what is wrong with the files."""
         try:
-            return self._compose(conf, self._sources.stack, overrides), ()
+            stack = self._compose(conf, self._sources.stack, overrides)
+            conflict = self._key_source.conflict(stack)
+            return (stack, ()) if conflict is None else (self._stack, (conflict,))
         except ConfigurationError as error:
             return self._stack, error.problems
         except Exception as error:
             # Whatever a file does to the composing library, the last good table is served.
             log.exception("composing failed")
             return self._stack, (_failed(conf, "composing", error),)
+
+    def _read_rules(self, stack: Stack | None) -> tuple[Rules | None, tuple[Problem, ...]]:
+        return (None, ()) if stack is None else self._key_source.read(stack)
 
 
 def compose_stack(conf: Path, stack: str, overrides: Sequence[str]) -> Stack:

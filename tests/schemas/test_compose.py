@@ -240,10 +240,8 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
     [
         ("services.chat.engine=ollama", "services.chat.engine", "an Ollama box is a helper"),
         ("roles.chat.limits={queue: 8}", "roles.chat.limits.queue", "role limits"),
-        ("gateway.auth={keys_file: keys.yaml}", "gateway.auth", "key store"),
         ("history.bodies=true", "history.bodies", "request history"),
         ("models.other={source: 'ollama:phi'}", "models.other.source", "managed engines"),
-        ("helpers.box={url: 'http://h:1', api: tei, models: {m: {}}}", "helpers.box.api", "adapters of their own"),
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):

@@ -1,4 +1,4 @@
-"""I/O: the admin API: what the gateway serves, and reading the files now. Who may use it is `security.scopes`' to say."""
+"""I/O: the admin API: what the gateway serves, and reading the files now. Who may use it says `security.scopes`."""
 
 from __future__ import annotations
 

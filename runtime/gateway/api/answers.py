@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, cast
 
 from sanic import Request
@@ -17,6 +18,13 @@ from runtime.gateway.errors import ApiError
 from runtime.gateway.live import Live
 
 JSON = "application/json"
+EXPOSED = ", ".join(
+    (
+        "retry-after",
+        *(f"x-orchestrate-{name}" for name in ("attempts", "endpoint", "fallback", "generation", "request-id")),
+    )
+)
+"""Headers of answers that listed web pages may read."""
 BODY_S = 120.0
 """How long a request body may take to arrive."""
 
@@ -45,6 +53,9 @@ def headers(
         "x-orchestrate-generation": str(live.table.generation if live.table else 0),
         "x-orchestrate-request-id": request_id(request),
     }
+    origin: str | None = getattr(request.ctx, "origin", None)
+    if origin is not None:
+        common |= {"access-control-allow-origin": origin, "access-control-expose-headers": EXPOSED, "vary": "origin"}
     if fallback:
         common["x-orchestrate-fallback"] = fallback
     return {"x-orchestrate-endpoint": endpoint, **common} if endpoint else common
@@ -69,6 +80,8 @@ def json_answer(request: Request, live: Live, document: object, status: int = 20
 def error_answer(request: Request, live: Live, error: ApiError) -> HTTPResponse:
     """Answer with an error in OpenAI's shape."""
     answer = HTTPResponse(error.body(), error.status, headers(request, live), JSON)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        answer.headers["www-authenticate"] = 'Bearer realm="orchestrate"'
     if error.retry_after_s is not None:
         answer.headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     return answer

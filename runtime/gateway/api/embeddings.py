@@ -17,7 +17,7 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 
     async def embeddings(request: Request) -> HTTPResponse | None:
         body = parse_embeddings(await body_of(request, services))
-        route = route_of(services.live, body.model, "embedding")
+        route = route_of(request, services.live, body.model, "embedding")
         return await relayed(request, services, ask_of(request, route, PATH, body, reading_of(body, route.dimensions)))
 
     app.add_route(embeddings, PATH, methods=["POST"], stream=True, name="embeddings")

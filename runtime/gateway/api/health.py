@@ -10,6 +10,7 @@ from sanic.response import HTTPResponse
 from runtime.gateway.api.answers import headers, json_answer
 from runtime.gateway.live import readiness
 from runtime.gateway.observe.metrics import CONTENT_TYPE
+from runtime.gateway.security.callers import caller_of
 from runtime.gateway.services import Services
 
 
@@ -21,6 +22,8 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 
     async def ready(request: Request) -> HTTPResponse:
         is_ready, report = readiness(services.live, services.pool)
+        if not caller_of(request).may("read"):
+            report = {"ready": is_ready}
         return json_answer(request, services.live, report, 200 if is_ready else 503)
 
     async def metrics(request: Request) -> HTTPResponse:

@@ -14,6 +14,7 @@ from runtime.gateway.api.relaying import ask_of, body_of, not_found, relayed, ro
 from runtime.gateway.bodies import Body, parse_chat, parse_completion
 from runtime.gateway.live import Live
 from runtime.gateway.routing.table import Card
+from runtime.gateway.security.callers import may_name
 from runtime.gateway.services import Services
 
 Handler = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
@@ -28,14 +29,14 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 
     async def models(request: Request) -> HTTPResponse:
         table = table_of(services.live)
-        listed = [_model(card, services.live) for card in table.cards]
+        listed = [_model(card, services.live) for card in table.cards if may_name(request, card.id)]
         return json_answer(request, services.live, {"object": "list", "data": listed})
 
     async def model(request: Request, name: str) -> HTTPResponse:
         # Clients may or may not encode the slashes of an id; the router hands the rest of the path on as it came.
         wanted = unquote(name)
         card = next((card for card in table_of(services.live).cards if card.id == wanted), None)
-        if card is None:
+        if card is None or not may_name(request, wanted):
             raise not_found(wanted)
         return json_answer(request, services.live, _model(card, services.live))
 
@@ -46,7 +47,7 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 def _completions(services: Services, path: str, parse: Callable[[bytes], Body]) -> Handler:
     async def handle(request: Request) -> HTTPResponse | None:
         body = parse(await body_of(request, services))
-        route = route_of(services.live, body.model, "chat")
+        route = route_of(request, services.live, body.model, "chat")
         return await relayed(request, services, ask_of(request, route, path, body))
 
     return handle

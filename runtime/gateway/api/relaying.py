@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import PurePath
 from typing import cast
 
@@ -12,11 +13,14 @@ from sanic.exceptions import RequestCancelled
 from sanic.response import HTTPResponse
 
 from runtime.gateway.api.answers import JSON, Answer, headers, read_body, request_id
+from runtime.gateway.api.rehearsal import HEADER as REHEARSAL
+from runtime.gateway.api.rehearsal import failing_of
 from runtime.gateway.attempt import Ask, ClientLeftError, Reading
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError, clean
 from runtime.gateway.live import Live
 from runtime.gateway.routing.table import MIB, Route, RoutingTable
+from runtime.gateway.security.callers import may_name
 from runtime.gateway.services import Services
 from schemas.model import ModelKind
 from schemas.prefer import HEADER as PREFER_HEADER
@@ -42,10 +46,14 @@ async def body_of(request: Request, services: Services) -> bytes:
     return await read_body(request, table.body_limit if table else DEFAULT_BODY_LIMIT)
 
 
-def route_of(live: Live, model: str, kind: ModelKind) -> Route:
-    """Return who serves a name; raises `ApiError` where nobody does, or where it is for another kind of request."""
+def route_of(request: Request, live: Live, model: str, kind: ModelKind) -> Route:
+    """Return who serves a name.
+
+    Raises `ApiError` where nobody does, where the request's key may not use it, which looks the same, or where it is
+    for another kind of request.
+    """
     route = table_of(live).routes.get(model)
-    if route is None:
+    if route is None or not may_name(request, model):
         raise not_found(model)
     if route.kind != kind:
         message = f"'{model}' is for {route.kind}, not for {kind}: send such requests to POST {_PATHS[route.kind]}."
@@ -70,6 +78,8 @@ async def relayed(request: Request, services: Services, ask: Ask) -> HTTPRespons
     """Answer a client through the relay; None where the answer was streamed."""
     live = services.live
     client = StreamClient(request, live)
+    if REHEARSAL in request.headers:
+        ask = replace(ask, failing=failing_of(request, services, ask.route))
     try:
         answer = await services.relay.relay(ask, client)
     except ClientLeftError:
@@ -128,5 +138,5 @@ def table_of(live: Live) -> RoutingTable:
 
 def not_found(model: str) -> ApiError:
     """Return the error for a name that nobody serves."""
-    message = f"The model '{model}' does not exist; GET /v1/models lists what does."
+    message = f"The model '{model}' does not exist, or is not for this key; GET /v1/models lists what is there."
     return ApiError(404, message, code="model_not_found", param="model")

@@ -19,7 +19,7 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 
     async def rerank(request: Request) -> HTTPResponse | None:
         body, reading = parse_rerank(await body_of(request, services))
-        route = route_of(services.live, body.model, "reranking")
+        route = route_of(request, services.live, body.model, "reranking")
         return await relayed(request, services, ask_of(request, route, PATH, body, reading, reading.skipped))
 
     for name, path in PATHS.items():

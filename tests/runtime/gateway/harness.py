@@ -101,7 +101,7 @@ class LocalGateway:
         self.gateway: Gateway
         self.url = ""
         self.host = "127.0.0.1"
-        self.token: str | None = "worker-token"
+        self.token: str | None = "admin-token"
         self._routes: Path
         self._generation = 0
         self._server: Any = None
@@ -111,7 +111,7 @@ class LocalGateway:
 
     async def start(self, tmp_path: Path) -> None:
         self._routes = tmp_path / "routes.json"
-        sources = Sources(tmp_path, "lab", self._routes, self.token)
+        sources = Sources(tmp_path, "lab", self._routes, "worker-token", bind=self.host, admin_token=self.token)
         self.gateway = assemble(sources, self.compose)
         await self.reload()
         sock = listen(self.host, 0)

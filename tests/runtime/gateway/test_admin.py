@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runtime.gateway.api.admin import is_this_machine
+from runtime.gateway.security.rules import is_this_machine
 from tests.fakes.upstream import FakeUpstream
 from tests.runtime.gateway.harness import CHAT, DEADLINE_S, LocalGateway, stack_document
 
@@ -56,7 +56,7 @@ async def from_afar(tmp_path: Path) -> AsyncIterator[tuple[LocalGateway, httpx.A
     if address is None:
         pytest.skip("this machine has no address but loopback")
     async with FakeUpstream() as fake:
-        gateway = LocalGateway(stack_document({"a": fake.url}))
+        gateway = LocalGateway(stack_document({"a": fake.url}, gateway={"auth": "none", "exposed": "accepted"}))
         gateway.host = address
         await gateway.start(tmp_path)
         async with httpx.AsyncClient(base_url=gateway.url, timeout=DEADLINE_S, trust_env=False) as client:
@@ -73,13 +73,14 @@ FromAfar = tuple[LocalGateway, httpx.AsyncClient]
     [
         [],
         [("authorization", "Bearer")],
-        [("authorization", "Bearer worker-toke")],
-        [("authorization", "Bearer worker-token2")],
-        [("authorization", "Bearer w\xf6rker-token")],
-        [("authorization", "worker-token")],
-        [("authorization", "Basic worker-token")],
-        [("x-api-key", "worker-token")],
-        [("authorization", "Bearer worker-token"), ("authorization", "Bearer other")],
+        [("authorization", "Bearer admin-toke")],
+        [("authorization", "Bearer admin-token2")],
+        [("authorization", "Bearer \xe4dmin-token")],
+        [("authorization", "admin-token")],
+        [("authorization", "Basic admin-token")],
+        [("authorization", "Bearer worker-token")],
+        [("x-api-key", "admin-token"), ("authorization", "Bearer other")],
+        [("authorization", "Bearer admin-token"), ("authorization", "Bearer other")],
         [("x-forwarded-for", "127.0.0.1"), ("forwarded", "for=127.0.0.1"), ("x-real-ip", "127.0.0.1")],
         [("host", "localhost")],
     ],
@@ -93,14 +94,14 @@ async def test_another_machine_without_the_token_is_refused(
     assert answer.status_code in (400, 401), answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert "worker-token" not in answer.text and "endpoints" not in answer.text
+    assert "admin-token" not in answer.text and "endpoints" not in answer.text
 
 
 async def test_another_machine_with_the_token_is_let_in(from_afar: FromAfar) -> None:
     _, client = from_afar
     for method, path in PATHS:
         for scheme in ("Bearer", "bearer"):
-            answer = await client.request(method, path, headers={"authorization": f"{scheme} worker-token"})
+            answer = await client.request(method, path, headers={"authorization": f"{scheme} admin-token"})
             assert answer.status_code == 200
             assert answer.json()["stack"] == "lab"
     assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200, "clients need none"
@@ -120,11 +121,11 @@ async def test_without_a_token_nobody_from_afar_is_let_in(tmp_path: Path) -> Non
     if address is None:
         pytest.skip("this machine has no address but loopback")
     async with FakeUpstream() as fake:
-        gateway = LocalGateway(stack_document({"a": fake.url}))
+        gateway = LocalGateway(stack_document({"a": fake.url}, gateway={"auth": "none", "exposed": "accepted"}))
         gateway.host, gateway.token = address, None
         await gateway.start(tmp_path)
         async with gateway.client() as client:
             for token in ("x", "None", "null"):
                 answer = await client.get("/admin/config", headers={"authorization": f"Bearer {token}"})
-                assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
+                assert (answer.status_code, answer.json()["error"]["type"]) == (401, "authentication_error")
         await gateway.stop()

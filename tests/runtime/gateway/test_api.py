@@ -213,7 +213,7 @@ async def test_known_but_down_is_503_with_retry_after_at_once(lab: Any) -> None:
 
 GET = b"GET /health HTTP/1.1\r\n"
 POST = b"POST /v1/chat/completions HTTP/1.1\r\n"
-SMUGGLED = b"GET /admin/config HTTP/1.1\r\nhost: a\r\n\r\n"
+SMUGGLED = b"GET /admin/config HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 async def raw(port: int, data: bytes) -> bytes:
@@ -229,20 +229,20 @@ async def raw(port: int, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "data",
     [
-        POST + b"host: a\r\ncontent-length : 42\r\n\r\n" + SMUGGLED,
-        POST + b"host: a\r\ncontent-length: 42\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
-        POST + b"host: a\r\ncontent-length: 42\r\ncontent-length: 0\r\n\r\n" + SMUGGLED,
-        POST + b"host: a\r\ncontent-length: -1\r\n\r\n" + SMUGGLED,
-        POST + b"host: a\r\ntransfer-encoding: xchunked\r\n\r\n" + SMUGGLED,
+        POST + b"host: localhost\r\ncontent-length : 42\r\n\r\n" + SMUGGLED,
+        POST + b"host: localhost\r\ncontent-length: 42\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        POST + b"host: localhost\r\ncontent-length: 42\r\ncontent-length: 0\r\n\r\n" + SMUGGLED,
+        POST + b"host: localhost\r\ncontent-length: -1\r\n\r\n" + SMUGGLED,
+        POST + b"host: localhost\r\ntransfer-encoding: xchunked\r\n\r\n" + SMUGGLED,
         GET + b"\r\n" + SMUGGLED,
-        GET + b"host: a\r\nhost: b\r\n\r\n" + SMUGGLED,
+        GET + b"host: localhost\r\nhost: b\r\n\r\n" + SMUGGLED,
         GET + b"host: a/public?x=\r\n\r\n" + SMUGGLED,
-        GET + b"host: a\r\nx: 1\x002\r\n\r\n" + SMUGGLED,
-        GET + b"host: a\r\nx: 1\n2\r\n\r\n" + SMUGGLED,
-        GET + b"host: a\r\nbad name: 1\r\n\r\n" + SMUGGLED,
-        b"GET http://evil/health HTTP/1.1\r\nhost: a\r\n\r\n" + SMUGGLED,
-        b"GET /health HTTP/3.0\r\nhost: a\r\n\r\n" + SMUGGLED,
-        b"CONNECT evil:443 HTTP/1.1\r\nhost: a\r\n\r\n" + SMUGGLED,
+        GET + b"host: localhost\r\nx: 1\x002\r\n\r\n" + SMUGGLED,
+        GET + b"host: localhost\r\nx: 1\n2\r\n\r\n" + SMUGGLED,
+        GET + b"host: localhost\r\nbad name: 1\r\n\r\n" + SMUGGLED,
+        b"GET http://evil/health HTTP/1.1\r\nhost: localhost\r\n\r\n" + SMUGGLED,
+        b"GET /health HTTP/3.0\r\nhost: localhost\r\n\r\n" + SMUGGLED,
+        b"CONNECT evil:443 HTTP/1.1\r\nhost: localhost\r\n\r\n" + SMUGGLED,
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"garbage\r\n\r\n" + SMUGGLED,
     ],
@@ -257,15 +257,15 @@ async def test_a_head_that_can_be_read_in_two_ways_is_400_and_ends_the_connectio
 
 
 async def test_a_head_that_is_too_large_is_refused(served: Served) -> None:
-    answer = await raw(served[0].port, GET + b"host: a\r\nx: " + b"y" * 20_000 + b"\r\n\r\n")
+    answer = await raw(served[0].port, GET + b"host: localhost\r\nx: " + b"y" * 20_000 + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"error"' in answer
 
 
 async def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     body = json.dumps(CHAT).encode()
-    one = POST + b"host: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-    last = GET + b"host: a\r\nconnection: close\r\n\r\n"
+    one = POST + b"host: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    last = GET + b"host: localhost\r\nconnection: close\r\n\r\n"
     answer = await raw(served[0].port, one + one + last)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200", b"200"]
     assert answer.endswith(b'{"status": "ok"}')
@@ -274,7 +274,7 @@ async def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
 async def test_expect_continue_is_answered(served: Served) -> None:
     body = json.dumps(CHAT).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", served[0].port)
-    writer.write(POST + b"host: a\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body))
+    writer.write(POST + b"host: localhost\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body))
     assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30) == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(body)
     assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 200")
@@ -285,7 +285,7 @@ async def test_chunked_request_bodies_are_read(served: Served) -> None:
     body = json.dumps(CHAT).encode()
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     answer = await raw(
-        served[0].port, POST + b"host: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n" + chunks
+        served[0].port, POST + b"host: localhost\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n" + chunks
     )
     assert answer.startswith(b"HTTP/1.1 200 ")
 
@@ -296,7 +296,7 @@ async def test_a_slow_upload_has_a_deadline(lab: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(api, "BODY_S", 0.2)
     gateway, (fake,) = await lab(stalls)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(POST + b"host: a\r\ncontent-length: 100\r\n\r\n{")
+    writer.write(POST + b"host: localhost\r\ncontent-length: 100\r\n\r\n{")
     assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 408")
     writer.close()
     assert fake.seen == []
