@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from runtime.gateway.bodies import Body
@@ -41,6 +42,9 @@ class Client(Protocol):
         ...
 
 
+NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
+
+
 class BadAnswerError(Exception):
     """An endpoint's answer is not what was asked for; says in which way."""
 
@@ -52,8 +56,8 @@ class WrongDimensionError(BadAnswerError):
 class Reading(Protocol):
     """What the answer to a request has to be that is passed on as a whole."""
 
-    def read(self, raw: bytes) -> bytes:
-        """Return the answer for the client; raises `BadAnswerError`."""
+    def read(self, raw: bytes, headers: Mapping[bytes, bytes] = ..., /) -> bytes:
+        """Return the answer for the client; raises `BadAnswerError`. `headers` are by lower-case name."""
         ...
 
 
@@ -74,6 +78,19 @@ class Ask:
     """What the answer has to be, where that can be told."""
     skipped: Callable[[], bytes] | None = None
     """Makes the answer of a role that may leave the task undone."""
+    failing: frozenset[str] = frozenset()
+    """Endpoints that are to fail for this request, by name: a rehearsal that an administrator has asked for."""
+    parts: Parts | None = None
+    """The requests that the endpoint gets in place of this one, where this is more than it takes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A request in several."""
+
+    asks: tuple[Ask, ...]
+    join: Callable[[Sequence[bytes]], bytes]
+    """Makes one answer of those to the parts, in their order; raises `BadAnswerError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +111,21 @@ class Made:
 class Course:
     """What has happened to a request so far, over all its attempts."""
 
-    __slots__ = ("attempts", "deadline", "fallback", "first_at", "made", "skipped", "started_at", "wake_at")
+    __slots__ = (
+        "attempts",
+        "deadline",
+        "fallback",
+        "first_at",
+        "is_broken_off",
+        "made",
+        "may_restart",
+        "skipped",
+        "started_at",
+        "total_s",
+        "wake_at",
+    )
 
-    def __init__(self, now: float, total_s: float) -> None:
+    def __init__(self, now: float, total_s: float, *, may_restart: bool = False) -> None:
         self.attempts = 0
         self.made: list[Made] = []
         self.skipped: Sequence[Skipped] = ()
@@ -108,8 +137,19 @@ class Course:
         self.started_at = now
         self.deadline = now + total_s
         """When the first content must have come, on the loop's clock."""
+        self.total_s = total_s
         self.wake_at = now + HOLD_S
         """When a waiting client gets its next comment."""
+        self.may_restart = may_restart
+        """Whether another endpoint gives the answer anew when one breaks off in the middle."""
+        self.is_broken_off = False
+        """Whether the client has got the beginning of an answer that will not go on."""
+
+    def broke_off(self, now: float) -> None:
+        """Begin anew: there is as much time for the next first content as there was for the first one."""
+        self.is_broken_off = True
+        self.deadline = now + self.total_s
+        self.wake_at = now + COMMENT_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ from runtime.gateway.bodies import with_model
 from runtime.gateway.connections import Connections, origin_of
 from runtime.gateway.errors import cleaned_error
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.parts import in_parts
 from runtime.gateway.routing.outcome import (
+    CONTEXT_OVERFLOW,
     NOT_SUPPORTED,
     SUCCESS,
     WRONG_DIMENSION,
@@ -64,7 +66,13 @@ class Exchanges:
 
     async def attempt(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result:
         """Send a request to a leased endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
+        if ask.parts is not None:
+            return await in_parts(
+                lambda part, shared: self.attempt(part, lease, shared, client), ask.parts, lease, course, self._now()
+            )
         target = lease.target
+        if lease.is_broken:
+            raise AttemptError(judge_fault("refused", is_committed=False), "broken by a drill")
         lease.sends(len(ask.body.raw))
         first_due = course.deadline
         if ask.body.is_stream or ask.body.is_collected or ask.reading is not None:
@@ -79,8 +87,11 @@ class Exchanges:
             if not ask.body.is_stream:
                 if ask.body.is_collected:
                     return await self._collected(connection, ask, lease, first_due)
-                return await self._whole(connection, ask, target, first_due)
-            stream = Stream(connection, target, course, client, self._metrics, self._now)
+                result = await self._whole(connection, ask, target, first_due)
+                if lease.is_drawn:
+                    lease.reports(sse.cached_tokens(result.body or b""))
+                return result
+            stream = Stream(connection, lease, course, client, self._metrics, self._now)
             committed = await stream.first_content(first_due)
             if isinstance(committed, Result):
                 return committed
@@ -138,6 +149,8 @@ class Exchanges:
             raw = b""
         verdict = judge_status(connection.status, retry_after, raw.decode(errors="replace").lower())
         status = connection.status if connection.status >= 400 else 502
+        if verdict is CONTEXT_OVERFLOW and status >= 500:
+            status = 400  # whatever the endpoint calls it: asking again will not help
         body = cleaned_error(status, raw)
         if verdict.then == "pass" and (may_pass_on or verdict.label != NOT_SUPPORTED):
             return Result(verdict, status, body)
@@ -148,14 +161,14 @@ class Exchanges:
         body = await connection.read_all(
             LARGEST_ANSWER, target.timeouts.idle_s, math.inf if ask.reading is None else due
         )
-        if not body.lstrip()[:1] == b"{":
+        if ask.reading is None and not body.lstrip()[:1] == b"{":
             raise UpstreamError("bad answer", "no JSON object")
         if ask.reading is not None:
             try:
                 if len(body) > LARGEST_READ_HERE:
-                    body = await asyncio.to_thread(ask.reading.read, body)
+                    body = await asyncio.to_thread(ask.reading.read, body, connection.headers)
                 else:
-                    body = ask.reading.read(body)
+                    body = ask.reading.read(body, connection.headers)
             except WrongDimensionError as error:
                 raise AttemptError(WRONG_DIMENSION, str(error)) from error
             except BadAnswerError as error:

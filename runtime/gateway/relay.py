@@ -67,7 +67,7 @@ class Relay:
 
         Raises `attempt.ClientLeftError`; an endpoint's troubles end in an answer or in the stream's last event.
         """
-        course = Course(self._now(), ask.route.total_s)
+        course = Course(self._now(), ask.route.total_s, may_restart=ask.route.may_restart and ask.body.is_stream)
         endpoint, outcome = "", CLIENT_LEFT.label
         try:
             endpoint, result, outcome = await self._run(ask, course, client)

@@ -25,6 +25,7 @@ _ERROR_LINE = re.compile(rb"(?:^|[\r\n])data: ?\{\s*\"error\"\s*:")
 # Quotes inside JSON strings are escaped, so that text of the model cannot look like these keys.
 _FINISHED = re.compile(rb'(?<!\\)"finish_reason"\s*:\s*"')
 _COMPLETION_TOKENS = re.compile(rb'(?<!\\)"completion_tokens"\s*:\s*(\d{1,9})')
+_CACHED_TOKENS = re.compile(rb'(?<!\\)"cached_tokens"\s*:\s*(\d{1,9})')
 
 _CONTENT_KEYS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "audio")
 
@@ -183,6 +184,10 @@ class Tail:
         """Return the tokens that the endpoint says it generated."""
         return completion_tokens(self._bytes)
 
+    def cached_tokens(self) -> int | None:
+        """Return the tokens of the prompt that the endpoint says it had read before."""
+        return cached_tokens(self._bytes)
+
 
 def cut_error(events: bytes) -> tuple[bytes, StreamError | None]:
     """Return whole events up to an error event, and that error; all of them and None where there is none."""
@@ -203,6 +208,20 @@ def completion_tokens(text: bytes) -> int | None:
     place = text.rfind(b'"completion_tokens"', max(0, len(text) - TAIL))
     found = _COMPLETION_TOKENS.search(text, max(0, place - 1)) if place >= 0 else None
     return int(found[1]) if found else None
+
+
+def cached_tokens(text: bytes) -> int | None:
+    """Return the last `cached_tokens` of an answer's end."""
+    place = text.rfind(b'"cached_tokens"', max(0, len(text) - TAIL))
+    found = _CACHED_TOKENS.search(text, max(0, place - 1)) if place >= 0 else None
+    return int(found[1]) if found else None
+
+
+def restart_event(endpoint: str, attempt: int) -> bytes:
+    """Write the event behind which an answer begins anew: a chunk without choices, which clients pass over."""
+    restart = {"restart": {"endpoint": endpoint, "attempt": attempt}}
+    document = {"object": "chat.completion.chunk", "choices": [], "orchestrate": restart}
+    return b": restart\ndata: " + json.dumps(document).encode() + b"\n\n"
 
 
 def _has_content(choice: Any) -> bool:

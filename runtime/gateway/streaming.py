@@ -8,8 +8,8 @@ from runtime.gateway import sse
 from runtime.gateway.attempt import AttemptError, Client, Course, Result, keep_alive
 from runtime.gateway.errors import clean, error_body, error_event
 from runtime.gateway.observe.metrics import Metrics
-from runtime.gateway.routing.outcome import SUCCESS, judge_error_event, judge_fault
-from runtime.gateway.routing.table import Target
+from runtime.gateway.routing.outcome import SUCCESS, Fault, judge_error_event, judge_fault
+from runtime.gateway.routing.pool import Lease
 from runtime.gateway.upstream import Connection, UpstreamError
 
 TRAILER_S = 1.0
@@ -19,19 +19,20 @@ TRAILER_S = 1.0
 class Stream:
     """One endpoint's stream on its way to one client."""
 
-    __slots__ = ("_client", "_connection", "_course", "_metrics", "_now", "_target")
+    __slots__ = ("_client", "_connection", "_course", "_lease", "_metrics", "_now", "_target")
 
     def __init__(
         self,
         connection: Connection,
-        target: Target,
+        lease: Lease,
         course: Course,
         client: Client,
         metrics: Metrics,
         now: Callable[[], float],
     ) -> None:
         self._connection = connection
-        self._target = target
+        self._lease = lease
+        self._target = lease.target
         self._course = course
         self._client = client
         self._metrics = metrics
@@ -59,23 +60,40 @@ class Stream:
                 return found, commit.framer()
 
     async def pass_on(self, committed: tuple[bytes, sse.Framer]) -> Result:
-        """Pass the stream on from its first content to its end. No other endpoint is asked any more."""
+        """Pass the stream on from its first content to its end.
+
+        Where it breaks off, the client is told so. Raises `AttemptError` instead where another endpoint may give the
+        answer anew.
+        """
         if not self._client.is_started:
             await self._client.start(self._target.name, self._course.attempts, self._course.fallback)
+        if self._course.is_broken_off:
+            self._course.is_broken_off = False
+            self._metrics.restart(self._target.name)
+            await self._client.send(sse.restart_event(self._target.name, self._course.attempts))
         tail = sse.Tail()
         try:
             await self._splice(committed, tail)
         except UpstreamError as error:
+            self._leave_to_another(error.fault, str(error))
             verdict = judge_fault(error.fault, is_committed=True)
             message = f"The endpoint '{self._target.name}' broke off in the middle of its answer: {error.fault}."
             await self._client.send(error_event(message, "upstream_error"))
             return Result(verdict, error=str(error))
         except sse.StreamFailedError as error:
+            self._leave_to_another("ended early", clean(error.message))
             await self._client.send(error_event(clean(error.message), "upstream_error"))
             return Result(judge_fault("ended early", is_committed=True), error=clean(error.message))
         tokens = tail.completion_tokens() or 0
         self._metrics.tokens(tokens)
+        if self._lease.is_drawn:
+            self._lease.reports(tail.cached_tokens())
         return Result(SUCCESS, tokens=tokens)
+
+    def _leave_to_another(self, fault: Fault, text: str) -> None:
+        if self._course.may_restart:
+            self._course.broke_off(self._now())
+            raise AttemptError(judge_fault(fault, is_committed=False), text)
 
     async def _splice(self, committed: tuple[bytes, sse.Framer], tail: sse.Tail) -> None:
         """Copy whole events until the endpoint has ended its answer; raises where it did not."""

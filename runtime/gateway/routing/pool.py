@@ -68,6 +68,8 @@ class Standing:
     absent_until: float = 0.0
     is_refused: bool = False
     """Whether it did not take our key when it was last asked."""
+    broken_until: float = 0.0
+    """Until when a drill lets every request to it fail."""
     last_error: str | None = None
     heard_at: float = 0.0
     """When it last answered properly, or was listed first."""
@@ -158,6 +160,11 @@ class Lease:
         self._permit = standing.breaker.generation
         self._is_done = False
 
+    @property
+    def is_broken(self) -> bool:
+        """Tell whether a drill lets this request fail."""
+        return self._standing.broken_until > self.began_at
+
     def sends(self, size: int) -> None:
         """Take note of the bytes of the body that is about to be sent: a long prompt may take its time."""
         self.size = size
@@ -188,6 +195,11 @@ class Lease:
     def release(self) -> None:
         """Give the lease back without a verdict, when the request ended for a reason of its own."""
         self.finish(self.ends_as)
+
+    def reports(self, cached_tokens: int | None) -> None:
+        """Take note of how much of the prompt the endpoint says it had read before, if it does."""
+        if cached_tokens is not None:
+            self._pool.affinity.reported(self.target.identity, cached_tokens)
 
     def hedge_after_s(self) -> float | None:
         """Return after how many seconds another endpoint should be asked too; None for never, or not known yet."""
@@ -331,6 +343,7 @@ class Pool:
         if not tried:
             self._turns[route.name] += 1
         standing = self._admit(target, now, target.timeouts.total_s)
+        self.affinity.drawn += target.identity in drawn
         return Lease(
             self,
             target,
