@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -175,3 +175,9 @@ class EndpointChoice(Frozen):
     """Where several roles have an endpoint of that name."""
     instance: str | None = None
     """Host and port of one of several replicas; without it all of them are meant."""
+
+
+class EndpointBreak(EndpointChoice):
+    """Which endpoint is to fail for a while, for a drill."""
+
+    seconds: Annotated[float, Field(gt=0, le=3600)]

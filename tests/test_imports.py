@@ -79,7 +79,7 @@ MUST_BE_PURE = (
     "runtime/gateway/adapters/strict.py", "runtime/gateway/adapters/mlx_lm_server.py",
     "runtime/gateway/routing/settings.py", "runtime/gateway/adapters/vectors.py", "runtime/gateway/adapters/ranking.py",
     "runtime/gateway/adapters/collect.py", "runtime/gateway/attempt.py", "runtime/gateway/walk.py",
-    "runtime/gateway/ladder.py",
+    "runtime/gateway/ladder.py", "orchestrator/drill.py", "schemas/receipt.py", "runtime/gateway/observe/receipts.py",
 )  # fmt: skip
 
 

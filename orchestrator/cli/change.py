@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from orchestrator.addresses import node_address, url_host
 from orchestrator.ask import QUESTION, NoAnswerError, ask, ask_encoder, curl_line, role_to_ask
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.interrupts import stop_at_interrupt
@@ -28,10 +27,10 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.progress import printer
 from orchestrator.controller import Controller, Planned
+from orchestrator.gateway_api import gateway_api
 from orchestrator.plan import PLAN_VERSION, plan_data, render
-from orchestrator.readiness import ClientMaker, client, gateway_url, is_loopback
+from orchestrator.readiness import ClientMaker
 from orchestrator.reconcile import EVERYTHING
-from schemas.stack import Stack
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 timeout_option = click.option(
@@ -194,8 +193,8 @@ async def _line() -> str:
 
 async def _ask(control: Controller, as_json: bool) -> int:
     stack = control.compose().stack
-    url, node = _gateway_url(stack), control.cluster().nodes[stack.gateway.node]
-    make = node.http if is_loopback(stack.gateway.bind) else client
+    gateway = gateway_api(stack, control.cluster())
+    url, make = gateway.url, gateway.make
     role, kind = role_to_ask(stack)
     try:
         if kind == "chat":
@@ -227,15 +226,6 @@ async def _ask_chat(make: ClientMaker, url: str, role: str, as_json: bool) -> st
         if not as_json:
             click.echo(piece, nl=False)
     return "".join(pieces)
-
-
-def _gateway_url(stack: Stack) -> str:
-    """Return where clients find the gateway: a wildcard on another machine is called at that machine's address."""
-    gateway, node = stack.gateway, stack.nodes[stack.gateway.node]
-    address = node_address(node) if node.reach == "ssh" else None
-    if address is not None and gateway.bind in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        return f"http://{url_host(address)}:{gateway.port}"
-    return gateway_url(gateway.bind, gateway.port)
 
 
 def print_plan(planned: Planned, as_json: bool) -> None:

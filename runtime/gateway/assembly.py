@@ -12,11 +12,13 @@ from typing import Any
 from sanic import Sanic
 
 from runtime.gateway.app import create_app
+from runtime.gateway.attempt import Ask, Course
 from runtime.gateway.connections import Connections
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live, gauges
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.observe.receipts import Receipts, entry_of
 from runtime.gateway.prober import Prober
 from runtime.gateway.queues import Queues
 from runtime.gateway.relay import Relay
@@ -55,7 +57,18 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
     exchanges = Exchanges(connections, metrics, now)
     prober = Prober(exchanges, pool, metrics, now, random.random)
     pool.on_room = queues.changed
-    relay = Relay(exchanges, pool, metrics, holds, queues, live.find_route, now)
+    receipts = Receipts()
+
+    def note(ask: Ask, course: Course, endpoint: str, outcome: str, ended_at: float) -> None:
+        table = live.table
+        generation, revision = (0, None) if table is None else (table.generation, table.revision)
+        receipts.add(
+            entry_of(
+                ask, course, endpoint, outcome, ended_at, wall=time.time(), generation=generation, revision=revision
+            )
+        )
+
+    relay = Relay(exchanges, pool, metrics, holds, queues, live.find_route, now, note)
 
     def take_over(table: RoutingTable) -> None:
         prober.adopt(table)
@@ -64,5 +77,5 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
 
     guard = Guard(sources.bind, now, time.time)
     reloader = Reloader(sources, live, pool, metrics, compose, take_over, guard)
-    services = Services(live, pool, metrics, relay, reloader, holds, queues, prober, now, guard)
+    services = Services(live, pool, metrics, relay, reloader, holds, queues, prober, now, guard, receipts)
     return Gateway(create_app(services), services, connections, prober, queues)

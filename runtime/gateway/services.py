@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.observe.receipts import Receipts
 from runtime.gateway.prober import Prober
 from runtime.gateway.queues import Queues
 from runtime.gateway.relay import Relay
@@ -32,3 +33,4 @@ class Services:
     """The event loop's clock."""
     guard: Guard
     """Who may ask."""
+    receipts: Receipts

@@ -1,0 +1,114 @@
+"""I/O: `drill`: breaks an endpoint or a node's endpoints on purpose, for a moment, and tells what clients saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.options import complete_stack, conf_option, controller, invalid, print_json, run, suggest
+from orchestrator.controller import Controller
+from orchestrator.drill import (
+    AFTER,
+    BEFORE,
+    BROKEN,
+    Phase,
+    UnknownTargetError,
+    broken_by,
+    data,
+    is_passed,
+    lines,
+    roles_hit,
+)
+from orchestrator.drill_clients import ask_for
+from orchestrator.gateway_api import GatewayApi, GatewayError, gateway_api
+from schemas.admin import EndpointsReport, EndpointStatistics
+from schemas.kinds import role_kinds
+from schemas.problems import ConfigurationError
+from schemas.stack import Stack
+
+SPARE_S = 30.0
+"""How much longer than its part of the drill an endpoint stays broken where nobody mends it, such as after a crash."""
+
+
+@click.command()
+@click.argument("stack", shell_complete=complete_stack)
+@click.argument("name", metavar="ENDPOINT|NODE")
+@click.option(
+    "--seconds", type=click.FloatRange(1, 600), default=10.0, show_default=True, help="How long each part lasts."
+)
+@click.option(
+    "--clients",
+    type=click.IntRange(1, 32),
+    default=2,
+    show_default=True,
+    help="Clients of each role, at the same time.",
+)
+@conf_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def drill(stack: str, name: str, seconds: float, clients: int, conf: Path | None, as_json: bool) -> int:
+    """Break an endpoint on purpose, or all endpoints of a node, and tell what clients saw.
+
+    For a while every request that the gateway sends there fails as if its port was closed. Nothing is stopped; real
+    requests of others are answered by whom theirs would be. It is mended at the end, and also by itself where this
+    program is killed. Exits with 1 where a request failed.
+    """
+    control = controller(conf, stack)
+    try:
+        composed = control.compose().stack
+    except ConfigurationError as error:
+        raise invalid(error) from error
+    try:
+        return run(_drill(control, composed, name, seconds, clients, as_json))
+    except GatewayError as error:
+        hint = "" if error.status else f" See: {suggest('status', stack)}"
+        raise CommandError(ExitCode.ERROR, f"{error}{hint}") from error
+    except UnknownTargetError as error:
+        raise CommandError(ExitCode.ERROR, str(error)) from error
+
+
+async def _drill(control: Controller, stack: Stack, name: str, seconds: float, clients: int, as_json: bool) -> int:
+    gateway = gateway_api(stack, control.cluster())
+    endpoints = EndpointsReport.model_validate_json(await gateway.get("/admin/endpoints")).endpoints
+    broken = broken_by(name, endpoints, await _nodes(control, stack))
+    kinds = role_kinds(stack)
+    roles = {role: kinds[role] for role in roles_hit(broken) if role in kinds}
+    if not roles:
+        raise CommandError(ExitCode.ERROR, f"No role leads to '{name}', so no client could notice.")
+    phases = [Phase(BEFORE), Phase(BROKEN), Phase(AFTER)]
+    for phase in phases:
+        if not as_json:
+            click.echo(f"{phase.name}: clients ask {', '.join(roles)} for {seconds:g} s", err=True)
+        if phase.name != BROKEN:
+            await ask_for(gateway, roles, phase, seconds, clients)
+            continue
+        try:
+            for each in broken:
+                await gateway.post("/admin/endpoints/break", {**_choice(each), "seconds": seconds + SPARE_S})
+            await ask_for(gateway, roles, phase, seconds, clients)
+        finally:
+            await _mend(gateway, broken)
+    if as_json:
+        print_json({"stack": stack.stack, **data(name, broken, phases)})
+    else:
+        click.echo("\n".join(lines(name, broken, phases)))
+    return ExitCode.FINE if is_passed(phases) else ExitCode.ERROR
+
+
+async def _mend(gateway: GatewayApi, broken: tuple[EndpointStatistics, ...]) -> None:
+    for each in broken:
+        await gateway.post("/admin/endpoints/close", _choice(each))
+
+
+def _choice(each: EndpointStatistics) -> dict[str, str]:
+    return {"endpoint": each.endpoint, "instance": each.instance, **({"role": each.role} if each.role else {})}
+
+
+async def _nodes(control: Controller, stack: Stack) -> dict[str, str]:
+    """Return the node of everything that the gateway can call, by host and port."""
+    routes = (await control.look()).observed.routes
+    found = {urlsplit(each.url).netloc: str(each.node) for each in (routes.instances if routes is not None else ())}
+    helpers = stack.helpers.values()
+    return found | {urlsplit(helper.url).netloc: str(helper.node) for helper in helpers if helper.node is not None}

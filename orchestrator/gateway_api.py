@@ -1,0 +1,92 @@
+"""I/O: the gateway of a stack, asked for what it knows and told what to do, with the orchestrator's own credential."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from orchestrator.addresses import node_address, url_host
+from orchestrator.cluster import Cluster
+from orchestrator.readiness import ClientMaker, client, gateway_url, is_loopback
+from schemas.stack import Stack
+
+
+class GatewayError(Exception):
+    """The gateway did not answer, or refused; says why, and what to do where that is known."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status of the refusal; 0 where there was no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayApi:
+    """Where a stack's gateway is, and how it is asked."""
+
+    stack: str
+    url: str
+    """Without a path; where clients find it."""
+    make: ClientMaker
+    """Makes a client that reaches it: on another machine's loopback through that machine."""
+    token: str | None = field(repr=False)
+    """The orchestrator's credential; None before the stack was ever applied."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers that say who asks."""
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        """Return what is at a path; raises `GatewayError`."""
+        return await self._ask("GET", path, query, None)
+
+    async def post(self, path: str, document: Mapping[str, Any] | None = None) -> bytes:
+        """Send a document, and return the answer; raises `GatewayError`."""
+        return await self._ask("POST", path, None, document)
+
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, str] | None, document: Mapping[str, Any] | None
+    ) -> bytes:
+        content = None if document is None else json.dumps(document).encode()
+        try:
+            async with self.make() as http:
+                answer = await http.request(
+                    method, self.url + path, params=query, content=content, headers=self.headers, timeout=30.0
+                )
+        except httpx.HTTPError as error:
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise GatewayError(f"The gateway of {self.stack} does not answer at {self.url} ({reason}).") from error
+        if not answer.is_success:
+            raise GatewayError(_said(answer), answer.status_code)
+        return answer.content
+
+
+def gateway_api(stack: Stack, cluster: Cluster) -> GatewayApi:
+    """Return how the gateway of a stack is asked from here."""
+    node = cluster.nodes[stack.gateway.node]
+    make = node.http if is_loopback(stack.gateway.bind) else client
+    token = cluster.directories.known_worker_token(cluster.stack)
+    return GatewayApi(stack.stack, client_url(stack), make, token)
+
+
+def client_url(stack: Stack) -> str:
+    """Return where clients find the gateway: a wildcard on another machine is called at that machine's address."""
+    gateway, node = stack.gateway, stack.nodes[stack.gateway.node]
+    address = node_address(node) if node.reach == "ssh" else None
+    if address is not None and gateway.bind in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return f"http://{url_host(address)}:{gateway.port}"
+    return gateway_url(gateway.bind, gateway.port)
+
+
+def _said(answer: httpx.Response) -> str:
+    """Return the message of an error in OpenAI's shape, or the status where it is none."""
+    try:
+        message = answer.json()["error"]["message"]
+    except (ValueError, LookupError, TypeError):
+        return f"The gateway answered with status {answer.status_code}."
+    return str(message)

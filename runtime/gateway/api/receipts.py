@@ -1,0 +1,51 @@
+"""I/O: how requests were routed: `GET /admin/receipts` and `GET /admin/receipts/ID`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sanic import Request, Sanic
+from sanic.response import HTTPResponse
+
+from runtime.gateway.api.answers import JSON, headers
+from runtime.gateway.errors import ApiError
+from runtime.gateway.services import Services
+from schemas.receipt import Receipts
+
+FEWEST, MOST, USUAL = 1, 1000, 50
+
+
+def register(app: Sanic[Any, Any], services: Services) -> None:
+    """Add the routes."""
+
+    async def receipts(request: Request) -> HTTPResponse:
+        only_troubled = _flag(request, "troubled")
+        found = services.receipts.latest(_limit(request), only_troubled=only_troubled)
+        return _answer(request, Receipts(receipts=tuple(found)).model_dump_json())
+
+    async def receipt(request: Request, request_id: str) -> HTTPResponse:
+        found = services.receipts.find(request_id)
+        if found is None:
+            message = f"There is no receipt of this request; the last {MOST} requests that are over have one."
+            raise ApiError(404, message, code="receipt_not_found")
+        return _answer(request, found.model_dump_json())
+
+    def _answer(request: Request, text: str) -> HTTPResponse:
+        return HTTPResponse(text.encode(), 200, headers(request, services.live), JSON)
+
+    app.add_route(receipts, "/admin/receipts", methods=["GET"], name="receipts")
+    app.add_route(receipt, "/admin/receipts/<request_id:str>", methods=["GET"], name="receipt")
+
+
+def _limit(request: Request) -> int:
+    given = request.args.get("limit", str(USUAL))
+    if not given.isascii() or not given.isdigit() or not FEWEST <= int(given[:9]) <= MOST:
+        raise ApiError(400, f"'limit' is a number from {FEWEST} to {MOST}.", code="invalid_value", param="limit")
+    return int(given)
+
+
+def _flag(request: Request, name: str) -> bool:
+    given = request.args.get(name, "false")
+    if given not in ("true", "false"):
+        raise ApiError(400, f"'{name}' is true or false.", code="invalid_value", param=name)
+    return bool(given == "true")

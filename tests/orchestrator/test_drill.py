@@ -1,0 +1,96 @@
+"""Which endpoints a drill breaks, and what it says of what clients saw."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.drill import (
+    AFTER,
+    BEFORE,
+    BROKEN,
+    Phase,
+    Seen,
+    UnknownTargetError,
+    broken_by,
+    data,
+    is_passed,
+    lines,
+    roles_hit,
+)
+from schemas.admin import BreakerReport, EndpointStatistics
+
+
+def endpoint(name: str, port: int, *roles: str) -> EndpointStatistics:
+    return EndpointStatistics(
+        endpoint=name,
+        role=roles[0] if roles else "",
+        instance=f"10.0.0.{port}:8000",
+        roles=tuple(f"{role}/{name}" for role in roles),
+        model="m",
+        health="ready",
+        breaker=BreakerReport(state="closed"),
+        in_flight=0,
+        answers=0,
+        failures=0,
+    )
+
+
+ONE, TWO, THREE = endpoint("one", 1, "chat", "coding"), endpoint("two", 2, "chat"), endpoint("three", 3, "embedding")
+NODES = {"10.0.0.1:8000": "box", "10.0.0.3:8000": "box", "10.0.0.2:8000": "mac"}
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [("one", (ONE,)), ("chat/two", (TWO,)), ("embedding/three", (THREE,)), ("box", (ONE, THREE)), ("mac", (TWO,))],
+)
+def test_a_name_means_an_endpoint_or_all_of_a_node(name: str, broken: tuple[EndpointStatistics, ...]) -> None:
+    assert broken_by(name, (ONE, TWO, THREE), NODES) == broken
+
+
+def test_an_unknown_name_says_what_there_is() -> None:
+    with pytest.raises(UnknownTargetError, match="'boxx'; did you mean 'box'"):
+        broken_by("boxx", (ONE, TWO, THREE), NODES)
+    with pytest.raises(UnknownTargetError, match="there are: box, mac, one, three, two"):
+        broken_by("zebra", (ONE, TWO, THREE), NODES)
+
+
+def test_all_roles_that_lead_there_are_asked() -> None:
+    assert roles_hit((ONE, THREE)) == ("chat", "coding", "embedding")
+
+
+def test_a_drill_that_nobody_notices_passes_and_says_who_answered() -> None:
+    phases = [
+        Phase(BEFORE, [Seen("chat", 0.2, 200, "one", attempts=1)] * 3),
+        Phase(BROKEN, [Seen("chat", 0.5, 200, "two", attempts=2), Seen("chat", 0.2, 200, "two", attempts=1)]),
+        Phase(AFTER, [Seen("chat", 0.2, 200, "one", attempts=1)]),
+    ]
+
+    assert is_passed(phases)
+    assert list(lines("one", (ONE,), phases)) == [
+        "Drill of one: broken were one (10.0.0.1:8000).",
+        "before  chat            3 answered, 0 failed, median 0.20 s, longest 0.20 s: one 3",
+        "broken  chat            2 answered, 0 failed, median 0.35 s, longest 0.50 s: two 2; 1 after a failed attempt",
+        "after   chat            1 answered, 0 failed, median 0.20 s, longest 0.20 s: one 1",
+        "Verdict: all 6 requests were answered; clients noticed nothing but 0.30 s more for the slowest answer.",
+    ]
+    assert data("one", (ONE,), phases)["phases"][1]["retried"] == 1
+
+
+def test_one_failed_request_fails_the_drill_and_is_told() -> None:
+    broken = [Seen("chat", 0.1, 503, fault="status 503: nobody is left"), Seen("chat", 0.1, 200, fallback="spare")]
+    phases = [Phase(BEFORE, [Seen("chat", 0.1, 200, "one")]), Phase(BROKEN, broken), Phase(AFTER, broken[1:])]
+
+    assert not is_passed(phases)
+    told = list(lines("one", (ONE,), phases))
+    assert told[2] == (
+        "broken  chat            1 answered, 1 failed, median 0.10 s, longest 0.10 s: spare 1; 1 by the fallback spare"
+    )
+    assert told[-2:] == [
+        "  1 x status 503: nobody is left",
+        "Verdict: 1 of 4 requests failed; clients would have noticed.",
+    ]
+
+
+def test_a_drill_without_a_request_shows_nothing_and_does_not_pass() -> None:
+    assert not is_passed([Phase(BEFORE), Phase(BROKEN), Phase(AFTER)])
+    assert list(lines("one", (ONE,), [Phase(BROKEN)]))[-1] == "No request was made: nothing was shown."
