@@ -45,6 +45,8 @@ class RoleSigns:
     local: Place | None = None
     """The service that it falls back to."""
     fallback_role: str | None = None
+    context_role: str | None = None
+    """The role that reads longer prompts."""
     has_dimensions: bool = False
     is_skipped: bool = False
     """It falls back to `skip`."""
@@ -98,12 +100,9 @@ def _role_problems(role: RoleSigns, kind: ModelKind, kinds: Mapping[str, ModelKi
         if not place.can_be(kind):
             why = _why(role, kind, place)
             yield place.path, f"{place.name} is of kind {place.kind}, and the role is for {kind}{why}; split the role"
-    below = role.fallback_role
-    if below is not None and kinds.get(below, kind) != kind:
-        yield (
-            ("fallback", "role"),
-            f"the role {below!r} is for {kinds[below]}, this one for {kind}; name one of its kind",
-        )
+    for path, below in ((("fallback", "role"), role.fallback_role), (("context_fallback",), role.context_role)):
+        if below is not None and kinds.get(below, kind) != kind:
+            yield path, f"the role {below!r} is for {kinds[below]}, this one for {kind}; name one of its kind"
 
 
 def _why(role: RoleSigns, kind: ModelKind, place: Place) -> str:
@@ -175,6 +174,7 @@ def _signs_of(stack: Stack, role: Role) -> RoleSigns:
         tuple(of(str(name), endpoint) for name, endpoint in role.endpoints.items()),
         of_service(("fallback", "local"), fallback.local) if isinstance(fallback, LocalFallback) else None,
         fallback.role if isinstance(fallback, RoleFallback) else None,
+        role.context_fallback,
         role.dimensions is not None,
         fallback == "skip",
     )
@@ -189,6 +189,7 @@ def _signs_in(tree: Tree, role: Tree) -> RoleSigns:
         tuple(_place_in(tree, name, endpoint) for name, endpoint in _section(role, "endpoints").items()),
         _service_in(tree, ("fallback", "local"), local) if isinstance(local, str) else None,
         below["role"] if isinstance(below.get("role"), str) else None,
+        longer if isinstance(longer := role.get("context_fallback"), str) else None,
         role.get("dimensions") is not None,
         fallback == "skip",
     )

@@ -15,6 +15,7 @@ _SPEAKERS = {
     "ollama": ("ollama",),
     "tei": ("tei",),
     "infinity": ("infinity",),
+    "mlx-lm-server": ("mlx_lm.server",),
     "worker": ("orchestrate worker",),
 }
 """Which engines speak a declared protocol. OpenAI's is spoken by all of them."""

@@ -17,7 +17,7 @@ from orchestrator.helpers.dialects.tei import TEI
 from orchestrator.helpers.dialects.vllm import VLLM
 from orchestrator.observed import HelperSilent
 
-Api = Literal["openai", "ollama", "tei", "infinity", "worker"]
+Api = Literal["openai", "ollama", "tei", "infinity", "mlx-lm-server", "worker"]
 
 DIALECTS = (WORKER, LM_STUDIO, LLAMA_CPP, VLLM, TEI, INFINITY, LOCAL_AI, OLLAMA, MLX_LM, GATEWAY, OPENAI)
 """The one that is surest of itself first: LocalAI also speaks Ollama's, most speak OpenAI's."""
@@ -28,6 +28,7 @@ _FIRST: dict[Api, tuple[str, ...]] = {
     "ollama": OLLAMA.clues,
     "tei": TEI.clues,
     "infinity": INFINITY.clues,
+    "mlx-lm-server": MLX_LM.clues,
     "worker": WORKER.clues,
 }
 

@@ -197,6 +197,11 @@ def _is_sooner(target: Target, known: Target) -> bool:
 
 def _ask(route: Route, target: Target) -> Ask:
     """Return the smallest request that shows that an endpoint does what its model is for."""
+    asked = _ask_plainly(route, target)
+    return adapt(asked, target) if target.is_strict else asked
+
+
+def _ask_plainly(route: Route, target: Target) -> Ask:
     model = target.upstream_model
     match target.kind:
         case "embedding":
@@ -206,13 +211,10 @@ def _ask(route: Route, target: Target) -> Ask:
             body, reading = ranking.probe_body(model)
             return Ask(route, ranking.PATH, body, "probe", is_probe=True, reading=reading)
         case "chat":
-            return _ask_for_a_token(route, target)
+            return _ask_for_a_token(route, model)
 
 
-def _ask_for_a_token(route: Route, target: Target) -> Ask:
-    model = target.upstream_model
+def _ask_for_a_token(route: Route, model: str) -> Ask:
     document = {"model": model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1, "stream": True}
     body = Body(json.dumps(document).encode(), document, model, is_stream=True)
-    if target.is_strict:
-        body = adapt(target.identity.engine, _PATH, body)
     return Ask(route, _PATH, body, "probe", is_probe=True)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from runtime.gateway.adapters.refusals import HARMLESS, refused
+from runtime.gateway.attempt import Ask
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError
 
@@ -26,8 +28,6 @@ LARGEST_TOP_K = 1000
 
 _NEVER: Mapping[str, object] = {"n": 1, "best_of": 1, "tool_choice": "auto", "parallel_tool_calls": True}
 """Parameters that it ignores, with the only value for which that makes no difference."""
-_HARMLESS = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
-"""Parameters that change no answer: they are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def adapt(path: str, body: Body) -> Body:
     rules = _CHAT if is_chat else _SHARED
     made: dict[str, Any] = {"model": body.model}
     for key, value in body.document.items():
-        if value is None or key in _HARMLESS or key in ("model", subject):
+        if value is None or key in HARMLESS or key in ("model", subject):
             continue
         if key in rules:
             if not rules[key].accepts(value):
@@ -115,6 +115,13 @@ def adapt(path: str, body: Body) -> Body:
         # Half a surrogate pair: JSON can say it, the engine's tokenizer cannot take it.
         raise _refused(subject, "holds characters that are no Unicode text") from None
     return Body(raw, made, body.model, body.is_stream, is_collected=not body.is_stream)
+
+
+def adapt_ask(ask: Ask) -> Ask:
+    """Return the request as the engine may have it; raises `ApiError` with status 400 for what it cannot do."""
+    if ask.reading is not None:
+        raise refused(ENGINE, "input", "cannot be answered: it serves chat only", "unsupported_parameter")
+    return replace(ask, body=adapt(ask.path, ask.body))
 
 
 def _changes_nothing(key: str, value: object) -> bool:
@@ -176,4 +183,4 @@ def _is_json_object(text: str) -> bool:
 
 
 def _refused(param: str, message: str, code: str = "invalid_value") -> ApiError:
-    return ApiError(400, f"'{param}' {message} (engine {ENGINE}).", code=code, param=param)
+    return refused(ENGINE, param, message, code)

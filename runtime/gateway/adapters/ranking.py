@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.gateway.attempt import BadAnswerError
+from runtime.gateway.attempt import NO_HEADERS, BadAnswerError
 from runtime.gateway.bodies import Body, body_of, invalid, read_document
 
 PATH = "/v1/rerank"
@@ -32,10 +32,10 @@ class RankReading:
     has_documents: bool = False
     """The client wants the documents back."""
 
-    def read(self, raw: bytes) -> bytes:
+    def read(self, raw: bytes, _headers: Mapping[bytes, bytes] = NO_HEADERS) -> bytes:
         """Return the answer for the client, best first; raises `BadAnswerError`."""
         try:
-            document = json.loads(raw)
+            document = _in_shape(json.loads(raw))
             found = {result["index"]: result for result in document["results"]}
             ranked = sorted(found.values(), key=lambda result: -_score(result))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -63,6 +63,29 @@ class RankReading:
 
     def _document(self, index: int) -> dict[str, Any]:
         return {"document": {"text": self.documents[index]}} if self.has_documents else {}
+
+
+def joined(answers: Sequence[bytes], sizes: Sequence[int]) -> bytes:
+    """Return one answer of several that were read; `sizes` is how many documents each of them was about."""
+    documents = [json.loads(raw) for raw in answers]
+    results: list[dict[str, Any]] = []
+    start = 0
+    for document, size in zip(documents, sizes, strict=True):
+        results += [{**result, "index": result["index"] + start} for result in document["results"]]
+        start += size
+    usages = [usage for document in documents if isinstance(usage := document.get("usage"), dict)]
+    names = dict.fromkeys(name for usage in usages for name, value in usage.items() if type(value) is int)
+    usage = {name: sum(each[name] for each in usages if type(each.get(name)) is int) for name in names}
+    return json.dumps({**documents[0], "usage": usage, "results": results}, ensure_ascii=False).encode()
+
+
+def _in_shape(document: Any) -> dict[str, Any]:
+    """Return an answer with its results under `results`: some servers give a bare list, some call it `data`."""
+    if isinstance(document, list):
+        return {"object": "list", "results": document}
+    if "results" not in document and isinstance(document.get("data"), list):
+        return {"results" if key == "data" else key: value for key, value in document.items()}
+    return dict(document)
 
 
 _NAMED = frozenset({"index", "relevance_score", "score", "document", "text"})

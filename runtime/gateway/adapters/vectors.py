@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import pack
 from typing import Any
 
-from runtime.gateway.attempt import BadAnswerError, WrongDimensionError
+from runtime.gateway.attempt import NO_HEADERS, BadAnswerError, WrongDimensionError
 from runtime.gateway.bodies import Body, body_of, invalid, is_tokens, read_document
 from runtime.gateway.errors import ApiError
 
@@ -22,6 +22,9 @@ PATH = "/v1/embeddings"
 
 _VECTOR = re.compile(rb'"embedding"\s*:\s*')
 _INDEX = re.compile(rb'"index"\s*:\s*(\d+)')
+_LIST = re.compile(rb"\s*(\[[^\[\]]*\])\s*([,\]])")
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_TOKENS = re.compile(rb'"(prompt_tokens|total_tokens)"\s*:\s*(\d{1,15})')
 _BYTES = 4
 """Of one number: base64 carries float32, little end first."""
 
@@ -53,7 +56,7 @@ class VectorReading:
     is_base64: bool
     """The client wants base64, which endpoints may not know."""
 
-    def read(self, raw: bytes) -> bytes:
+    def read(self, raw: bytes, _headers: Mapping[bytes, bytes] = NO_HEADERS) -> bytes:
         """Return the answer for the client; raises `BadAnswerError` or `WrongDimensionError`."""
         places = [match.end() for match in _VECTOR.finditer(raw)]
         if len(places) != self.count:
@@ -104,6 +107,52 @@ def reading_of(body: Body, dimensions: int | None) -> VectorReading:
         raise ApiError(400, message, code="invalid_value", param="dimensions")
     is_base64 = body.document.get("encoding_format") == "base64"
     return VectorReading(_count(body.document["input"]), dimensions or asked, is_base64)
+
+
+def listed(raw: bytes, place: int) -> list[bytes]:
+    """Return the texts of the lists in the list that begins at a place; raises `BadAnswerError` where none does."""
+    found: list[bytes] = []
+    if raw[place : place + 1] != b"[":
+        raise BadAnswerError("no list of vectors")
+    place, end = place + 1, b","
+    while end == b",":
+        match = _LIST.match(raw, place)
+        if match is None:
+            raise BadAnswerError("no list of vectors")
+        found.append(match[1])
+        place, end = match.end(), match[2]
+    return found
+
+
+def written(vectors: Sequence[bytes], model: str, tokens: int) -> bytes:
+    """Write an answer in OpenAI's shape; each vector is the text of a JSON value."""
+    return _written(vectors, json.dumps(model).encode(), tokens, tokens)
+
+
+def joined(answers: Sequence[bytes]) -> bytes:
+    """Return one answer of several that were read, in their order; what they took is summed."""
+    vectors = [_text_at(raw, match.end()) for raw in answers for match in _VECTOR.finditer(raw)]
+    tokens = {b"prompt_tokens": 0, b"total_tokens": 0}
+    for raw in answers:
+        # What follows or precedes the vectors; in between there are only numbers.
+        for name, number in dict(_TOKENS.findall(raw)).items():
+            tokens[name] += int(number)
+    model = _MODEL.search(answers[0])
+    return _written(vectors, model[1] if model else b'""', tokens[b"prompt_tokens"], tokens[b"total_tokens"])
+
+
+def _written(vectors: Sequence[bytes], model: bytes, prompt_tokens: int, total_tokens: int) -> bytes:
+    items = (
+        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector) for index, vector in enumerate(vectors)
+    )
+    usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (prompt_tokens, total_tokens)
+    return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (b",".join(items), model, usage)
+
+
+def _text_at(raw: bytes, place: int) -> bytes:
+    """Return the text of the vector that begins at a place, in an answer that was read before."""
+    closing = b"]" if raw[place : place + 1] == b"[" else b'"'
+    return raw[place : raw.index(closing, place + 1) + 1]
 
 
 def probe_body(model: str) -> Body:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from runtime.gateway.adapters.strict import is_strict
+from runtime.gateway.adapters.strict import is_strict, max_batch_of
 from runtime.gateway.routing.settings import Settings, default_settings, settings_of
 from runtime.gateway.routing.table import (
     MIB,
@@ -32,6 +32,9 @@ OWNER = "orchestrate"
 """Whom `/v1/models` names as the owner of roles, aliases and our own models."""
 TOKEN_ENGINES = frozenset({"mlx", "llama-server", "vllm", "command"})
 """Engines that are started with the worker token as their key. Nobody else is told it."""
+_UPSTREAM_NAMES: Mapping[str, str] = {"mlx-lm-server": "default_model"}
+"""By the API of a helper: the name under which it answers with the one model that it was started with. Any other name
+makes it load what the name stands for."""
 SWAP_S = 60.0
 """What a swap takes besides draining and loading: the end of the old unit (up to 20 s), the start, the writing."""
 
@@ -114,7 +117,8 @@ class _Builder:
         """Name everything that clients may ask for. A role hides an alias, an alias a service, and so on."""
         services: dict[str, Route] = {name: self._service(name) for name in self._stack.services}
         own = {name: self._role(name, role) for name, role in self._stack.roles.items()}
-        roles: dict[str, Route] = {name: self._with_fallback(name, own, services, ()) for name in own}
+        ladders = {name: self._with_fallback(name, own, services, ()) for name in own}
+        roles: dict[str, Route] = {name: self._with_context(route, ladders) for name, route in ladders.items()}
         models = self._models(own.values())
         endpoints = self._endpoints()
         named: dict[str, Route] = {**models, **endpoints, **services, **roles}
@@ -148,6 +152,20 @@ class _Builder:
             dimensions=declared.dimensions,
             may_restart=declared.midstream == "restart",
         )
+
+    def _with_context(self, route: Route, ladders: Mapping[RoleName, Route]) -> Route:
+        """Return a role's route, each rung of which knows who reads longer prompts than it."""
+        name, below = RoleName(route.name), route.fallback
+        if below is not None and isinstance(self._stack.roles[name].fallback, RoleFallback):
+            below = self._with_context(below, ladders)
+        return replace(route, fallback=below, context=self._context(name, ladders, ()))
+
+    def _context(self, name: RoleName, ladders: Mapping[RoleName, Route], above: tuple[RoleName, ...]) -> Route | None:
+        """Return who reads longer prompts than a role. A circle, which validation refuses, ends where it began."""
+        longer = self._stack.roles[name].context_fallback
+        if longer is None or longer in (*above, name):
+            return None
+        return replace(ladders[longer], context=self._context(longer, ladders, (*above, name)))
 
     def _with_fallback(
         self,
@@ -226,8 +244,11 @@ class _Builder:
             if not token.isascii() or not token.isprintable():
                 detail = f"helpers.{helper}.key: only printable ASCII characters can be sent in a header"
                 return Missing(slot.name, slot.role, "misconfigured", model, declared.url, detail, slot.priority)
-        target = _target(slot, identity_at(declared.url, declared.api, model), token, model)
-        return replace(target, kind=self._helper_kind(helper, model))
+        identity = identity_at(declared.url, declared.api, model)
+        target = _target(slot, identity, token, _UPSTREAM_NAMES.get(declared.api, model))
+        max_batch = max_batch_of(declared.api, declared.max_batch)
+        is_asked_apart = is_strict(declared.api, max_batch)
+        return replace(target, kind=self._helper_kind(helper, model), max_batch=max_batch, is_strict=is_asked_apart)
 
     def _helper_kind(self, helper: HelperName, model: str) -> ModelKind:
         return self._helper_kinds.get((helper, model)) or self._stack.helpers[helper].models[model].kind or "chat"
@@ -278,7 +299,7 @@ class _Builder:
         return kinds
 
     def _alias(self, alias: str, names: Sequence[str], named: Mapping[str, Route]) -> Route:
-        return _merged(alias, [named[name] for name in names if name in named])
+        return replace(_merged(alias, [named[name] for name in names if name in named]), is_alias=True)
 
     def _model_names(self) -> list[str]:
         offered = (model for helper in self._stack.helpers.values() for model in helper.models)
@@ -324,6 +345,7 @@ def _merged(name: str, routes: Sequence[Route]) -> Route:
         kind=routes[0].kind if routes else "chat",
         dimensions=next((route.dimensions for route in routes if route.dimensions is not None), None),
         is_skipped=any(route.is_skipped for route in routes),
+        context=next((route.context for route in routes if route.context is not None), None),
         may_restart=any(route.may_restart for route in routes),
     )
 

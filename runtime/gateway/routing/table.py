@@ -57,6 +57,8 @@ class Target:
     """Seconds without a sign of life after which it is asked for a token; None while nobody asked for that."""
     is_strict: bool = False
     """Whether it takes only requests that were checked for its engine."""
+    max_batch: int | None = None
+    """Texts or documents that it takes in one request; None for any number."""
     is_on_demand: bool = False
     """Whether its model is brought into memory by requests."""
     rpm: int | None = None
@@ -98,6 +100,10 @@ class Route:
     total_s: float
     fallback: Route | None = None
     """Who is asked when none of these can answer."""
+    context: Route | None = None
+    """Who is asked when a prompt is longer than what these can read."""
+    is_alias: bool = False
+    """Whether it is an ordered preference: endpoints whose model is not in memory come after all the others."""
     is_strict: bool = False
     """Whether an endpoint here is strict."""
     kind: ModelKind = "chat"
@@ -165,8 +171,9 @@ def identity_of(instance: Instance) -> EndpointIdentity:
 
 
 def identity_at(url: str, engine: str, model: str) -> EndpointIdentity:
-    """Return the identity of an endpoint; its URL may or may not end in `/v1`."""
+    """Return the identity of an endpoint; its URL may or may not end in `/v1`, which only Infinity's paths lack."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    path = parts.path.rstrip("/").removesuffix("/v1")
+    path = parts.path.rstrip("/")
+    path = path if engine == "infinity" else path.removesuffix("/v1")
     return EndpointIdentity(parts.scheme, parts.hostname or "", port, path, engine, model)

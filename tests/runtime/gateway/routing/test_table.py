@@ -193,7 +193,7 @@ def test_an_engine_is_asked_under_its_own_name_and_told_the_token_only_where_it_
         target = found.routes[name].tiers[0][0]
         assert (target.identity.engine, target.identity.model) == (engine, "tiny")
         assert (target.upstream_model, target.token) == ("default_model", token)
-        assert found.routes[name].is_strict == (engine == "mlx-lm-server")
+        assert found.routes[name].is_strict == (engine in ("mlx-lm-server", "ollama"))
 
 
 def test_an_older_file_means_our_own_worker() -> None:
