@@ -21,7 +21,7 @@ class Breaker(Frozen):
     slow_rate: Annotated[float, Field(gt=0, le=1), HOT] = 0.8
     """Share of the calls within the window that opens it when they are slow."""
     slow_call_s: Annotated[Seconds | None, HOT] = None
-    """Seconds to the first content (all vectors, all scores) from which a call is slow; 80 % of its limit when absent."""
+    """Seconds to the first content (all vectors, all scores) from which a call is slow; absent: 80 % of its limit."""
     minimum_calls: Annotated[int, Field(ge=1, le=1000), HOT] = 5
     """Calls that the window must hold before a share of them counts; never fewer than `failure_threshold`."""
     window_s: Annotated[float, Field(ge=1, le=600), HOT] = 30.0
@@ -31,7 +31,7 @@ class Breaker(Frozen):
     max_reset_timeout_s: Annotated[Seconds, HOT] = 300.0
     """The longest it stays open, in seconds."""
     slow_start_s: Annotated[float, Field(ge=0, le=3600), HOT] = 30.0
-    """Seconds over which an endpoint that has come back gets ever more requests at once, where others can answer too."""
+    """Seconds over which an endpoint that has come back gets ever more requests at once, while others can answer."""
     panic: Annotated[Literal["fail", "try"], HOT] = "fail"
     """When every endpoint's breaker is open and there is no fallback: `fail` at once, or `try` one all the same."""
 

@@ -20,6 +20,7 @@ from runtime.gateway.attempt import Ask, AttemptError, Course
 from runtime.gateway.bodies import Body
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing import by_hand
 from runtime.gateway.routing.checks import check_due
 from runtime.gateway.routing.outcome import CLIENT_LEFT
 from runtime.gateway.routing.pool import Lease, Pool, Probe
@@ -83,6 +84,18 @@ class Prober:
         if self._poller is not None:
             self._poller.cancel()
             self._poller = None
+
+    async def ask_now(self, target: Target) -> bool:
+        """Ask an endpoint of the table in use now, whatever its breaker says; what comes of it is its last probe.
+
+        Return False, without asking, while another trial of it is on its way.
+        """
+        lease = by_hand.lease_probe(self._pool, target, _limit_s(target))
+        if lease is None:
+            return False
+        await self._ask(lease)
+        self._schedule(target.identity)
+        return True
 
     def _schedule(self, identity: EndpointIdentity, *, spread_s: float = 0.0) -> None:
         target, standing = self._targets.get(identity), self._pool.standings.get(identity)

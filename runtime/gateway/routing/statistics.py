@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from schemas.admin import BreakerState
 
 REMEMBERED = 256
 """Answers over which percentiles are taken."""
 REMEMBERED_CHANGES = 32
 """Changes of a breaker that are told."""
-
-BreakerState = Literal["closed", "open", "half-open", "isolated"]
 
 
 class Change(NamedTuple):
@@ -39,11 +39,20 @@ class Statistics:
     """When `last_error` came."""
     is_silent: bool = False
     """Whether it took its last request, and gave no token."""
+    is_unreachable: bool = False
+    """Whether nobody answered when it was last asked."""
     changes: deque[Change] = field(default_factory=lambda: deque(maxlen=REMEMBERED_CHANGES))
-    """Of its breaker, oldest first."""
+    """The last ones of its breaker, oldest first."""
+    changed: Counter[str] = field(default_factory=Counter)
+    """How often its breaker became what."""
     _whole_s: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _first_s: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _rates: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def change(self, at: float, state: BreakerState, cause: str) -> None:
+        """Remember that the breaker became something else."""
+        self.changes.append(Change(at, state, cause))
+        self.changed[state] += 1
 
     def answer(self, began_at: float, first_at: float | None, now: float, tokens: int) -> None:
         """Count an answer to a client: begun, with its first content, and ended at these times."""
