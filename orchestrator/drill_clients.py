@@ -20,6 +20,8 @@ ANSWER_S = 120.0
 """How long a client waits for one answer."""
 PAUSE_S = 0.05
 """Between two requests of a client: a drill is no load test."""
+FAILED_PAUSE_S = 0.5
+"""After one that failed: refusals come at once, and one tells as much as a hundred."""
 
 
 async def ask_for(
@@ -36,8 +38,9 @@ async def ask_for(
 async def _client(gateway: GatewayApi, role: str, kind: ModelKind, phase: Phase, end: float) -> None:
     async with gateway.make() as http:
         while time.monotonic() < end:
-            phase.seen.append(await _one(http, gateway, role, kind))
-            await asyncio.sleep(PAUSE_S)
+            seen = await _one(http, gateway, role, kind)
+            phase.seen.append(seen)
+            await asyncio.sleep(FAILED_PAUSE_S if seen.fault else PAUSE_S)
 
 
 async def _one(http: httpx.AsyncClient, gateway: GatewayApi, role: str, kind: ModelKind) -> Seen:

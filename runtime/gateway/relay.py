@@ -113,6 +113,7 @@ class Relay:
                 return "", held, "unavailable"
             walk, was_held = Walk(ask, held), True
         course.fallback = ""
+        course.skipped = tuple(walk.skipped)
         result, outcome = exhausted(walk)
         return walk.failures[-1].endpoint if walk.failures else "", result, outcome
 

@@ -40,6 +40,17 @@ async def test_an_answer_has_a_receipt_that_says_who_was_tried_and_why(tmp_path:
             assert [(each["endpoint"], each["reason"]) for each in receipt["passed_over"]] == [("down", "open")]
 
 
+async def test_who_nobody_could_answer_learns_why(tmp_path: Path) -> None:
+    document = stack_document({"down": f"http://127.0.0.1:{free_port()}"})
+    async with local_gateway(tmp_path, document) as gateway, gateway.client() as client:
+        for _ in range(4):
+            answer = await client.post("/v1/chat/completions", json=CHAT)
+        receipt = await receipt_of(client, answer)
+
+        assert (receipt["outcome"], receipt["endpoint"], receipt["attempts"]) == ("unavailable", "", [])
+        assert [(each["endpoint"], each["reason"]) for each in receipt["passed_over"]] == [("down", "open")]
+
+
 async def test_receipts_hold_nothing_of_what_was_asked(tmp_path: Path) -> None:
     async with FakeUpstream() as fake:
         async with local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway, gateway.client() as client:
