@@ -18,6 +18,7 @@ from sanic import Sanic
 
 from runtime.gateway.assembly import Gateway, assemble
 from runtime.gateway.reload import Sources
+from runtime.gateway.routing.breaker import Closed
 from runtime.gateway.server import listen
 from schemas.stack import Stack
 from tests.ports import free_port
@@ -154,6 +155,12 @@ class LocalGateway:
         """Return what the pool remembers of the endpoint with the model `model-<endpoint>`."""
         standings = self.gateway.services.pool.standings
         return next(standing for identity, standing in standings.items() if identity.model == f"model-{endpoint}")
+
+    def counted(self, endpoint: str) -> tuple[int, int]:
+        """Return the generation of an endpoint's breaker, which is closed, and how many failures in a row it counts."""
+        state = self.standing(endpoint).breaker
+        assert isinstance(state, Closed), state
+        return state.generation, state.failures
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False)

@@ -75,7 +75,7 @@ async def test_a_client_that_nobody_else_can_answer_hears_how_far_the_load_is(la
         assert 25 <= int(answer.headers["retry-after"]) <= 30
     fake.behave.finish()
     assert (await ask(gateway)).status_code == 200  # no client is kept away by what was said before
-    assert gateway.standing("a").breaker == Closed()
+    assert gateway.counted("a") == (0, 0)
     assert gateway.standing("a").last_error is None
 
 
@@ -86,7 +86,7 @@ async def test_while_it_loads_the_next_endpoint_answers_and_the_breaker_counts_n
         assert (answer.status_code, answer.headers["x-orchestrate-endpoint"]) == (200, "b")
     assert len(cold.seen) == 1  # the first request began the load; then it is left alone for as long as it said
     assert len(good.seen) == 3
-    assert gateway.standing("a").breaker == Closed()
+    assert gateway.counted("a") == (0, 0)
     states = [endpoint["state"] for endpoint in (await gateway.config())["endpoints"]]
     assert states == ["loading", "ready"]
 
@@ -104,7 +104,7 @@ async def test_a_client_that_waits_is_answered_when_the_model_is_loaded(lab: Any
     assert answer.status_code == 200
     assert answer.headers["x-orchestrate-endpoint"] == "a"
     assert body is CHAT or words_of(answer.text) == ["w0", "w1", "w2"]
-    assert gateway.standing("a").breaker == Closed()
+    assert gateway.counted("a") == (0, 0)
 
 
 async def test_who_waits_joins_a_load_that_others_have_begun(lab: Any) -> None:
@@ -156,7 +156,7 @@ async def test_why_a_load_failed_is_told_to_all_who_ask(lab: Any, chat: dict[str
         assert "no room in [path] today. Next try in 200 s." in said
         assert 50 <= int(answer.headers["retry-after"]) <= 60
     assert len(fake.seen) == 2
-    assert gateway.standing("a").breaker == Closed()
+    assert gateway.counted("a") == (0, 0)
 
 
 async def test_a_failed_load_is_left_alone_while_another_endpoint_answers(lab: Any) -> None:
@@ -205,7 +205,7 @@ async def test_probes_wake_no_model_and_hide_it_from_nobody(lab: Any) -> None:
     assert fake.behave.phase == "cold"
     (report, _) = (await gateway.config())["endpoints"]
     assert (report["state"], report["probe"]["outcome"], report["last_error"]) == ("cold", "cold", None)
-    assert gateway.standing("a").breaker == Closed()
+    assert gateway.counted("a") == (0, 0)
     assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
     assert fake.behave.phase == "loading"  # the request has asked the cold one first
     fake.behave.finish()
