@@ -42,25 +42,32 @@ def test_a_model_that_does_not_load_ends_the_process(tmp_path: Path) -> None:
     assert "nothing" in finished.stderr
 
 
-def test_the_token_guards_everything_but_health(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with Worker(tiny_model_dir, tmp_path / "log", token="sesame") as worker:
-        worker.wait_ready()
-        paths = ["/ready", "/status", "/v1/models", "/v1/chat/completions", "/nope"]
-        for header in (
-            {},
-            {"authorization": "Bearer wrong"},
-            {"authorization": "sesame"},
-            {"authorization": "Bearer é"},
-        ):
-            with httpx.Client(base_url=worker.http.base_url) as stranger:
-                raw = {name: value.encode() for name, value in header.items()}
-                assert stranger.get("/health", headers=raw).status_code == 200
-                for path in paths:
-                    response = stranger.get(path, headers=raw)
-                    assert response.status_code == 401
-                    assert response.json()["error"]["code"] == "invalid_api_key"
-        assert worker.text_of(prompt="a", max_tokens=2)
-        assert "sesame" not in worker.text()
+@pytest.fixture(scope="module")
+def guarded(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """Return a worker with a token."""
+    with Worker(tiny_model_dir, tmp_path_factory.mktemp("guarded") / "log", token="sesame") as worker:
+        yield worker.wait_ready()
+
+
+def test_the_token_guards_everything_but_health(guarded: Worker) -> None:
+    paths = ["/ready", "/status", "/v1/models", "/v1/chat/completions", "/nope"]
+    for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}, {"authorization": "Bearer é"}):
+        with httpx.Client(base_url=guarded.http.base_url) as stranger:
+            raw = {name: value.encode() for name, value in header.items()}
+            assert stranger.get("/health", headers=raw).status_code == 200
+            for path in paths:
+                response = stranger.get(path, headers=raw)
+                assert response.status_code == 401
+                assert response.json()["error"]["code"] == "invalid_api_key"
+    assert guarded.text_of(prompt="a", max_tokens=2)
+    assert "sesame" not in guarded.text()
+
+
+def test_a_stranger_is_refused_before_its_body_is_read(guarded: Worker) -> None:
+    url = guarded.http.base_url
+    with socket.create_connection((url.host, url.port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
 def last_data(lines: Iterator[str]) -> tuple[str, str]:
