@@ -1,9 +1,10 @@
 """I/O: a request becomes what the batch computes and how its answer is read, before it takes a place."""
 
+import logging
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from runtime.worker.errors import RequestError
@@ -14,12 +15,14 @@ from runtime.worker.tools.asked import Tool, ToolUse
 from runtime.worker.tools.constrain import GrammarError, Grammars
 from runtime.worker.tools.conversation import ToolSyntax
 from runtime.worker.tools.early import forms_of
-from runtime.worker.tools.families import calls
+from runtime.worker.tools.families import calls, free_calls
 from runtime.worker.tools.formats import SCHEMA_PARAM, JsonFormat, check_schema, check_size
 from runtime.worker.tools.lark import Lark, one_of
 from runtime.worker.tools.reading import Call, read_calls
 from runtime.worker.tools.sketch import Sketch
 from runtime.worker.tools.stream import CallReader
+
+logger = logging.getLogger(__name__)
 
 BLAME_S = 2.0
 """How long the one tool at fault is looked for among many."""
@@ -72,14 +75,15 @@ def _short_id() -> str:
 def constraint_of(request: Request, syntax: ToolSyntax, grammars: Grammars) -> str | None:
     """Return the grammar that a request's answer obeys, or None where it is free.
 
-    With a format and tools the answer is either; with a call that must be made it is one.
+    With a format and tools the answer is either; with a call that must be made it is one. A call that may be made
+    keeps the schema of a strict tool where the model's syntax can hold it.
 
     Raises RequestError, which names the schema at fault.
     """
     tools, wanted = request.tools, request.format
     may_call = tools is not None and bool(tools.callable) and (tools.must_call or wanted is not None)
     if wanted is None and not may_call:
-        return None
+        return _free_calls(tools, syntax, grammars)
     try:
         special = grammars.special_tokens()
     except GrammarError as error:
@@ -102,6 +106,49 @@ def constraint_of(request: Request, syntax: ToolSyntax, grammars: Grammars) -> s
             _blame(request, syntax, grammars, special, error)
         raise _refused(SCHEMA_PARAM, error) from error
     return grammar
+
+
+def _free_calls(tools: ToolUse | None, syntax: ToolSyntax, grammars: Grammars) -> str | None:
+    """Return a grammar of answers whose calls keep the schemas of strict tools; None where it cannot be made.
+
+    Clients send `strict` without being asked to, so a schema that cannot be kept refuses nothing: it is kept as far as
+    calls that must be made keep it without `strict`, or not at all.
+    """
+    if tools is None or tools.choice != "auto" or not any(tool.is_strict for tool in tools.tools):
+        return None
+    kept = tools.tools
+    try:
+        check_size([tool.parameters for tool in kept if tool.parameters is not None], "tools")
+        special = grammars.special_tokens()
+        if (grammar := _freely(kept, tools, syntax, grammars, special)) is None:
+            kept = tuple(_as_far_as_possible(tool, syntax, grammars, special) for tool in kept)
+            grammar = _freely(kept, tools, syntax, grammars, special)
+    except (GrammarError, RequestError):
+        return None
+    return grammar
+
+
+def _freely(
+    kept: Sequence[Tool], tools: ToolUse, syntax: ToolSyntax, grammars: Grammars, special: dict[str, int]
+) -> str | None:
+    lark = Lark(special)
+    try:
+        grammar = lark.grammar(free_calls(syntax.family, lark, kept, is_parallel=tools.is_parallel))
+        grammars.check(grammar)
+    except (ValueError, GrammarError) as error:
+        logger.debug("strict tools are not kept as they are: %s", error)
+        return None
+    return grammar
+
+
+def _as_far_as_possible(tool: Tool, syntax: ToolSyntax, grammars: Grammars, special: dict[str, int]) -> Tool:
+    """Return a tool that is strict only where that can be kept."""
+    lark = Lark(special)
+    try:
+        grammars.check(lark.grammar(calls(syntax.family, lark, [tool], is_parallel=False)))
+    except (ValueError, GrammarError):
+        return replace(tool, is_strict=False)
+    return tool
 
 
 def _check_schemas(tools: ToolUse, wanted: JsonFormat | None) -> None:

@@ -37,9 +37,34 @@ def calls(family: Family, lark: Lark, tools: Sequence[Tool], *, is_parallel: boo
 
     Raises ValueError where the family's syntax cannot hold what a tool's schema asks for.
     """
+    write = _writer_of(family)
+    return f"{lark.text(write.opens)} {_behind(write, lark, tools, is_parallel=is_parallel)}"
+
+
+def free_calls(family: Family, lark: Lark, tools: Sequence[Tool], *, is_parallel: bool) -> str:
+    """Return an expression for any answer whose calls, wherever one begins, are such as `calls` allows.
+
+    Raises ValueError where the family's syntax cannot hold what a tool's schema asks for, or tells too late that a call
+    begins.
+    """
+    write = _writer_of(family)
+    if not family.start or not write.opens.startswith(family.start):
+        raise ValueError("its calls have no opening mark")
+    # What begins with the mark again is found as the first one was.
+    several = is_parallel and write.between is not None and write.opens not in write.between
+    rest = lark.text(write.opens.removeprefix(family.start))
+    return lark.free(family.start, f"{rest} {_behind(write, lark, tools, is_parallel=several)}")
+
+
+def _writer_of(family: Family) -> "_Writer":
     write = WRITERS.get(family.name)
     if write is None:
         raise ValueError(f"calls of the family {family.name} cannot be constrained")
+    return write
+
+
+def _behind(write: "_Writer", lark: Lark, tools: Sequence[Tool], *, is_parallel: bool) -> str:
+    """Return an expression for what stands behind `write.opens`."""
     one = one_of([_named(write.call, lark, tool) for tool in tools])
     more = f"{{0,{MAX_CALLS - 1}}}"
     if not is_parallel or write.between is None:
@@ -48,7 +73,7 @@ def calls(family: Family, lark: Lark, tools: Sequence[Tool], *, is_parallel: boo
         body = f"{one} ({lark.text(write.between)} {one}){more}"
     else:
         body = f"({one}){{1,{MAX_CALLS}}}"
-    return f"{lark.text(write.opens)} {body} {lark.text(write.closes)}"
+    return f"{body} {lark.text(write.closes)}"
 
 
 def _named(write: Callable[[Lark, Tool], str], lark: Lark, tool: Tool) -> str:
@@ -60,7 +85,10 @@ def _named(write: Callable[[Lark, Tool], str], lark: Lark, tool: Tool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """What surrounds the calls of an answer, what stands between two, and one call. No `between`: only one call."""
+    """What surrounds the calls of an answer, what stands between two, and one call. No `between`: only one call.
+
+    `opens` begins with the family's opening mark. Where each call has a mark of its own, `between` has it as well.
+    """
 
     call: Callable[[Lark, Tool], str]
     opens: str = ""
@@ -113,19 +141,21 @@ def _kimi_call(lark: Lark, tool: Tool) -> str:
 
 _GLM = _Writer(
     _listed_call(
-        "<tool_call>{}\n",
+        "{}\n",
         "</tool_call>",
         Arguments("<arg_key>{}</arg_key>\n<arg_value>", "</arg_value>\n"),
     ),
-    between="\n",
+    opens="<tool_call>",
+    between="\n<tool_call>",
 )
 WRITERS = {
     GENERIC: _Writer(
-        _json_call('<tool_call>\n{"name": "{}", "arguments": ', "}\n</tool_call>"),
-        between="\n",
+        _json_call('\n{"name": "{}", "arguments": ', "}\n</tool_call>"),
+        opens="<tool_call>",
+        between="\n<tool_call>",
     ),
     BARE_JSON: _Writer(_json_call('{"name": "{}", "parameters": ', "}"), between=None),
-    "mistral": _Writer(_json_call("[TOOL_CALLS]{}[ARGS]", "")),
+    "mistral": _Writer(_json_call("{}[ARGS]", ""), opens="[TOOL_CALLS]", between="[TOOL_CALLS]"),
     "mistral_list": _Writer(
         _json_call('{"name": "{}", "arguments": ', "}"), opens="[TOOL_CALLS][", closes="]", between=", "
     ),
@@ -143,16 +173,19 @@ WRITERS = {
         closes="<|close|>tools<|sep|>",
     ),
     "longcat": _Writer(
-        _json_call('<longcat_tool_call>{"name": "{}", "arguments": ', "}</longcat_tool_call>"), between="\n"
+        _json_call('{"name": "{}", "arguments": ', "}</longcat_tool_call>"),
+        opens="<longcat_tool_call>",
+        between="\n<longcat_tool_call>",
     ),
     "pythonic": _Writer(_pythonic_call, opens="<|tool_call_start|>[", closes="]<|tool_call_end|>", between=", "),
     "qwen3_coder": _Writer(
         _listed_call(
-            "<tool_call>\n<function={}>\n",
+            "\n<function={}>\n",
             "</function>\n</tool_call>",
             Arguments("<parameter={}>\n", "\n</parameter>\n"),
         ),
-        between="\n",
+        opens="<tool_call>",
+        between="\n<tool_call>",
     ),
     "glm47": _GLM,
     "laguna": _GLM,
@@ -162,7 +195,9 @@ WRITERS = {
         closes="</minimax:tool_call>",
     ),
     "minicpm5": _Writer(
-        _listed_call('<function name="{}">', "</function>", Arguments('<param name="{}">', "</param>")), between="\n"
+        _listed_call('"{}">', "</function>", Arguments('<param name="{}">', "</param>")),
+        opens="<function name=",
+        between="\n<function name=",
     ),
     "muse_spark": _Writer(
         _listed_call(
@@ -175,17 +210,21 @@ WRITERS = {
     ),
     "gemma4": _Writer(
         _listed_call(
-            "<|tool_call>call:{}{",
+            "call:{}{",
             "}<tool_call|>",
             Arguments("{}:", "", ",", quote='<|"|>', nested="bare keys"),
-        )
+        ),
+        opens="<|tool_call>",
+        between="<|tool_call>",
     ),
     "function_gemma": _Writer(
         _listed_call(
-            "<start_function_call>call:{}{",
+            "call:{}{",
             "}<end_function_call>",
             Arguments("{}:", "", ",", quote="<escape>", without="}", nested="none"),
-        )
+        ),
+        opens="<start_function_call>",
+        between="<start_function_call>",
     ),
 }
 """Keyed by the families whose calls can be asked for."""

@@ -48,18 +48,37 @@ class Lark:
             return f"{self.rule(text)} {self.text(end)}"
         return self.rule(f"{text} {json.dumps(end)}", is_lazy=True)
 
+    def free(self, opener: str, call: str) -> str:
+        """Return an expression for any answer in which `call` follows wherever `opener` stands.
+
+        Special tokens may stand anywhere. Raises ValueError where the opener is special in a part of it only: nothing
+        tells what such tokens begin.
+        """
+        special = sorted(index for text, index in self._special.items() if text != opener)
+        if opener not in self._special and self._split and self._split.search(opener):
+            raise ValueError("its calls begin with several special tokens")
+        name = f"TEXT{len(self._rules)}"
+        self._add(f"{name}: /(.|\\n)+/ & ~/(.|\\n)*{_escaped(opener)}(.|\\n)*/")
+        begin = f"{name}? {self.text(opener)}" if opener in self._special else self.until(opener)
+        # Two texts never follow each other: an opener could be hidden where they meet.
+        parts = [f"{begin} {call}", *([f"{name}? <[{','.join(map(str, special))}]>"] if special else [])]
+        return f"({' | '.join(parts)})* {name}?"
+
     def rule(self, body: str, *, is_lazy: bool = False) -> str:
         """Add a rule; return its name. A lazy one ends as early as it can.
 
         Raises ValueError as soon as the grammar is too large: a schema that refers to its parts can be written out to
         thousands of times its size.
         """
-        self._size += len(body)
+        name = f"r{len(self._rules)}"
+        self._add(f"{name}{'[lazy]' if is_lazy else ''}: {body}")
+        return name
+
+    def _add(self, rule: str) -> None:
+        self._size += len(rule)
         if self._size > MAX_GRAMMAR_BYTES:
             raise ValueError(f"its grammar is larger than {MAX_GRAMMAR_BYTES} bytes")
-        name = f"r{len(self._rules)}"
-        self._rules.append(f"{name}{'[lazy]' if is_lazy else ''}: {body}")
-        return name
+        self._rules.append(rule)
 
     def grammar(self, start: str) -> str:
         """Return the grammar whose answers match `start`."""
@@ -69,3 +88,8 @@ class Lark:
 def one_of(alternatives: Sequence[str]) -> str:
     """Return an expression for one of several."""
     return alternatives[0] if len(alternatives) == 1 else f"({' | '.join(alternatives)})"
+
+
+def _escaped(text: str) -> str:
+    """Return a regular expression of llguidance's for exactly this text."""
+    return re.escape(text).replace("/", "\\/").replace('"', '\\"')

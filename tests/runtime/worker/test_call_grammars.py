@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from runtime.worker.tools.asked import Tool
-from runtime.worker.tools.families import BARE_JSON, WRITERS, Family, calls, schema_of
+from runtime.worker.tools.families import BARE_JSON, WRITERS, Family, calls, free_calls, schema_of
 from runtime.worker.tools.lark import Lark
 from runtime.worker.tools.reading import Parser, parse_bare_json, read_calls
 from runtime.worker.tools.stream import CallPart, CallReader
@@ -162,3 +162,38 @@ def test_a_reference_by_way_of_properties_is_followed():
 def test_a_family_that_nobody_knows_cannot_be_asked_for():
     with pytest.raises(ValueError, match="family other"):
         calls(Family("other", "<", ">"), Lark({}), [NOW], is_parallel=True)
+
+
+FREE_FAMILIES = sorted(set(WRITERS) - {BARE_JSON, "kimi_k3"})
+"""Llama 3's calls have no opening mark, and Kimi K3's begins as everything else does that it marks."""
+
+
+@pytest.mark.parametrize("name", FREE_FAMILIES)
+def test_a_free_answer_may_say_anything_and_its_calls_are_those_that_the_schema_allows(walker, name):
+    family, parser = family_of(name)
+    properties = FLAT if name == "function_gemma" else {**FLAT, **NESTED}
+    tools = [weather(properties, **DEFINITIONS), NOW]
+    special = walker.grammars.special_tokens()
+    lark, must = Lark(special), Lark(special)
+    free = lark.grammar(free_calls(family, lark, tools, is_parallel=True))
+    text = next(
+        text
+        for seed in range(9)
+        if (text := walker.walk(must.grammar(calls(family, must, tools, is_parallel=True)), seed)) is not None
+    )
+    for answer in ("", "No, <b>thanks</b>.\n{}", text, f"Look: {text}", f"{text}\nAnd {text}\n so it is."):
+        assert walker.follows(free, answer), answer
+    for end in ("oops", '{"name": 1}', " ", "<function=other>"):
+        assert not walker.follows(free, f"Look: {family.start}{end}")
+    for seed in range(3):
+        said = walker.walk(free, seed, most=150) or ""
+        reader = CallReader(family.start, family.end, lambda inner: read_calls(parser, inner, tools), lambda: "id")
+        parts = [*reader.push(said), *reader.finish(is_complete=True)]
+        assert not any(family.start in part.text for part in parts if not isinstance(part, CallPart)), said
+
+
+@pytest.mark.parametrize("name", [BARE_JSON, "kimi_k3"])
+def test_where_nothing_tells_that_a_call_begins_no_free_answer_is_constrained(name):
+    special = {"<|open|>": 5, "<|sep|>": 6}
+    with pytest.raises(ValueError, match=r"opening mark|several special tokens"):
+        free_calls(family_of(name)[0], Lark(special), [NOW], is_parallel=True)

@@ -29,6 +29,18 @@ class Walker:
         ending = [*'"}],<|', "Ċ", *marks]  # Ċ is how byte-level vocabularies spell the end of a line
         self._closing = {self.tokenizer.convert_tokens_to_ids(text) for text in ending} | self.end_tokens
 
+    def follows(self, grammar: str, text: str) -> bool:
+        """Tell whether a grammar allows an answer."""
+        constraint = self.grammars.constraint(grammar)
+        tokens = [0]
+        ids: Any = self.tokenizer.encode(text, add_special_tokens=False)
+        for token in [*ids, min(self.end_tokens)]:
+            values: Any = constraint(mx.array(tokens), mx.zeros((1, self.size)))[0].tolist()
+            if values[token] != 0:
+                return False
+            tokens.append(token)
+        return True
+
     def walk(self, grammar: str, seed: int, most: int = 600) -> str | None:
         """Return the text of one answer, or None where it found no end.
 
