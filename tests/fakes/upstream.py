@@ -50,8 +50,8 @@ class Exchange:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def answer(self, status: int = 200, body: bytes | dict[str, Any] = b"", **headers: str) -> None:
-        content = json.dumps(body).encode() if isinstance(body, dict) else body
+    async def answer(self, status: int = 200, body: bytes | dict[str, Any] | list[Any] = b"", **headers: str) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
         fields = {"content_type": "application/json", "content_length": str(len(content)), **headers}
         await self.raw(head(status, fields) + content)
 

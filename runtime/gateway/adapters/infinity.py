@@ -40,6 +40,6 @@ def adapt(ask: Ask) -> Ask:
         raise refused(ENGINE, "input", "must be texts: tokens are not supported", "unsupported_parameter")
     if not truth(ENGINE, document, "truncate", True):
         raise refused(ENGINE, "truncate", "must be true: it always cuts what is too long", "unsupported_parameter")
-    made = {key: document[key] for key in words if document.get(key) is not None}
+    made = {key: document[key] for key in words if document.get(key) is not None} | {"model": ask.body.model}
     raw = json.dumps(made, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     return replace(ask, path=path, body=Body(raw, made, ask.body.model, is_stream=False))
