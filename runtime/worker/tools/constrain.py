@@ -125,10 +125,12 @@ class Constraint:
         Raises RuntimeError where the last token breaks the grammar, or the grammar becomes too complex.
         """
         if self._has_begun:
-            # The model computes the next logits while the mask is computed here.
+            # The model computes the next logits while the mask is computed here. The token is fetched first: what is
+            # asked for behind the logits comes behind them.
+            last: Any = tokens[-1]
+            mx.async_eval(last)  # type: ignore[no-untyped-call]
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
-            last: Any = tokens[-1].item()
-            self._consume(last)
+            self._consume(last.item())
         self._has_begun = True
         if self._has_ended:
             return logits
