@@ -23,7 +23,7 @@ ONLY_IN = {
     "mlx": ("runtime/worker/",),
     "mlx_lm": ("runtime/worker/",),
     "zmq": ("runtime/worker/group/control.py", "orchestrator/launch.py"),
-    "sanic": ("runtime/gateway/", "runtime/worker/http.py"),
+    "sanic": ("runtime/gateway/", "runtime/worker/http/"),
     "hydra": ("schemas/compose.py",),
     "omegaconf": ("schemas/compose.py",),
     "httptools": ("runtime/gateway/upstream.py", "runtime/gateway/connections.py"),
@@ -79,7 +79,8 @@ MUST_BE_PURE = (
     "runtime/gateway/adapters/strict.py", "runtime/gateway/adapters/mlx_lm_server.py",
     "runtime/gateway/routing/settings.py", "runtime/gateway/adapters/vectors.py", "runtime/gateway/adapters/ranking.py",
     "runtime/gateway/adapters/collect.py", "runtime/gateway/attempt.py", "runtime/gateway/walk.py",
-    "runtime/gateway/ladder.py", "orchestrator/drill.py", "schemas/receipt.py", "runtime/gateway/observe/receipts.py",
+    "runtime/gateway/ladder.py", "runtime/gateway/routing/pace.py", "runtime/gateway/routing/budget.py",
+    "runtime/gateway/routing/affinity.py", "orchestrator/drill.py", "schemas/receipt.py", "runtime/gateway/observe/receipts.py",
 )  # fmt: skip
 
 

@@ -24,11 +24,11 @@ MOST_HOLDERS = 8
 """Endpoints that are remembered for one block."""
 COMMON = 8
 """Continuations of a block from which it belongs to nobody in particular."""
-WORTH = 2_000
-"""Characters (about 500 tokens) whose reading takes as long as one request in flight keeps another one waiting."""
-LEAST_WORTH = 400
+WORTH = 500
+"""Characters (about 125 tokens) whose reading costs as much as one more request beside one's own."""
+LEAST_WORTH = 200
 """Characters below which it does not matter who has them: short questions that are asked again take turns."""
-MOST_AHEAD = 3.0
+MOST_AHEAD = 4.0
 """Requests in flight more than the least busy endpoint has that the largest prefix is worth."""
 TRUSTED = 0.25
 """Share of reports that a prefix was really found, below which an endpoint's cache is taken for useless."""
@@ -125,6 +125,7 @@ class Affinity:
                 break
             if block.continuations >= COMMON:
                 common = size
+                found.clear()
                 continue
             for identity in holders:
                 found[identity] = size - common
