@@ -39,13 +39,14 @@ def request_body(model: str, question: str) -> dict[str, object]:
     return {"model": model, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0}
 
 
-def curl_line(url: str, model: str, kind: ModelKind = "chat") -> str:
-    """Return a command that asks the same by hand."""
+def curl_line(url: str, model: str, kind: ModelKind = "chat", *, is_keyed: bool = False) -> str:
+    """Return a command that asks the same by hand; `is_keyed`: with a key that is in the variable KEY."""
+    shown = "-H 'content-type: application/json'" + (' -H "authorization: Bearer $KEY"' if is_keyed else "")
     if kind != "chat":
         body = json.dumps(proof_body(kind, model))
-        return f"curl {url}{PATHS[kind]} -H 'content-type: application/json' -d '{body}'"
+        return f"curl {url}{PATHS[kind]} {shown} -d '{body}'"
     body = json.dumps(request_body(model, QUESTION))
-    return f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    return f"curl {url}/v1/chat/completions {shown} -d '{body}'"
 
 
 async def ask(make: ClientMaker, url: str, model: str, question: str) -> AsyncIterator[str]:

@@ -194,13 +194,13 @@ class Awaiter:
 
     async def _is_ready(self, http: httpx.AsyncClient, wanted: DesiredUnit, unit: UnitReport, report: Report) -> bool:
         spec = wanted.spec
-        token = self._cluster.directories.worker_token(self._cluster.stack)
+        directories, stack = self._cluster.directories, self._cluster.stack
         if isinstance(spec, GatewaySpec):
-            make = self._cluster.nodes[spec.node].http
+            make, token = self._cluster.nodes[spec.node].http, directories.known_admin_token(stack)
             return unit.pid in await gateway_reports(make, spec.bind, spec.port, {unit.pid or 0}, token)
         if isinstance(spec, WatcherSpec):
             return True
-        url = self._url(wanted, unit)
+        url, token = self._url(wanted, unit), directories.worker_token(stack)
         if isinstance(spec, EngineSpec):
             return await self._engine_is_ready(http, spec, url, token, report)
         readiness = await worker_readiness(http, url, token)

@@ -138,6 +138,7 @@ class _Look:
         self._note = note
         self._installed = installed
         self._token = cluster.directories.known_worker_token(cluster.stack)
+        self._admin_token = cluster.directories.known_admin_token(cluster.stack)
         self._routed = {entry.unit for entry in routes.instances if entry.state == "ready"} if routes else set()
         self._waited_for: set[UnitId] = set()
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -272,7 +273,7 @@ class _Look:
         reports: dict[int, ConfigReport] = {}
         for node, bind, port in sorted(places):
             pids = {unit.pid for unit in gateways if unit.node == node and unit.pid is not None}
-            reports |= await gateway_reports(self._cluster.nodes[node].http, bind, port, pids, self._token)
+            reports |= await gateway_reports(self._cluster.nodes[node].http, bind, port, pids, self._admin_token)
         return reports
 
 

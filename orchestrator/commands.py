@@ -11,6 +11,8 @@ from schemas.unit import GatewaySpec, GroupSpec, WorkerSpec
 
 WORKER_TOKEN = "ORCHESTRATE_WORKER_TOKEN"  # noqa: S105 - the name of a variable
 """The environment variable that carries the stack's worker token, to workers and to the gateway."""
+ADMIN_TOKEN = "ORCHESTRATE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+"""Carries what the orchestrator shows the gateway, to the gateway only."""
 CONTROL_SECRET = "ORCHESTRATE_CONTROL_SECRET"  # noqa: S105 - the name of a variable
 """Carries a rank's own CURVE secret key for the control plane, in Z85."""
 CONTROL_PEERS = "ORCHESTRATE_CONTROL_PEERS"
@@ -76,9 +78,15 @@ def worker_argv(
     return argv
 
 
-def gateway_argv(python: str, spec: GatewaySpec, conf: str, stack: str, routes: str, drain_s: float) -> list[str]:
-    """Return the command of the gateway; `conf` and `routes` are absolute paths on its node."""
+def gateway_argv(
+    python: str, spec: GatewaySpec, conf: str, stack: str, routes: str, drain_s: float, keys: str | None = None
+) -> list[str]:
+    """Return the command of the gateway; `conf`, `routes` and `keys` are absolute paths on its node.
+
+    `keys` is where its keys file is put, where its node has none of the user's files.
+    """
     argv = [python, "-m", "runtime.gateway", "--conf", conf, "--stack", stack, "--routes", routes]
+    argv += [] if keys is None else ["--keys", keys]
     return [*argv, "--bind", spec.bind, "--port", str(spec.port), "--drain-s", f"{drain_s:g}"]
 
 
@@ -90,6 +98,11 @@ def watcher_argv(python: str, conf: str, stack: str) -> list[str]:
 def unit_environment(token: str) -> Mapping[str, str]:
     """Return what a unit's environment has on top of the login's."""
     return {WORKER_TOKEN: token, "PYTHONUNBUFFERED": "1"}
+
+
+def gateway_environment(worker_token: str, admin_token: str) -> Mapping[str, str]:
+    """Return what the gateway's environment has on top of the login's."""
+    return {**unit_environment(worker_token), ADMIN_TOKEN: admin_token}
 
 
 def watcher_environment() -> Mapping[str, str]:

@@ -13,13 +13,14 @@ from pathlib import Path
 from orchestrator.allotting import allot
 from orchestrator.cluster import Cluster, ReachedNode, reach
 from orchestrator.collect import Note, collect, with_worker_status
-from orchestrator.delivery import is_delivered
+from orchestrator.delivery import deliver_keys, is_delivered
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
 from orchestrator.installed import InstalledMemory
 from orchestrator.journal import Generation, Journal, actor
+from orchestrator.keys import KeysAt
 from orchestrator.locks import THIS_MACHINE, StackLocks
 from orchestrator.node.client import ShimError
 from orchestrator.node.provision import prune
@@ -31,11 +32,12 @@ from orchestrator.revisions import GitStamp, git_stamp
 from orchestrator.rollback import RollbackError, compose_recovered, forget_old, recover
 from orchestrator.snapshots import Files, Snapshots, files_digest, read_files
 from orchestrator.transport.base import TransportError
+from orchestrator.uncollected import uncollected
 from schemas.base import NodeName, StackName
 from schemas.compose import Composition, compose, shown_path
 from schemas.node import Node
 from schemas.problems import ConfigurationError, Problem
-from schemas.stack import Stack
+from schemas.stack import KeysFile, Stack
 from schemas.unit import GatewaySpec
 
 SETTLE_S = 30.0
@@ -118,8 +120,12 @@ class Controller:
         return (self.conf / "stacks" / f"{self.stack}.yaml").is_file()
 
     def compose(self) -> Composition:
-        """Return the composed stack; raises `ConfigurationError`."""
-        return compose(self.conf, self.stack, self.overrides)
+        """Return the composed stack, whose keys file can be read; raises `ConfigurationError`."""
+        found = compose(self.conf, self.stack, self.overrides)
+        auth = found.stack.gateway.auth
+        if isinstance(auth, KeysFile):
+            KeysAt(self.conf, auth.keys_file).read()
+        return found
 
     async def plan(self) -> Planned:
         """Compose, look and plan; nothing is changed."""
@@ -247,6 +253,7 @@ class Controller:
                 failures.append(f"{event.action.id}: {event.error}")
             emit(event)
 
+        await self.deliver_keys(planned)
         outcome: Outcome | None = None
         is_routable = isinstance(planned.observed.nodes.get(cluster.gateway), Reachable)
         effects = RealEffects(cluster, planned.desired, stamp, planned.files, is_routable=is_routable)
@@ -264,8 +271,19 @@ class Controller:
         return outcome
 
     async def allot(self, planned: Planned) -> None:
-        """Tell the on-demand workers what they share: where nothing else is to be done, that may still have changed."""
+        """Tell the on-demand workers what they share, and bring the gateway the keys.
+
+        Where nothing else is to be done, that may still have changed.
+        """
         await allot(planned.cluster, planned.desired, planned.observed)
+        await self.deliver_keys(planned)
+
+    async def deliver_keys(self, planned: Planned) -> None:
+        """Bring the keys to a gateway on another machine; raises `TransportError` and `OSError`."""
+        desired, node = planned.desired, planned.cluster.nodes.get(planned.cluster.gateway)
+        is_seen = isinstance(planned.observed.nodes.get(planned.cluster.gateway), Reachable)
+        if desired.keys_file is not None and node is not None and not node.is_local and is_seen:
+            await deliver_keys(node, desired)
 
     def _last_nodes(self) -> dict[NodeName, Node]:
         """Return where to look while the files are bad: the nodes last applied, else this machine."""
@@ -280,7 +298,8 @@ class Controller:
 
     def _expand(self, stack: Stack, overrides: tuple[str, ...]) -> Desired:
         remembered, lost = self.journal.remembered_nodes(), self.policy.assume_lost
-        return expand(stack, str(self.conf), overrides, remembered=remembered, lost=lost)
+        with uncollected():
+            return expand(stack, str(self.conf), overrides, remembered=remembered, lost=lost)
 
     async def _wanted_again(self, number: int) -> Wanted:
         def find() -> Wanted:
@@ -312,7 +331,8 @@ class Controller:
             desired = replace(desired, drained=observed.routes.drained)
         if not wanted.is_current and observed.gateway is not None:  # that it cannot read them is no news
             observed = replace(observed, gateway=observed.gateway.model_copy(update={"is_current": True}))
-        plan = reconcile(desired, observed, policy or self.policy)
+        with uncollected():
+            plan = reconcile(desired, observed, policy or self.policy)
         number = self.journal.last_generation() + 1
         return Planned(plan, desired, observed, cluster, wanted.git, number, wanted.files, wanted.back_to)
 

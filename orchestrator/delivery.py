@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TypeGuard
 
 from orchestrator.cluster import ReachedNode
+from orchestrator.expand import Desired
 from orchestrator.snapshots import Files, files_digest
 from schemas.base import StackName
+from schemas.keys import Keys, write_keys
 from schemas.routes import Routes
 
 _REFERENCE = re.compile(rb"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -19,13 +22,32 @@ _REFERENCE = re.compile(rb"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 async def deliver(node: ReachedNode, stack: StackName, files: Files) -> str:
     """Put the composed files into a place of their own, named by their content, and return it.
 
-    What they refer to, such as a file of keys, stays where it is. Raises `TransportError`.
+    A file of keys is none of them: see `deliver_keys`. Raises `TransportError`.
     """
     directories = await node.directories()
     place = PurePosixPath(directories.stack(stack)) / "files" / files_digest(files)
     pushes = (node.transport.push(content, str(place / name), mode=0o600) for name, content in files.items())
     await asyncio.gather(*pushes)
     return str(place)
+
+
+async def deliver_keys(node: ReachedNode, desired: Desired) -> str:
+    """Put the stack's keys where its gateway looks for them on another machine; return that place.
+
+    It is one place, whatever files are in force: a rollback brings no revoked key back. Without a keys file there are
+    no keys. Raises `TransportError`, and `OSError` where the file cannot be read.
+    """
+    place = str((await node.directories()).keys(desired.stack))
+    await node.transport.push(await asyncio.to_thread(keys_of, desired), place, mode=0o600)
+    return place
+
+
+def keys_of(desired: Desired) -> bytes:
+    """Return what is in the keys file, or a file without keys where there is none; raises `OSError`."""
+    if desired.keys_file is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return (Path(desired.owner) / desired.keys_file).read_bytes()
+    return write_keys(Keys()).encode()
 
 
 def is_delivered(routes: Routes | None, files: Files) -> TypeGuard[Routes]:

@@ -62,25 +62,47 @@ class Directories:
         """Return the path of the file that is touched by who wants the lock that a watcher holds."""
         return self.stack(name) / "wanted"
 
+    def keys(self, name: StackName) -> Path:
+        """Return where the keys file is put for a gateway on another machine than the user's."""
+        return self.stack(name) / "keys.yaml"
+
     def known_worker_token(self, name: StackName) -> str | None:
         """Return the token of a stack that was applied before; looking makes none."""
-        try:
-            return (self.stack(name) / "worker.token").read_text().strip() or None
-        except OSError:
-            return None
+        return _known_token(self.stack(name) / "worker.token")
 
     def worker_token(self, name: StackName) -> str:
         """Return the token that the stack's workers ask for, made at the first call and readable by this user only."""
-        path = self.stack(name) / "worker.token"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            if token := self.known_worker_token(name):
-                return token
-            path.unlink(missing_ok=True)  # a crash between creating and writing left it empty
-            return self.worker_token(name)
-        token = secrets.token_urlsafe(32)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token)
-        return token
+        return _token(self.stack(name) / "worker.token")
+
+    def known_admin_token(self, name: StackName) -> str | None:
+        """Return what the stack's gateway asks of the orchestrator; looking makes none.
+
+        A gateway that was started before there was such a token asks for that of the workers.
+        """
+        return _known_token(self.stack(name) / "admin.token") or self.known_worker_token(name)
+
+    def admin_token(self, name: StackName) -> str:
+        """Return the same, made at the first call. No worker and no engine is told it."""
+        return _token(self.stack(name) / "admin.token")
+
+
+def _known_token(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def _token(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if token := _known_token(path):
+            return token
+        path.unlink(missing_ok=True)  # a crash between creating and writing left it empty
+        return _token(path)
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token)
+    return token

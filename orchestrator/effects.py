@@ -188,4 +188,4 @@ class RealEffects:
         return self._cluster.nodes[name]
 
     def _token(self) -> str | None:
-        return self._cluster.directories.known_worker_token(self._cluster.stack)
+        return self._cluster.directories.known_admin_token(self._cluster.stack)

@@ -19,7 +19,7 @@ from schemas.hashing import routing_fields
 from schemas.kinds import role_kinds
 from schemas.model import Model
 from schemas.node import Node
-from schemas.stack import Canary, Helper, Service, Sharding, Stack
+from schemas.stack import Canary, Helper, KeysFile, Service, Sharding, Stack
 from schemas.unit import AnyUnitSpec, EngineSpec, GatewaySpec, GroupSpec, ModelSpec, WatcherSpec, WorkerSpec, unit_id
 
 _Copy = tuple[ServiceName, int]
@@ -76,6 +76,8 @@ class Desired:
     """The directory that is composed instead of the owner's: the files of an earlier generation, after a rollback."""
     drained: tuple[str, ...] = ()
     """Nodes, services, slots and units that the gateway is to send nothing, as somebody named them."""
+    keys_file: str | None = None
+    """The keys file, below the owner's directory; None where the gateway asks for no keys."""
     notes: tuple[str, ...] = ()
     """What older shapes of the files were read as."""
 
@@ -95,11 +97,16 @@ def expand(
     """
     moved = _moved(stack, lost)
     kinds = role_kinds(stack)
+    models = {name: _model_spec(name, model) for name, model in stack.models.items()}
     gateway = GatewaySpec(node=stack.gateway.node, bind=stack.gateway.bind, port=stack.gateway.port)
     units = [
         DesiredUnit(gateway, unit_id(gateway), "surge", None, GATEWAY_READY_TIMEOUT_S, GATEWAY_DRAIN_S),
         *_watcher(stack),
-        *(unit for name, service in stack.services.items() for unit in _service_units(stack, name, service, moved)),
+        *(
+            unit
+            for name, service in stack.services.items()
+            for unit in _service_units(stack, name, service, models, moved)
+        ),
     ]
     nodes = {name: node for name, node in sorted(stack.nodes.items()) if node.reach != "none"}
     left = {
@@ -118,6 +125,7 @@ def expand(
         helpers=dict(sorted(stack.helpers.items())),
         models=stack.models,
         left=frozenset(left),
+        keys_file=stack.gateway.auth.keys_file if isinstance(stack.gateway.auth, KeysFile) else None,
     )
 
 
@@ -169,18 +177,22 @@ def _moved(stack: Stack, lost: Collection[NodeName]) -> dict[_Copy, NodeName]:
 
 
 def _service_units(
-    stack: Stack, name: ServiceName, service: Service, moved: Mapping[_Copy, NodeName]
+    stack: Stack,
+    name: ServiceName,
+    service: Service,
+    models: Mapping[ModelName, ModelSpec],
+    moved: Mapping[_Copy, NodeName],
 ) -> Iterator[DesiredUnit]:
-    model = stack.models[service.model]
-    model_spec = _model_spec(service.model, model)
+    model = models[service.model]
+    draft = None if service.draft is None else models[service.draft]
     for replica in range(service.replicas):
         if service.sharding is not None:
             specs: list[WorkerSpec | EngineSpec] = list(
-                _ranks(stack, name, service, service.sharding, replica, model_spec)
+                _ranks(stack, name, service, service.sharding, replica, model)
             )
         else:
             node = moved.get((name, replica)) or service.nodes[replica % len(service.nodes)]
-            specs = [_single(stack, name, service, replica, node, model_spec)]
+            specs = [_single(stack, name, service, replica, node, model, draft)]
         for spec in specs:
             memory, is_estimate = needed_memory(spec, stack.models, {})
             yield DesiredUnit(
@@ -202,7 +214,13 @@ def _canary(service: Service) -> Canary | None:
 
 
 def _single(
-    stack: Stack, name: ServiceName, service: Service, replica: int, node: NodeName, model: ModelSpec
+    stack: Stack,
+    name: ServiceName,
+    service: Service,
+    replica: int,
+    node: NodeName,
+    model: ModelSpec,
+    draft: ModelSpec | None,
 ) -> WorkerSpec | EngineSpec:
     host = called_at(node, stack.gateway.node, stack.nodes)
     if service.engine == "mlx":
@@ -216,7 +234,7 @@ def _single(
             max_batch=_batch(service, model),
             max_waiting=service.max_waiting,
             prompt_cache_gib=service.prompt_cache_gib,
-            draft=None if service.draft is None else _model_spec(service.draft, stack.models[service.draft]),
+            draft=draft,
             draft_tokens=service.draft_tokens,
             on_demand=service.start == "on-demand",
             idle_stop_s=service.idle_stop_s,

@@ -11,7 +11,8 @@ import httpx
 
 from orchestrator.addresses import node_address, url_host
 from orchestrator.cluster import Cluster
-from orchestrator.readiness import ClientMaker, client, gateway_url, is_loopback
+from orchestrator.readiness import ClientMaker, client, gateway_url
+from schemas.addresses import is_loopback
 from schemas.stack import Stack
 
 
@@ -40,6 +41,12 @@ class GatewayApi:
     def headers(self) -> dict[str, str]:
         """Return the headers that say who asks."""
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def client(self) -> httpx.AsyncClient:
+        """Return a client whose requests say who asks."""
+        http = self.make()
+        http.headers.update(self.headers)
+        return http
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
         """Return what is at a path; raises `GatewayError`."""
@@ -70,7 +77,7 @@ def gateway_api(stack: Stack, cluster: Cluster) -> GatewayApi:
     """Return how the gateway of a stack is asked from here."""
     node = cluster.nodes[stack.gateway.node]
     make = node.http if is_loopback(stack.gateway.bind) else client
-    token = cluster.directories.known_worker_token(cluster.stack)
+    token = cluster.directories.known_admin_token(cluster.stack)
     return GatewayApi(stack.stack, client_url(stack), make, token)
 
 

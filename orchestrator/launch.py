@@ -18,6 +18,7 @@ from orchestrator.commands import (
     Meeting,
     control_environment,
     gateway_argv,
+    gateway_environment,
     link_file,
     rank_environment,
     unit_environment,
@@ -25,7 +26,7 @@ from orchestrator.commands import (
     watcher_environment,
     worker_argv,
 )
-from orchestrator.delivery import deliver, referred_variables
+from orchestrator.delivery import deliver, deliver_keys, referred_variables
 from orchestrator.directories import Directories
 from orchestrator.engines.find import find_program
 from orchestrator.execute import EffectError
@@ -195,10 +196,15 @@ class Launcher:
         python, stack, token = await node.python(), self._cluster.stack, self._token()
         match placed.unit.spec:
             case GatewaySpec() as spec:
-                conf = self._desired.owner if node.is_local else await deliver(node, stack, self._files)
+                conf, keys = self._desired.owner, None
+                if not node.is_local:
+                    conf, keys = await deliver(node, stack, self._files), await deliver_keys(node, self._desired)
                 routes = await self._cluster.routes_path()
-                argv = gateway_argv(python, spec, conf, stack, routes, placed.unit.drain_s)
-                return argv, {**unit_environment(token), **referred_variables(self._files, os.environ)}
+                argv = gateway_argv(python, spec, conf, stack, routes, placed.unit.drain_s, keys)
+                return argv, {
+                    **gateway_environment(token, self._admin_token()),
+                    **referred_variables(self._files, os.environ),
+                }
             case WatcherSpec():
                 argv = watcher_argv(python, self._desired.owner, stack)
                 return argv, {**watcher_environment(), **referred_variables(self._files, os.environ)}
@@ -240,6 +246,12 @@ class Launcher:
             return self._cluster.directories.worker_token(self._cluster.stack)
         except OSError as error:
             raise EffectError(f"the worker token cannot be kept: {error}") from error
+
+    def _admin_token(self) -> str:
+        try:
+            return self._cluster.directories.admin_token(self._cluster.stack)
+        except OSError as error:
+            raise EffectError(f"the gateway's token cannot be kept: {error}") from error
 
     def _link_path(self, directories: Directories, placed: Placed) -> str:
         """Return where the link file of a rank lies: with its record, so that both are removed together."""

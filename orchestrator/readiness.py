@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +84,7 @@ async def gateway_reports(
 ) -> dict[int, ConfigReport]:
     """Return what the gateways on a port say: pid -> report. Stops once all of `pids` were heard.
 
-    `make` gives a client of the gateway's node, `token` is the stack's worker token.
+    `make` gives a client of the gateway's node, `token` is the orchestrator's own.
     """
     found: dict[int, ConfigReport] = {}
     for _ in range(GATEWAY_TRIES):
@@ -118,14 +117,6 @@ def gateway_url(bind: str, port: int) -> str:
     """Return where a gateway can be asked from its own machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104
     return f"http://{host}:{port}"
-
-
-def is_loopback(bind: str) -> bool:
-    """Tell whether only the machine itself can call what listens at an address."""
-    try:
-        return ipaddress.ip_address(bind).is_loopback
-    except ValueError:
-        return bind == "localhost"
 
 
 async def _get(http: httpx.AsyncClient, url: str, token: str | None) -> bytes | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.controller import Controller, Planned, Wanted
+from orchestrator.delivery import keys_of
 from orchestrator.execute import ActionFailed, Emit, Event, Outcome
 from orchestrator.installed import InstalledMemory
 from orchestrator.node.client import LockedError, ShimError
@@ -80,7 +81,7 @@ class Watcher:
         self._looking_since = 0.0
         self._notes: tuple[str, ...] = ()
         self._awaited: dict[str, float] = {}
-        self._allotted: Mapping[NodeName, Allotment] | None = None
+        self._allotted: tuple[Mapping[NodeName, Allotment], bytes] | None = None
         """What the on-demand models were last told that they share; None before the first look."""
         self._installed = InstalledMemory()
         control.note = self._awaits
@@ -208,8 +209,8 @@ class Watcher:
     # -- mending ---------------------------------------------------------------------------------------------------
 
     async def _allot(self, planned: Planned) -> None:
-        """Tell the on-demand models what they share, where files have changed that and nothing else."""
-        wanted = allotments(planned.desired, planned.observed)
+        """Tell the on-demand models what they share, and the gateway its keys, where only that has changed."""
+        wanted = allotments(planned.desired, planned.observed), await asyncio.to_thread(keys_of, planned.desired)
         if self._allotted not in (None, wanted):
             async with self._control.lock(f"watch {self._control.stack}: on-demand memory", yields=True):
                 await self._control.allot(planned)

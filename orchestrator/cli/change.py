@@ -31,6 +31,7 @@ from orchestrator.gateway_api import gateway_api
 from orchestrator.plan import PLAN_VERSION, plan_data, render
 from orchestrator.readiness import ClientMaker
 from orchestrator.reconcile import EVERYTHING
+from schemas.stack import KeysFile
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 timeout_option = click.option(
@@ -194,8 +195,9 @@ async def _line() -> str:
 async def _ask(control: Controller, as_json: bool) -> int:
     stack = control.compose().stack
     gateway = gateway_api(stack, control.cluster())
-    url, make = gateway.url, gateway.make
+    url, make = gateway.url, gateway.client
     role, kind = role_to_ask(stack)
+    is_keyed = isinstance(stack.gateway.auth, KeysFile)
     try:
         if kind == "chat":
             question, said = QUESTION, await _ask_chat(make, url, role, as_json)
@@ -210,7 +212,8 @@ async def _ask(control: Controller, as_json: bool) -> int:
         return ExitCode.FINE
     click.echo(
         f"\n\nGateway    {url}/v1 (OpenAI API), {url}/health, {url}/metrics\n"
-        f"Try        {curl_line(url, role, kind)}\n"
+        + (f"Key        {suggest('keys', 'new', stack.stack, '--scope', 'inference')}\n" if is_keyed else "")
+        + f"Try        {curl_line(url, role, kind, is_keyed=is_keyed)}\n"
         f"Status     {suggest('status', stack.stack)}\n"
         f"Stop       {suggest('down', stack.stack)}" + (" (or: make stop)" if stack.stack == "quickstart" else "")
     )

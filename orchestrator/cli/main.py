@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("observe", "Print a unit's log."),
     "node": ("node", "Trust, examine and provision the machines."),
     "models": ("models", "Fetch, list, send, check and remove models."),
+    "keys": ("keys", "Make, list and revoke the keys of a gateway."),
     "probe": ("probe", "Tell why helpers do not serve, and what would mend it."),
     "breaker": ("breaker", "Show how endpoints do; isolate, close or probe one."),
     "init": ("files", "Write a configuration directory of your own."),

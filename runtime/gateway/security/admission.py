@@ -26,7 +26,9 @@ class GuardedApp(Sanic[Any, Any]):
         self.ctx.guard = guard
         self.ctx.guarded = set()  # of (method, path); Sanic takes no attributes of ours
 
-    def add_route(self, handler: Any, uri: str, methods: Iterable[str] = ("GET",), **options: Any) -> Any:
+    def add_route(  # type: ignore[override]  # Sanic's options are handed on
+        self, handler: Any, uri: str, methods: Iterable[str] = ("GET",), **options: Any
+    ) -> Any:
         """Add a route that asks for the scope in the table; raises `UnscopedRouteError` where there is none."""
         for method in methods:
             need = need_of(method, uri)
@@ -54,7 +56,8 @@ def _guarded(handler: Handler, need: Need, guard: Guard) -> Handler:
         except asyncio.CancelledError:
             if not stay.was_cancelled_here():
                 raise
-            return await _send_away(request, stay)
+            await _send_away(request, stay)
+            return None
         finally:
             guard.leave(caller, stay)
 
