@@ -102,15 +102,18 @@ def clean(text: str) -> str:
     return printable if len(printable) <= LONGEST_TEXT else printable[:LONGEST_TEXT] + "..."
 
 
-def cleaned_error(status: int, raw: bytes) -> bytes:
-    """Return an upstream's error body as clients may see it: unchanged where it is in shape and gives nothing away."""
+def cleaned_error(status: int, raw: bytes, code_otherwise: str = "upstream_error") -> bytes:
+    """Return an upstream's error body as clients may see it: unchanged where it is in shape and gives nothing away.
+
+    One that is not in OpenAI's shape gets a code, `code_otherwise`.
+    """
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
         document = None
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-        return error_body(status, clean(_any_text(document) or HTTPStatus(status).phrase), code="upstream_error")
+        return error_body(status, clean(_any_text(document) or HTTPStatus(status).phrase), code=code_otherwise)
     if _is_clean(document):
         return raw
     code, param = error.get("code"), error.get("param")

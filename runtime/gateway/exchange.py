@@ -149,9 +149,11 @@ class Exchanges:
             raw = b""
         verdict = judge_status(connection.status, retry_after, raw.decode(errors="replace").lower())
         status = connection.status if connection.status >= 400 else 502
-        if verdict is CONTEXT_OVERFLOW and status >= 500:
-            status = 400  # whatever the endpoint calls it: asking again will not help
-        body = cleaned_error(status, raw)
+        if verdict is CONTEXT_OVERFLOW:
+            # Whatever the endpoint calls it: asking again will not help.
+            status, body = 400, cleaned_error(400, raw, "context_length_exceeded")
+        else:
+            body = cleaned_error(status, raw)
         if verdict.then == "pass" and (may_pass_on or verdict.label != NOT_SUPPORTED):
             return Result(verdict, status, body)
         raise AttemptError(verdict, f"{verdict.label} (status {connection.status})", status, body)

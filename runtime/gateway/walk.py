@@ -161,10 +161,10 @@ class Walk:
 def exhausted(walk: Walk) -> tuple[Result | ApiError, str]:
     """Say why nobody answered, with the outcome's label.
 
-    Known but down is never 404, except where every endpoint asked says so itself.
+    Known but down is never 404, except where every endpoint asked says so itself of what is no alias.
     """
     failures = walk.failures
-    if failures and all(failure.error.verdict.label == ABSENT for failure in failures):
+    if failures and not walk.origin.is_alias and all(failure.error.verdict.label == ABSENT for failure in failures):
         last = failures[-1].error
         return Result(last.verdict, last.status, last.body), "unavailable"
     reasons = {failure.endpoint: _reason(failure.error) for failure in failures}
