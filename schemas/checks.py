@@ -236,12 +236,6 @@ def _context_role(roles: Mapping[str, Tree], name: str) -> str:
     return role if isinstance(role, str) else ""
 
 
-def _context_role(roles: Mapping[str, Tree], name: str) -> str:
-    """Return the role that reads longer prompts than another one; empty where none is said to."""
-    role = roles[name].get("context_fallback")
-    return role if isinstance(role, str) else ""
-
-
 def _check_aliases(tree: Tree) -> Iterator[Finding]:
     aliases = tree.get("aliases")
     if not isinstance(aliases, Mapping):

@@ -52,7 +52,6 @@ Url = Annotated[
 Scalar = str | int | float | bool
 Engine = Literal["mlx", "mlx-lm-server", "llama-server", "vllm", "ollama", "command"]
 HelperApi = Literal["openai", "ollama", "tei", "infinity", "mlx-lm-server", "worker"]
-HelperApi = Literal["openai", "ollama", "tei", "infinity", "mlx-lm-server", "worker"]
 
 UNION_TAGS = frozenset(
     {
@@ -164,9 +163,6 @@ class Helper(Frozen):
     max_batch: Annotated[int | None, Field(ge=1, le=65_536), HOT] = None
     """Texts or documents that it takes in one request; more are sent in several. Without it TEI gets 32, Infinity 2048
     and others any number."""
-    max_batch: Annotated[int | None, Field(ge=1, le=65_536), HOT] = None
-    """Texts or documents that it takes in one request; more are sent in several. Without it TEI gets 32, Infinity 2048
-    and others any number."""
     key: Annotated[Secret | None, HOT] = None
     """The key that it asks for; sent to no one else."""
 
@@ -244,8 +240,6 @@ class Role(Frozen):
     """Who can answer, by a name of your choice."""
     fallback: Annotated[Fallback, HOT] = "error"
     """When no endpoint can answer: `error`, `skip` (reranking), `{local: service}` or `{role: other}`."""
-    context_fallback: Annotated[RoleKey | None, HOT] = None
-    """The role that is asked where a prompt is longer than what an endpoint here can read."""
     context_fallback: Annotated[RoleKey | None, HOT] = None
     """The role that is asked where a prompt is longer than what an endpoint here can read."""
     policy: Annotated[PolicyKey | None, HOT] = None
