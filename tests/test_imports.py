@@ -80,7 +80,8 @@ MUST_BE_PURE = (
     "runtime/gateway/routing/settings.py", "runtime/gateway/adapters/vectors.py", "runtime/gateway/adapters/ranking.py",
     "runtime/gateway/adapters/collect.py", "runtime/gateway/attempt.py", "runtime/gateway/walk.py",
     "runtime/gateway/ladder.py", "runtime/gateway/routing/pace.py", "runtime/gateway/routing/budget.py",
-    "runtime/gateway/routing/affinity.py", "orchestrator/drill.py", "schemas/receipt.py", "runtime/gateway/observe/receipts.py",
+    "runtime/gateway/routing/affinity.py", "orchestrator/drill.py", "schemas/receipt.py",
+    "runtime/gateway/observe/receipts.py",
 )  # fmt: skip
 
 

@@ -70,7 +70,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool
     # Sanic and MLX take seconds to import: bad arguments and a taken port are told before.
     from runtime.worker.encode.engine import EncodeEngine
     from runtime.worker.engine import Engine
-    from runtime.worker.http import build_app, build_encoding_app, close_server, open_server
+    from runtime.worker.http.app import build_app, build_encoding_app
+    from runtime.worker.http.server import close_server, open_server
     from runtime.worker.on_demand.hosting import Always
 
     is_over = asyncio.Event()

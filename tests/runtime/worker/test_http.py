@@ -13,7 +13,7 @@ import httpx
 import mlx_lm
 import pytest
 
-from runtime.worker.http import MAX_BODY_BYTES
+from runtime.worker.http.exchange import MAX_BODY_BYTES
 from schemas.messages import WorkerReadiness, WorkerStatus
 from schemas.stack import Gateway
 from tests.runtime.worker import bodies

@@ -1,32 +1,28 @@
-"""I/O: the worker's HTTP surface, on Sanic: parse, wait for the engine, write."""
+"""I/O: the worker's HTTP surface, on Sanic: which paths a model of a kind has, who may ask, and who answers."""
 
-import asyncio
 import hmac
-import json
-import logging
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import ValidationError
 from sanic import HTTPResponse, Request, Sanic
-from sanic.exceptions import SanicException
 from sanic.response import json as json_response
 
 from runtime.worker import openai
-from runtime.worker.answer import Answer
 from runtime.worker.body import parse_json
 from runtime.worker.choices import Stream, Whole
 from runtime.worker.encode.engine import EncodeEngine
 from runtime.worker.encode.request import parse_embedding, parse_rerank
 from runtime.worker.encode.work import Reading, Work, embedding_work, rerank_work
 from runtime.worker.engine import Engine
-from runtime.worker.errors import GenerationError, RequestError, UnavailableError, error_body, kind_of
+from runtime.worker.errors import RequestError
+from runtime.worker.http.answers import answer_error, refusal
+from runtime.worker.http.exchange import MAX_BODY_BYTES, answer_stream, answer_whole, read_body
 from runtime.worker.on_demand.hosting import Call, Host, Loadable
 from runtime.worker.on_demand.lending import OnDemand
-from runtime.worker.openai import Envelope, Kind, Usage
+from runtime.worker.openai import Envelope, Kind
 from runtime.worker.request import Request as Wanted
 from runtime.worker.request import parse_chat, parse_completion
 from runtime.worker.settings import Settings
@@ -35,19 +31,9 @@ from schemas.prefer import HEADER as PREFER_HEADER
 from schemas.prefer import PROBE_HEADER, wait_s
 from schemas.verdict import Verdict
 
-logger = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 32 * 1024 * 1024
-"""More than a gateway lets pass by default."""
 MOST_DISCARDED = 2 * MAX_BODY_BYTES
 """Bytes of a refused body that are read so that its sender gets to see the answer."""
-BODY_TIMEOUT_S = 120.0
-"""How long a body may take to arrive."""
-SEND_TIMEOUT_S = 60.0
-"""A client that takes none of its stream for this long has left."""
 HEADER_TIMEOUT_S = 60
-LINGER_S = 3.0
-"""What a client gets, after generation has ended, to take the rest of its answer."""
 NEVER_S = 10 * 365 * 86400
 """Sanic cuts answers that take longer than its RESPONSE_TIMEOUT; every timer of an answer is our own."""
 
@@ -96,7 +82,7 @@ def _new_app(settings: Settings, host: Host[Loadable]) -> App:
         unguarded.add(_add_unload(app, host))
     _add_guard(app, settings.token, frozenset(unguarded))
     _add_reports(app, settings.name, host)
-    app.error_handler.add(Exception, _answer_error)
+    app.error_handler.add(Exception, answer_error)
     return app
 
 
@@ -110,7 +96,7 @@ def _add_guard(app: App, token: str | None, unguarded: frozenset[str]) -> None:
         given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
         if hmac.compare_digest(given, expected):
             return None
-        response = _error(401, "The worker's bearer token is missing or wrong.", code="invalid_api_key")
+        response = refusal(401, "The worker's bearer token is missing or wrong.", code="invalid_api_key")
         response.headers["www-authenticate"] = "Bearer"
         return response
 
@@ -118,7 +104,7 @@ def _add_guard(app: App, token: str | None, unguarded: frozenset[str]) -> None:
 def _add_generation(app: App, model: str, host: Host[Engine]) -> None:
     def serve(kind: Kind, parser: _Parser) -> Callable[[Request], Any]:
         async def handler(request: Request) -> HTTPResponse | None:
-            body = await _read_body(request)
+            body = await read_body(request)
             async with (
                 host.holding(_call_of(request)) as engine,
                 engine.answering(lambda: parser(parse_json(body), model)) as (wanted, answer),
@@ -127,9 +113,9 @@ def _add_generation(app: App, model: str, host: Host[Engine]) -> None:
                 envelope = Envelope(kind, f"{prefix}-{secrets.token_hex(12)}", int(time.time()), model)
                 shape = envelope, wanted.choices, wanted.logprobs is not None
                 if wanted.is_stream:
-                    await _stream(request, Stream(*shape, wanted.include_usage, answer.new_reader), answer)
+                    await answer_stream(request, Stream(*shape, wanted.include_usage, answer.new_reader), answer)
                     return None
-                return await _whole(Whole(*shape, answer.new_reader), answer, has_token_ids=wanted.token_ids)
+                return await answer_whole(Whole(*shape, answer.new_reader), answer, has_token_ids=wanted.token_ids)
 
         return handler
 
@@ -156,7 +142,7 @@ def _add_ranking(app: App, model: str, host: Host[EncodeEngine]) -> None:
 
 def _encoding(host: Host[EncodeEngine], prepare: Callable[[bytes, Reading], Work]) -> Callable[[Request], Any]:
     async def handler(request: Request) -> HTTPResponse:
-        body = await _read_body(request)
+        body = await read_body(request)
         async with host.holding(_call_of(request)) as engine:
             answer = await engine.answer(lambda reading: prepare(body, reading))
         return HTTPResponse(answer, content_type="application/json")
@@ -169,10 +155,10 @@ def _refuse_others(app: App, kind: ModelKind, paths: Iterable[str]) -> None:
     own = {"chat": GENERATION_PATHS, "embedding": (EMBEDDING_PATH, RERANK_PATHS[0]), "reranking": RERANK_PATHS[:1]}
 
     async def refuse(request: Request) -> HTTPResponse:
-        await _read_body(request)
+        await read_body(request)
         article = "an" if kind == "embedding" else "a"
         message = f"This worker serves {article} {kind} model; it answers {' and '.join(own[kind])}."
-        return _error(404, message, code="wrong_kind")
+        return refusal(404, message, code="wrong_kind")
 
     for number, path in enumerate(paths):
         app.add_route(refuse, path, methods=["POST"], stream=True, name=f"other{number}")
@@ -202,7 +188,7 @@ def _add_reports(app: App, model: str, host: Host[Loadable]) -> None:
 
 def _add_canary(app: App, host: Host[Engine]) -> None:
     async def judge(request: Request) -> HTTPResponse:
-        body = await _read_body(request)
+        body = await read_body(request)
         try:
             verdict = Verdict.from_json(body)
         except ValidationError:
@@ -221,9 +207,9 @@ def _add_unload(app: App, host: OnDemand[Loadable]) -> str:
         """Drop the model for a neighbour on this node, which knows the key from the registry that they share."""
         is_done = await host.unload(request.headers.get("authorization", "").removeprefix("Bearer "))
         if is_done is None:
-            return _error(401, "The key of this worker is missing or wrong.", code="invalid_api_key")
+            return refusal(401, "The key of this worker is missing or wrong.", code="invalid_api_key")
         if not is_done:
-            return _error(409, "The model is in use.", code="model_in_use")
+            return refusal(409, "The model is in use.", code="model_in_use")
         return json_response({"unloaded": True})
 
     # Nobody's body is kept: it says nothing.
@@ -234,116 +220,3 @@ def _add_unload(app: App, host: OnDemand[Loadable]) -> str:
 def _call_of(request: Request) -> Call:
     is_probe = request.headers.get(PROBE_HEADER) is not None
     return Call(wait_s(request.headers.get(PREFER_HEADER)), is_probe)
-
-
-async def open_server(app: App, listener: socket.socket) -> Any:
-    """Serve `app` on a listening socket; return Sanic's server."""
-    server: Any = await app.create_server(sock=listener, return_asyncio_server=True)
-    await server.startup()
-    await server.start_serving()
-    return server
-
-
-async def close_server(server: Any) -> None:
-    """Stop listening, and close every connection once its last answer is on the way or LINGER_S have passed."""
-    server.close()
-    try:
-        async with asyncio.timeout(LINGER_S):
-            while server.connections:
-                for connection in list(server.connections):
-                    connection.close_if_idle()
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        for connection in list(server.connections):
-            connection.abort()
-
-
-async def _read_body(request: Request) -> bytes:
-    """Return the request's body; raises `RequestError` with status 413 or 408."""
-    stream: Any = request.stream
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while part := await stream.read():
-                body += part
-                if len(body) > MAX_BODY_BYTES:
-                    raise RequestError(f"The body is larger than {MAX_BODY_BYTES} bytes.", status=413)
-    except TimeoutError:
-        raise RequestError("The body took too long to arrive.", status=408) from None
-    # Sanic stops reading a connection while much waits to be read and does not begin again behind a body's end; a
-    # connection that is not read from cannot tell that its client left.
-    transport: Any = request.transport
-    transport.resume_reading()
-    return bytes(body)
-
-
-async def _whole(whole: Whole, answer: Answer, *, has_token_ids: bool) -> HTTPResponse:
-    while not whole.is_over:
-        whole.add(await answer.read())
-    usage = _usage(answer)
-    token_ids = answer.token_ids() if has_token_ids else None
-    # Log probabilities make millions of characters; a loop that stands still for long ends its group.
-    data = await asyncio.to_thread(lambda: openai.encoded(whole.body(usage, token_ids)))
-    return HTTPResponse(data, content_type="application/json")
-
-
-async def _stream(request: Request, stream: Stream, answer: Answer) -> None:
-    # The first pieces decide between an HTTP error and a stream: a request that fails before still gets a status.
-    data = stream.add(await answer.read())
-    response = await request.respond(
-        content_type="text/event-stream; charset=utf-8",
-        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-    )
-    data = stream.first() + data
-    try:
-        while not stream.is_over:
-            if data:
-                await _send(response, data)
-            data = stream.add(await answer.read())
-    except GenerationError as error:
-        logger.warning("a stream ended early: %s", error)
-        body = error_body(str(error), kind=kind_of(500), code="generation_failed")
-        await _send(response, openai.error_event(body))
-    else:
-        await _send(response, data + stream.end(_usage(answer)))
-    await response.eof()
-
-
-def _usage(answer: Answer) -> Usage:
-    return Usage(answer.prompt_tokens, answer.generated_tokens, answer.cached_tokens)
-
-
-async def _send(response: HTTPResponse, data: bytes) -> None:
-    async with asyncio.timeout(SEND_TIMEOUT_S):
-        await response.send(data)
-
-
-async def _answer_error(request: Request, error: Exception) -> HTTPResponse:
-    """Turn every exception into OpenAI's error object; what nobody expected is logged and told without details."""
-    match error:
-        case RequestError():
-            return _error(error.status, error.message, param=error.param, code=error.code)
-        case UnavailableError():
-            body = error_body(error.message, kind=kind_of(503), code=error.code)
-            loading = {} if error.loading is None else {"loading": error.loading.model_dump()}
-            response = _json({**body, **loading}, 503)
-            response.headers["retry-after"] = str(error.retry_after_s)
-            return response
-        case GenerationError():
-            return _error(500, str(error), code="generation_failed")
-        case SanicException():
-            response = _error(error.status_code, str(error))
-            response.headers.update(error.headers)
-            return response
-        case _:
-            logger.error("%s %s failed", request.method, request.path, exc_info=error)
-            return _error(500, "The worker failed to handle the request.")
-
-
-def _error(status: int, message: str, *, param: str | None = None, code: str | None = None) -> HTTPResponse:
-    return _json(error_body(message, kind=kind_of(status), param=param, code=code), status)
-
-
-def _json(body: dict[str, Any], status: int = 200) -> HTTPResponse:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return HTTPResponse(text.encode(), status=status, content_type="application/json")
