@@ -196,11 +196,13 @@ class Soak:
         await self._one_of_each()
         tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
         end = time.monotonic() + seconds
-        async with asyncio.TaskGroup() as group:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        client = httpx.AsyncClient(base_url=self._gateway.url, timeout=60, trust_env=False, limits=limits)
+        async with client, asyncio.TaskGroup() as group:
             group.create_task(self._endpoints(end))
             group.create_task(self._edits(end))
             for _ in range(CLIENTS):
-                group.create_task(self._client(end))
+                group.create_task(self._client(client, end))
         await self._rest(tasks, descriptors)
 
     async def _one_of_each(self) -> None:
@@ -222,20 +224,16 @@ class Soak:
                 match self._rng.randrange(4):
                     case 0:
                         name = self._rng.choice(NAMES)
-                        verb = self._rng.choice(("isolate", "close", "close", "probe"))
+                        verb = self._rng.choice(("isolate", "close", "close", "close", "probe"))
                         await client.post(f"/admin/endpoints/{verb}", json={"endpoint": name})
                         self.counts[f"{verb} by hand"] += 1
                     case _:
                         await self._gateway.reload(document(self._fakes, self._rng))
                         self.counts["edits"] += 1
 
-    async def _client(self, end: float) -> None:
+    async def _client(self, client: httpx.AsyncClient, end: float) -> None:
         while time.monotonic() < end:
-            limits = httpx.Limits(max_keepalive_connections=0)
-            async with httpx.AsyncClient(
-                base_url=self._gateway.url, timeout=60, trust_env=False, limits=limits
-            ) as client:
-                self.counts[await self._ask(client)] += 1
+            self.counts[await self._ask(client)] += 1
 
     async def _ask(self, client: httpx.AsyncClient) -> str:
         is_stream, leaves = self._rng.random() < 0.7, self._rng.random() < 0.15
