@@ -15,8 +15,15 @@ DEEPEST = 64
 """Levels of nesting: deeper documents exhaust the stacks of parsers further on."""
 LONGEST_MODEL = 256
 
-_FORBIDDEN = frozenset({"api_base", "base_url", "api_key", "extra_headers"})
-"""URLs and credentials come from the stack files only."""
+_FORBIDDEN = frozenset(
+    {
+        *("api_base", "api_key", "api_type", "api_version", "base_url", "custom_llm_provider", "default_headers"),
+        *("endpoint_url", "extra_body", "extra_headers", "extra_query", "fallbacks", "headers", "http_proxy"),
+        *("litellm_params", "model_list", "proxies", "proxy", "upstream_url"),
+    }
+)
+"""URLs, credentials and headers come from the stack files only. Other proxies take these from bodies, some of them
+inside lists of fallbacks; a helper may be such a proxy."""
 _MODEL_KEY = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
 

@@ -1,0 +1,75 @@
+"""What the files say about who may ask, and from where."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from runtime.gateway.security.rules import host_name, is_same_address, may_bind, rules_of
+from schemas.keys import Keys
+from schemas.stack import Stack
+from tests.runtime.gateway.harness import stack_document
+
+
+def stack(**gateway: Any) -> Stack:
+    document = stack_document({"a": "http://127.0.0.1:1"}, gateway=gateway)
+    document["nodes"]["here"] |= {"host": "Box.lan", "addresses": {"lan": "192.168.1.20", "six": "fd00::1"}}
+    return Stack.model_validate_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("bind", "gateway", "expected"),
+    [
+        ("127.0.0.1", {}, True),
+        ("::1", {}, True),
+        ("localhost", {}, True),
+        ("0.0.0.0", {}, False),
+        ("::", {}, False),
+        ("192.168.1.20", {"auth": "none"}, False),
+        ("192.168.1.20", {"exposed": "accepted"}, False),
+        ("192.168.1.20", {"auth": "none", "exposed": "accepted"}, True),
+        ("192.168.1.20", {"auth": {"keys_file": "keys.yaml"}}, True),
+        ("box.lan", {}, False),
+    ],
+)
+def test_beyond_loopback_keys_are_needed_or_their_lack_accepted(
+    bind: str, gateway: dict[str, Any], expected: bool
+) -> None:
+    assert may_bind(stack(**gateway), bind) == expected
+
+
+def test_the_hosts_are_loopback_the_address_the_nodes_names_and_the_listed() -> None:
+    rules = rules_of(stack(hosts=["Chat.example"]), Keys(), None, "0.0.0.0", ("machine",))
+    expected = {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "box.lan", "192.168.1.20", "[fd00::1]", "here"}
+    assert rules.hosts == expected | {"chat.example", "machine"}
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("localhost", "localhost"),
+        ("LOCALHOST:80", "localhost"),
+        ("[::1]", "[::1]"),
+        ("[FD00::1]:8000", "[fd00::1]"),
+        ("1.2.3.4:5", "1.2.3.4"),
+    ],
+)
+def test_a_host_is_known_without_its_port(host: str, name: str) -> None:
+    assert host_name(host) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "expected"),
+    [
+        ("10.0.0.5", "10.0.0.5", True),
+        ("10.0.0.5", "::ffff:10.0.0.5", True),
+        ("[fd00::1]", "fd00::1", True),
+        ("10.0.0.6", "10.0.0.5", False),
+        ("evil.example", "10.0.0.5", False),
+        ("10.0.0.5", "", False),
+    ],
+)
+def test_the_address_that_was_connected_to_is_always_good(name: str, address: str, expected: bool) -> None:
+    assert is_same_address(name, address) == expected
