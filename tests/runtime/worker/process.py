@@ -27,6 +27,12 @@ def wait_until(look: Callable[[], T | None], what: str, deadline_s: float = DEAD
     raise AssertionError(f"not within {deadline_s:g} s: {what}")
 
 
+def spent_s(pid: int) -> float:
+    """Return the processor time that a process has used, from Linux's `/proc`."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Worker:
     """Starts `python -m runtime.worker`; as a context it ends it."""
 

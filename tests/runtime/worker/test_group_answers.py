@@ -1,9 +1,9 @@
 """A group answers what one process answers, to one request and to many, however it is spread."""
 
+import functools
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.runtime.worker.group import Group
-from tests.runtime.worker.process import Worker, wait_until
+from tests.runtime.worker.process import Worker, spent_s, wait_until
 from tests.runtime.worker.tiny import write_model
 
 PROMPTS = ["the quick brown fox", "user assistant system: the answer", "a", "lazy dog " * 30]
@@ -114,12 +114,6 @@ def test_status_knows_every_rank(group: Group) -> None:
     assert all(rank["memory"]["model_bytes"] == whole for rank in report["ranks"])
 
 
-def spent_s(pid: int) -> float:
-    """Return the processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def test_an_idle_group_uses_no_cpu(group: Group) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("no /proc on this system")
@@ -136,24 +130,43 @@ def test_an_idle_group_uses_no_cpu(group: Group) -> None:
     assert sum(map(spent_s, pids)) - before < 0.15  # one collective that waits takes a whole core
 
 
-def test_a_pipeline_answers_as_one_process_does(tmp_path: Path) -> None:
-    check_spread(tmp_path, "qwen2", "pipeline", 2, "4,2")
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[str]]]:
+    """Return what gives a model of a type, and what one process answers with it."""
+
+    @functools.cache
+    def make(kind: str) -> tuple[Path, list[str]]:
+        place = tmp_path_factory.mktemp(kind)
+        model = write_model(place / "model", kind, layers=6)
+        with Worker(model, place / "log") as single:
+            return model, answers(single.wait_ready())
+
+    return make
+
+
+def check_spread(place: Path, reference: tuple[Path, list[str]], strategy: str, size: int, split: str | None) -> None:
+    model, expected = reference
+    with Group(model, place, size, strategy=strategy, split=split) as group:
+        assert answers(group.wait_ready().lead) == expected
+
+
+def test_a_pipeline_answers_as_one_process_does(
+    tmp_path: Path, reference: Callable[[str], tuple[Path, list[str]]]
+) -> None:
+    check_spread(tmp_path, reference("qwen2"), "pipeline", 2, "4,2")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "strategy", "size", "split"), SPREADS)
 def test_every_spread_answers_as_one_process_does(
-    tmp_path: Path, kind: str, strategy: str, size: int, split: str | None
+    tmp_path: Path,
+    reference: Callable[[str], tuple[Path, list[str]]],
+    kind: str,
+    strategy: str,
+    size: int,
+    split: str | None,
 ) -> None:
-    check_spread(tmp_path, kind, strategy, size, split)
-
-
-def check_spread(place: Path, kind: str, strategy: str, size: int, split: str | None) -> None:
-    model = write_model(place / "model", kind, layers=6)
-    with Worker(model, place / "single.log") as single:
-        expected = answers(single.wait_ready())
-    with Group(model, place / "group", size, strategy=strategy, split=split) as group:
-        assert answers(group.wait_ready().lead) == expected
+    check_spread(tmp_path, reference(kind), strategy, size, split)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The worker as a process: how it starts, refuses to start, drains and dies."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.runtime.worker.process import Worker, wait_until
+from tests.runtime.worker.process import Worker, spent_s, wait_until
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -112,13 +111,9 @@ def test_a_drain_admits_nobody_and_ends_what_takes_too_long(tiny_model_dir: Path
 
 
 def test_an_idle_worker_uses_no_cpu(worker: Worker) -> None:
-    def spent_s() -> float:
-        fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     if not Path("/proc/self/stat").exists():
         pytest.skip("no /proc on this system")
     wait_until(lambda: worker.status()["queue"]["batch"] == 0, "it is idle")
-    before, begun = spent_s(), time.monotonic()
+    before, begun = spent_s(worker.process.pid), time.monotonic()
     wait_until(lambda: time.monotonic() - begun > 2, "time passes")
-    assert spent_s() - before < 0.1  # polling for work at 1 kHz would use more
+    assert spent_s(worker.process.pid) - before < 0.1  # polling for work at 1 kHz would use more
