@@ -5,7 +5,7 @@ export PYTHON COVERAGE
 BIN = .venv/bin
 SETUP = PYTHON='$(PYTHON)' scripts/setup-venv.sh
 
-.PHONY: run stop test slow cluster check lint types schemas lock bench fresh clean
+.PHONY: run stop test slow faults mutation cluster check lint types schemas lock bench fresh clean
 
 run:  ## set everything up, serve the embedded model and ask it a question
 	@$(SETUP) run
@@ -22,6 +22,14 @@ test:  ## set everything up and run the tests; COVERAGE=yes measures their cover
 slow:  ## the tests that take too long for `make test`
 	@$(SETUP) dev
 	@scripts/run-tests.sh -m "slow and not cluster"
+
+faults:  ## what endpoints, networks and clients do wrong, each with its exact outcome
+	@$(SETUP) dev
+	@scripts/run-tests.sh -m "not cluster" tests/faults
+
+mutation:  ## change the gateway's decisions in small ways and print how many of them the tests notice (half an hour)
+	@$(SETUP) dev
+	scripts/mutation.sh
 
 cluster:  ## several hosts as network namespaces: needs root, sshd and ip
 	@$(SETUP) dev

@@ -27,44 +27,6 @@ def probes(fake: FakeUpstream) -> int:
     return sum(seen.headers.get("x-request-id") == "probe" for seen in fake.seen)
 
 
-async def test_a_wedged_endpoint_stays_out_until_it_gives_a_token(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prober, "PROBE_S", 0.15)
-
-    async def wedged(exchange: Exchange) -> None:
-        # Its health page says 200 all the time; nothing comes of asking for a token.
-        if exchange.seen.path == "/health":
-            await exchange.answer(200, {"status": "ok"})
-        else:
-            await stalls(exchange)
-
-    gateway, (bad, good) = await lab(wedged, answers(), chat={**SOON, "timeouts": {"first_token_s": 0.15}})
-    assert (await ask(gateway, STREAM)).headers["x-orchestrate-endpoint"] == "b"
-    async with httpx.AsyncClient(base_url=bad.url, trust_env=False) as client:
-        for _ in range(10):
-            seen = probes(bad)
-            await until(lambda seen=seen: probes(bad) > seen, what="another probe")
-            assert (await client.get("/health")).status_code == 200
-            assert not isinstance(gateway.standing("a").breaker, Closed)
-            assert (await ask(gateway, STREAM)).headers["x-orchestrate-endpoint"] == "b"
-
-    async def wedged_report() -> dict[str, Any] | None:
-        (report, _) = (await gateway.config())["endpoints"]
-        return report if report["state"] == report["health"] == "wedged" else None
-
-    # A probe that found no connection in its short time tells nothing of that; the next one does.
-    report = await until(wedged_report)
-    assert not report["is_serving"]
-    assert report["probe"]["outcome"] == "no first content"
-    assert report["probe"]["age_s"] < 20
-    bad.behave = answers()
-    await until(lambda: isinstance(gateway.standing("a").breaker, Closed))
-    answer = await ask(gateway, STREAM)
-    assert answer.headers["x-orchestrate-endpoint"] == "a"
-    (report, _) = (await gateway.config())["endpoints"]
-    assert (report["state"], report["health"], report["probe"]["outcome"]) == ("ready", "ready", "ok")
-    assert len(good.seen) == 11
-
-
 async def test_an_endpoint_that_may_take_long_to_its_first_token_returns(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,24 +113,6 @@ async def test_pollers_end_with_their_table(lab: Any, tmp_path: Path) -> None:
         count = probes(fake)
         await asyncio.sleep(0.5)
         assert probes(fake) == count, "nobody asks what no table names"
-
-
-async def test_a_failure_of_our_own_is_reported_and_probing_goes_on(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prober, "RESTART_S", 0.05)
-    gateway, (fake,) = await lab(refuses(500), chat=SOON)
-    pool, leased = gateway.gateway.services.pool, gateway.gateway.services.pool.lease_probe
-
-    def explodes(*_: object) -> None:
-        pool.lease_probe = leased
-        raise RuntimeError("surprise")
-
-    pool.lease_probe = explodes
-    await ask(gateway)
-    await until(lambda: probes(fake) > 0)
-    async with gateway.client() as client:
-        assert "orchestrate_probe_restarts_total 1.0" in (await client.get("/metrics")).text
-    fake.behave = answers()
-    await until(lambda: isinstance(gateway.standing("a").breaker, Closed))
 
 
 async def test_an_endpoint_that_refuses_probes_is_tried_by_clients(lab: Any) -> None:
