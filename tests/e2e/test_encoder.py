@@ -16,6 +16,7 @@ from openai.types import CreateEmbeddingResponse
 
 from tests.e2e.conftest import trial_in
 from tests.e2e.trial import REPOSITORY, Trial, poll
+from tests.ports import free_port
 
 RERANK = {
     "model": "reranking",
@@ -76,6 +77,23 @@ def test_a_length_that_the_model_does_not_have_is_refused_by_request_and_plan(en
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "dimensions")
     shown = encoder.run("plan", "quickstart", "roles.embedding.dimensions=768", code=None).stdout
     assert "Conflict: roles.embedding.dimensions: expected the 384 of all-minilm-l6-v2" in shown
+
+
+def test_the_older_shape_falls_back_to_our_own_worker(encoder: Trial) -> None:
+    text = encoder.file.read_text()
+    lost = f"http://127.0.0.1:{free_port()}"
+    encoder.file.write_text(
+        f'{text}\nhelper_nodes: {{embeddings: {{url: "{lost}", model: nomic, timeout_sec: 10, fallback: "local"}}}}\n'
+    )
+    try:
+        shown = encoder.run("plan", "quickstart", code=None).stdout
+        assert "Note: helper_nodes.embeddings is read as roles.embeddings: 127.0.0.1, then embed" in shown
+        body = {"model": "embeddings", "input": "hi"}
+        answer = poll(lambda: (found := post(encoder, "/v1/embeddings", body)).status_code == 200 and found)
+        assert answer.headers["x-orchestrate-fallback"] == "embed"
+        assert len(answer.json()["data"][0]["embedding"]) == 384
+    finally:
+        encoder.file.write_text(text)
 
 
 def test_without_a_ranker_documents_keep_their_order_until_it_is_back(encoder: Trial) -> None:
