@@ -85,7 +85,7 @@ _POLICY = """\
 # defaults.
 lan:
   breaker: {failure_threshold: 3, reset_timeout_s: 60}
-  timeouts: {connect_s: 2, first_token_s: 60, idle_s: 45, total_s: 600}
+  timeouts: {connect_s: 2, idle_s: 45, total_s: 600}
   limits: {attempts: 3}
 """
 

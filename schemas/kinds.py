@@ -15,6 +15,8 @@ Tree = Mapping[str, Any]
 
 CHAT_ONLY_ENGINES = frozenset({"mlx-lm-server"})
 """Engines that serve no other kind of model (read in mlx-lm 0.32)."""
+NO_CHAT_APIS = frozenset({"tei", "infinity"})
+"""Helpers that make vectors and scores only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Place:
     """What its model does; None where the files do not say."""
     has_cosine: bool = False
     """It is a worker of ours: with an embedding model it ranks documents by how near their vectors are."""
+    api: str = ""
+    """Of a helper: how it is asked."""
 
     def can_be(self, kind: ModelKind) -> bool:
         """Tell whether it can serve in a role of a kind."""
@@ -87,6 +91,7 @@ def kind_problems(tree: Tree) -> Iterator[tuple[Path, str]]:
     kinds = {name: kind_of(name, signs) for name in signs}
     for name, role in signs.items():
         yield from (((("roles", name, *path), text)) for path, text in _role_problems(role, kinds[name], kinds))
+        yield from _setting_problems(("roles", name), _section(tree, "roles")[name], kinds[name])
     yield from _service_problems(tree)
     yield from _alias_problems(tree, kinds)
 
@@ -100,9 +105,28 @@ def _role_problems(role: RoleSigns, kind: ModelKind, kinds: Mapping[str, ModelKi
         if not place.can_be(kind):
             why = _why(role, kind, place)
             yield place.path, f"{place.name} is of kind {place.kind}, and the role is for {kind}{why}; split the role"
+    yield from _api_problems(role, kind)
     for path, below in ((("fallback", "role"), role.fallback_role), (("context_fallback",), role.context_role)):
         if below is not None and kinds.get(below, kind) != kind:
             yield path, f"the role {below!r} is for {kinds[below]}, this one for {kind}; name one of its kind"
+
+
+def _setting_problems(here: Path, role: Tree, kind: ModelKind) -> Iterator[tuple[Path, str]]:
+    """Yield what a role says of itself that means nothing for its kind. What a policy says is for all kinds."""
+    limits = role.get("limits")
+    if kind == "chat" and isinstance(limits, Mapping) and limits.get("hedge_s") is not None:
+        yield (*here, "limits", "hedge_s"), "only vectors and scores are asked for twice, and this role is for chat"
+    if kind != "chat" and role.get("midstream") not in (None, "error"):
+        yield (*here, "midstream"), f"only chat is streamed, and this role is for {kind}"
+
+
+def _api_problems(role: RoleSigns, kind: ModelKind) -> Iterator[tuple[Path, str]]:
+    for place in role.places:
+        if kind == "chat" and place.api in NO_CHAT_APIS:
+            message = f"{place.api} has no chat; say what {place.name} is for: `kind: embedding` or `kind: reranking`"
+            yield place.path, f"{message} at the helper's model"
+        elif kind != "chat" and place.api in CHAT_ONLY_ENGINES:
+            yield place.path, f"{place.api} serves chat models only, and this role is for {kind}"
 
 
 def _why(role: RoleSigns, kind: ModelKind, place: Place) -> str:
@@ -166,8 +190,8 @@ def _signs_of(stack: Stack, role: Role) -> RoleSigns:
         helper = stack.helpers.get(endpoint.helper)
         offered = None if helper is None else helper.models.get(endpoint.model)
         kind = None if offered is None else offered.kind
-        is_ours = helper is not None and helper.api == "worker"
-        return Place(("endpoints", name, "model"), endpoint.model, kind, is_ours)
+        api = "" if helper is None else helper.api
+        return Place(("endpoints", name, "model"), endpoint.model, kind, api == "worker", api)
 
     fallback = role.fallback
     return RoleSigns(
@@ -201,7 +225,8 @@ def _place_in(tree: Tree, name: str, endpoint: Tree) -> Place:
     helper = _section(tree, "helpers").get(str(endpoint["helper"]), {})
     model = str(endpoint.get("model"))
     kind = _kind(_section(helper, "models").get(model, {}).get("kind"))
-    return Place(("endpoints", name, "model"), model, kind, helper.get("api") == "worker")
+    api = str(helper.get("api", "openai"))
+    return Place(("endpoints", name, "model"), model, kind, api == "worker", api)
 
 
 def _service_in(tree: Tree, path: Path, name: str) -> Place:

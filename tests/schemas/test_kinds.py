@@ -92,6 +92,12 @@ def test_a_role_that_mixes_kinds_is_refused_where_it_does(declared, key, says):
     assert says in found[f"roles.one.{key}"]
 
 
+def test_what_means_nothing_for_a_kind_is_refused():
+    assert not problems(one=role("embed", limits={"hedge_s": "p95"}), other=role("talk", midstream="restart"))
+    found = problems(one=role("talk", limits={"hedge_s": 1}), other=role("rank", midstream="restart"))
+    assert list(found) == ["roles.one.limits.hedge_s", "roles.other.midstream"]
+
+
 def test_a_worker_of_ours_ranks_with_an_embedding_model():
     assert not problems(one=role("rank", fallback={"local": "embed"}), other=role("embed"))
 
