@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runtime.gateway.routing.breaker import Closed, Open
+from runtime.gateway.routing import by_hand
+from runtime.gateway.routing.breaker import Closed, Isolated, Open
 from runtime.gateway.routing.budget import LEAST_RETRIES
 from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.checks import check_due
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, judge_fault, judge_status
-from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.pool import Lease, Pool, Standing
 from runtime.gateway.routing.select import Choice
-from runtime.gateway.routing.table import RoutingTable
+from runtime.gateway.routing.table import EndpointIdentity, RoutingTable
 from schemas.stack import Stack
 from tests.runtime.gateway.harness import stack_document
 
@@ -219,3 +220,248 @@ def test_retries_have_a_budget() -> None:
         assert isinstance(retry, Lease)
         retry.finish(CLIENT_LEFT)
     assert pool.may_retry(found.routes["chat"])
+
+
+def standing_of(pool: Pool) -> Standing:
+    (standing,) = pool.standings.values()
+    return standing
+
+
+def opened(pool: Pool, found: RoutingTable) -> None:
+    for _ in range(3):
+        lease(pool, found).finish(FAILED)
+    assert isinstance(standing_of(pool).breaker, Open)
+
+
+def panic(pool: Pool, found: RoutingTable, tried: tuple[EndpointIdentity, ...] = ()) -> Lease | None:
+    return pool.lease_panic(found.routes["chat"], tried)
+
+
+def test_in_a_panic_an_open_endpoint_is_tried_and_an_answer_closes_it() -> None:
+    found = table(ONE, chat={"breaker": {"panic": "try"}})
+    pool, _ = pool_with(found)
+    assert panic(pool, found) is None, "nothing is open"
+    opened(pool, found)
+    state = standing_of(pool).breaker
+    for _ in range(5):
+        taken = panic(pool, found)
+        assert taken is not None
+        taken.finish(FAILED)
+        assert standing_of(pool).breaker is state, "failures in a panic make nothing worse"
+    taken, other = panic(pool, found), panic(pool, found)
+    assert taken is not None
+    assert other is not None
+    assert standing_of(pool).in_flight == 2
+    taken.confirm()
+    assert isinstance(standing_of(pool).breaker, Closed), "at its first content"
+    taken.finish(FAILED)
+    assert standing_of(pool).breaker.failures == 1, "what comes after that counts"
+    other.finish(SUCCESS)
+    assert standing_of(pool).breaker.failures == 1, "the other one was let through before"
+    assert standing_of(pool).in_flight == 0
+    assert pool.may_retry(found.routes["chat"])
+
+
+def test_nobody_panics_where_the_files_do_not_say_so() -> None:
+    found = table(ONE)
+    pool, _ = pool_with(found)
+    opened(pool, found)
+    assert panic(pool, found) is None
+
+
+def test_in_a_panic_nobody_is_asked_who_may_not_be_asked() -> None:
+    found = table(
+        {"a": "http://h1:1", "b": "http://h2:1"},
+        chat={"breaker": {"panic": "try", "failure_threshold": 1}, "limits": {"max_in_flight": 2}},
+    )
+    pool, clock = pool_with(found)
+    a, b = (target.identity for target in found.routes["chat"].targets())
+    lease(pool, found).finish(FAILED)
+    assert panic(pool, found) is None, "one is closed"
+    lease(pool, found).finish(FAILED)
+    first, second = panic(pool, found), panic(pool, found)
+    assert first is not None
+    assert second is not None
+    assert [first.target.identity, second.target.identity] == [a, b], "who has fewest requests"
+    for lease_ in (first, second):
+        lease_.release()
+    only_b = panic(pool, found, (a,))
+    assert only_b is not None
+    assert only_b.target.identity == b
+    assert only_b.is_retry
+    only_b.finish(judge_status(429, "60", ""))
+    assert [each.target.identity for each in (panic(pool, found), panic(pool, found)) if each] == [a, a]
+    assert panic(pool, found) is None, "one is full, the other busy"
+    clock.now = 60.0
+    by_hand.isolate(pool, b)
+    assert panic(pool, found) is None, "or isolated"
+
+
+def test_slow_calls_are_those_near_the_limit_or_what_the_files_say() -> None:
+    for breaker_keys, seconds, expected in (
+        ({}, 7.9, False),
+        ({}, 8.0, True),
+        ({"slow_call_s": 2.0}, 1.9, False),
+        ({"slow_call_s": 2.0}, 2.0, True),
+    ):
+        found = table(ONE, chat={"breaker": breaker_keys, "timeouts": {"first_token_s": 10.0}})
+        pool, clock = pool_with(found)
+        taken = lease(pool, found)
+        clock.now += seconds
+        taken.confirm()
+        clock.now += 100.0
+        assert taken.is_slow(clock.now) == expected, "only the first content counts"
+        taken.finish(SUCCESS)
+        (slice_,) = standing_of(pool).breaker.window
+        assert slice_.slow == expected
+
+
+def test_a_whole_completion_and_one_that_waited_for_a_load_are_never_slow() -> None:
+    found = table(ONE, chat={"breaker": {"slow_call_s": 1.0}})
+    pool, clock = pool_with(found)
+    whole = lease(pool, found)
+    clock.now += 50.0
+    assert not whole.is_slow(clock.now)
+    standing_of(pool).asleep = "loading"
+    waited = lease(pool, found)
+    waited.confirm()
+    assert not waited.is_slow(clock.now + 50.0)
+
+
+def test_slow_calls_open_the_breaker_and_ask_for_a_trial() -> None:
+    found = table(ONE, chat={"breaker": {"slow_call_s": 1.0}})
+    pool, clock = pool_with(found)
+    told: list[EndpointIdentity] = []
+    pool.on_failure = told.append
+    for _ in range(5):
+        assert not told
+        taken = lease(pool, found)
+        clock.now += 2.0
+        taken.confirm()
+        taken.finish(SUCCESS)
+    state = standing_of(pool).breaker
+    assert isinstance(state, Open)
+    assert state.cause == "slow calls"
+    assert len(told) == 1
+
+
+def test_what_a_breaker_did_is_remembered_with_its_causes() -> None:
+    found = table(ONE, chat={"breaker": {"reset_timeout_s": 10.0}})
+    pool, clock = pool_with(found)
+    opened(pool, found)
+    clock.now = 10.0
+    trial = lease(pool, found)
+    clock.now = 11.0
+    trial.confirm()
+    trial.finish(SUCCESS)
+    (identity,) = pool.standings
+    by_hand.isolate(pool, identity)
+    by_hand.isolate(pool, identity)
+    pool.renew([identity])
+    by_hand.close(pool, identity)
+    assert list(standing_of(pool).stats.changes) == [
+        (0.0, "open", "failures in a row: refused"),
+        (10.0, "half-open", "its time was over"),
+        (11.0, "closed", "an answer"),
+        (11.0, "isolated", "by hand"),
+        (11.0, "closed", "by hand"),
+    ]
+
+
+def test_what_is_set_by_hand_outlives_a_reload() -> None:
+    found = table(ONE)
+    pool, _ = pool_with(found)
+    (identity,) = pool.standings
+    by_hand.isolate(pool, identity)
+    pool.adopt(table(ONE, chat={"breaker": {"failure_threshold": 9}}))
+    choice = pool.lease(found.routes["chat"], ())
+    assert isinstance(choice, Choice)
+    assert [(skip.reason, skip.retry_s) for skip in choice.skipped] == [("isolated", None)]
+    assert check_due(standing_of(pool), 5.0, 1e9) is None, "nobody probes it"
+    by_hand.close(pool, identity)
+    assert isinstance(pool.lease(found.routes["chat"], ()), Lease)
+
+
+def test_closing_by_hand_forgets_what_kept_requests_away() -> None:
+    found = table(ONE)
+    pool, _ = pool_with(found)
+    lease(pool, found).finish(judge_status(429, "60", ""))
+    assert isinstance(pool.lease(found.routes["chat"], ()), Choice)
+    (identity,) = pool.standings
+    by_hand.close(pool, identity)
+    assert isinstance(pool.lease(found.routes["chat"], ()), Lease)
+
+
+def test_a_probe_by_hand_is_the_trial_of_an_open_breaker_and_shows_only_of_an_isolated_one() -> None:
+    found = table(ONE)
+    pool, clock = pool_with(found)
+    (target,) = found.routes["chat"].targets()
+    opened(pool, found)
+    probe = by_hand.lease_probe(pool, target, 20.0)
+    assert probe is not None
+    assert probe.is_probe
+    assert by_hand.lease_probe(pool, target, 20.0) is None, "one at a time"
+    probe.finish(SUCCESS)
+    assert isinstance(standing_of(pool).breaker, Closed)
+    assert (standing_of(pool).stats.answers, standing_of(pool).stats.answered_at) == (0, clock.now)
+    by_hand.isolate(pool, target.identity)
+    shown = by_hand.lease_probe(pool, target, 20.0)
+    assert shown is not None
+    shown.finish(SUCCESS)
+    assert isinstance(standing_of(pool).breaker, Isolated)
+    assert standing_of(pool).in_flight == 0
+
+
+def test_what_was_heard_is_noted() -> None:
+    found = table(ONE)
+    pool, clock = pool_with(found)
+    stats = standing_of(pool).stats
+    clock.now = 1.0
+    lease(pool, found).finish(FAILED, "refused: no")
+    assert (stats.is_unreachable, stats.is_silent, stats.heard_at, stats.failed_at) == (True, False, None, 1.0)
+    clock.now = 2.0
+    lease(pool, found).finish(judge_fault("stalled", is_committed=True))
+    assert (stats.is_unreachable, stats.is_silent, stats.heard_at) == (False, True, None)
+    clock.now = 3.0
+    lease(pool, found).finish(judge_status(401, None, ""))
+    assert (standing_of(pool).is_refused, stats.heard_at, stats.failures) == (True, 3.0, 2)
+    clock.now = 4.0
+    lease(pool, found).finish(CLIENT_LEFT)
+    assert (standing_of(pool).is_refused, stats.heard_at) == (True, 3.0), "that says nothing"
+    lease(pool, found).finish(SUCCESS, tokens=4)
+    assert (standing_of(pool).is_refused, stats.is_silent, stats.answered_at, stats.answers) == (False, False, 4.0, 1)
+
+
+def test_who_does_not_take_our_key_or_lacks_the_model_comes_last_until_the_next_check() -> None:
+    for more, status, until_ in (({}, 401, 30.0), ({}, 404, 30.0), ({"health_check": {"interval_s": 5.0}}, 404, 5.0)):
+        found = table({"a": "http://h1:1", "b": "http://h2:1"}, chat=more)
+        pool, clock = pool_with(found)
+        lease(pool, found).finish(judge_status(status, None, ""))
+        assert lease(pool, found).target.name == "b"
+        clock.now = until_
+        assert lease(pool, found).target.name == "a"
+
+
+def test_who_has_just_come_back_gets_more_and_more_while_another_can_answer() -> None:
+    found = table(
+        {"a": "http://h1:1", "b": "http://h2:1"},
+        chat={"breaker": {"failure_threshold": 1, "reset_timeout_s": 10.0, "slow_start_s": 80.0}},
+    )
+    pool, clock = pool_with(found)
+    lease(pool, found).finish(FAILED)
+    clock.now = 10.0
+    lease(pool, found).finish(SUCCESS)
+    assert [lease(pool, found).target.name for _ in range(3)] == ["a", "b", "b"]
+    clock.now = 20.0
+    assert [lease(pool, found).target.name for _ in range(3)] == ["a", "b", "b"], "two at once"
+    clock.now = 90.0
+    assert [lease(pool, found).target.name for _ in range(3)] == ["a", "a", "a"]
+
+
+def test_who_has_just_come_back_gets_everything_where_nobody_else_is() -> None:
+    found = table(ONE, chat={"breaker": {"failure_threshold": 1, "reset_timeout_s": 10.0}})
+    pool, clock = pool_with(found)
+    lease(pool, found).finish(FAILED)
+    clock.now = 10.0
+    lease(pool, found).finish(SUCCESS)
+    assert [lease(pool, found).target.name for _ in range(9)] == ["a"] * 9
