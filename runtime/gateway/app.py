@@ -12,6 +12,7 @@ from sanic.compat import Header
 from sanic.config import Config
 from sanic.exceptions import BadRequest, RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
+from sanic.helpers import STATUS_CODES
 from sanic.models.protocol_types import TransportProtocol
 
 from runtime.gateway.api import admin, embeddings, endpoints, health, openai, receipts, rerank
@@ -32,6 +33,9 @@ MOST_DISCARDED = 64 * 1024 * 1024
 """Bytes of a refused body that are read so that its sender gets to see the answer."""
 
 CLIENT_CLOSED_REQUEST = 499
+
+# Sanic has no words for this one.
+STATUS_CODES.setdefault(HTTPStatus.MISDIRECTED_REQUEST, b"Misdirected Request")
 
 _numbers = itertools.count()
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from sanic import Request
@@ -30,13 +31,12 @@ FRIENDLY_SITES = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site for what the gateway's own pages ask, and for what a person typed."""
 LONGEST_TIMER_S = 24 * 3600.0
 """A key that expires later than this is looked at again then: clocks are set."""
-MISDIRECTED = 421
 
 
 class MisdirectedError(SanicException):
     """The Host header names nobody that is known here. Its text is ours and may be shown."""
 
-    status_code = MISDIRECTED
+    status_code = HTTPStatus.MISDIRECTED_REQUEST
 
 
 class Stay:

@@ -206,12 +206,15 @@ class Conf:
 class GatewayProcess:
     """A gateway as a process of its own."""
 
-    def __init__(self, conf: Conf, port: int | None = None, *, drain_s: float = 30.0, **environ: str) -> None:
+    def __init__(
+        self, conf: Conf, port: int | None = None, *, drain_s: float = 30.0, bind: str = "127.0.0.1", **environ: str
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = conf.root.parent / f"gateway-{time.monotonic_ns()}.log"
         self._conf = conf
         self._drain_s = drain_s
+        self._bind = bind
         self._environ = environ
         self.process: asyncio.subprocess.Process
 
@@ -222,6 +225,7 @@ class GatewayProcess:
             "--routes": self._conf.routes_path,
             "--port": self.port,
             "--drain-s": self._drain_s,
+            "--bind": self._bind,
         }
         with self.log_path.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
