@@ -1,7 +1,7 @@
 """I/O: how long planning takes and how much memory it needs, for fleets of 10, 100 and 1,000 nodes with 5 units each.
 
-Three plans for each, from the composed stack: a first start, nothing to do, and a change of every unit of a model. No
-network, no processes.
+Three plans for each, from the composed stack: a first start, nothing to do, and a change of every unit of a model. Half
+of the nodes declare their memory, and one of each node's services loads its model on demand. No network, no processes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import tracemalloc
 from dataclasses import replace
 
 from orchestrator.expand import Desired, expand
-from orchestrator.observed import Observed, ObservedUnit, Reachable
-from orchestrator.plan import AwaitReady, Publish, Rewire, Start
+from orchestrator.observed import Observed, ObservedUnit, OnDemandSeen, Reachable
+from orchestrator.plan import AwaitReady, Plan, Publish, Rewire, Start
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import report
+from orchestrator.uncollected import uncollected
 from schemas.base import NodeName, UnitId
+from schemas.on_demand import OnDemandReport
 from schemas.routes import Instance, Routes
 from schemas.stack import Stack
+from schemas.unit import is_on_demand
 
 SIZES = (10, 100, 1_000)
 SERVICES_PER_NODE = 5
@@ -31,9 +34,9 @@ def fleet(nodes: int, max_batch: int = 8) -> Stack:
     """Return a stack of so many nodes, each with four single units and one rank of a group with its neighbour."""
     names = [f"n{number:04d}" for number in range(nodes)]
     services: dict[str, object] = {
-        f"s{number}-{name}": {"model": "small", "nodes": [name], "max_batch": max_batch}
+        f"s{number}-{name}": {"model": "small", "nodes": [name], "max_batch": max_batch, "start": start}
         for name in names
-        for number in range(SERVICES_PER_NODE - 1)
+        for number, start in enumerate(["always"] * (SERVICES_PER_NODE - 2) + ["on-demand"])
     }
     for first, second in zip(names[::2], names[1::2], strict=True):
         services[f"group-{first}"] = {
@@ -45,7 +48,12 @@ def fleet(nodes: int, max_batch: int = 8) -> Stack:
     tree = {
         "stack": "fleet",
         "nodes": {
-            name: {"reach": "ssh", "host": f"{name}.lan", "addresses": {"lan": f"10.0.{number // 250}.{number % 250}"}}
+            name: {
+                "reach": "ssh",
+                "host": f"{name}.lan",
+                "addresses": {"lan": f"10.0.{number // 250}.{number % 250}"},
+                **({"memory_gib": 128.0, "reserve_gib": 8.0} if number % 2 else {}),
+            }
             for number, name in enumerate(names)
         },
         "models": {
@@ -71,6 +79,7 @@ def running(desired: Desired) -> Observed:
     empty = bare(desired)
     units: dict[NodeName, dict[UnitId, ObservedUnit]] = {name: {} for name in desired.nodes}
     ready: set[UnitId] = set()
+    cold = OnDemandSeen("cold", OnDemandReport(since_s=0.0))
     instances: list[Instance] = []
     for action in reconcile(desired, empty).actions:
         match action:
@@ -86,6 +95,7 @@ def running(desired: Desired) -> Observed:
                         launch=launch,
                         link_port=each.link_port,
                         control_port=each.control_port,
+                        demand=cold if is_on_demand(each.unit.spec) else None,
                     )
             case AwaitReady(unit=unit, others=others):
                 ready |= {unit, *(other for _, other in others)}
@@ -112,13 +122,19 @@ def measure(stack: Stack, world: Observed) -> tuple[float, float]:
     """Return the seconds of one processor and, from a second run, the MiB at the peak that planning takes."""
     gc.collect()
     began = time.process_time()
-    reconcile(expand(stack, "/conf"), world)
+    plan(stack, world)
     seconds = time.process_time() - began
     tracemalloc.start()
-    reconcile(expand(stack, "/conf"), world)
+    plan(stack, world)
     peak = tracemalloc.get_traced_memory()[1] / MIB
     tracemalloc.stop()
     return seconds, peak
+
+
+def plan(stack: Stack, world: Observed) -> Plan:
+    """Plan as the commands do."""
+    with uncollected():
+        return reconcile(expand(stack, "/conf"), world)
 
 
 def main() -> int:

@@ -25,10 +25,12 @@ def difference(wanted: Sequence[DesiredUnit], old: ObservedUnit) -> str:
 def _changes(before: Frozen, after: Frozen, old_port: int | None) -> Iterator[tuple[str, object, object]]:
     """Yield (key, old, new) for every field that differs, by key; the port is the one that was taken."""
     olds, news = vars(before), vars(after)
-    for key in sorted(olds.keys() | news.keys()):
+    if type(before) is type(after):
+        changed = [key for key, old in olds.items() if news[key] != old]
+    else:
+        changed = [key for key in olds.keys() | news.keys() if olds.get(key) != news.get(key)]
+    for key in sorted(changed):
         old, new = olds.get(key), news.get(key)
-        if old == new:
-            continue
         if isinstance(old, Frozen) and isinstance(new, Frozen):
             yield from ((f"{key} {inner}", one, other) for inner, one, other in _changes(old, new, old_port))
         elif key == "port":

@@ -187,9 +187,7 @@ def _service_units(
     draft = None if service.draft is None else models[service.draft]
     for replica in range(service.replicas):
         if service.sharding is not None:
-            specs: list[WorkerSpec | EngineSpec] = list(
-                _ranks(stack, name, service, service.sharding, replica, model)
-            )
+            specs: list[WorkerSpec | EngineSpec] = list(_ranks(stack, name, service, service.sharding, replica, model))
         else:
             node = moved.get((name, replica)) or service.nodes[replica % len(service.nodes)]
             specs = [_single(stack, name, service, replica, node, model, draft)]

@@ -23,12 +23,9 @@ class ReferencePlaces:
         """`starting` are the slots in which the plan starts something."""
         self._desired = desired
         self._observed = observed
-        self._free = free_memory(desired, observed, KnownMemory(desired, observed))
-        self._starting = set()
-        for slot in starting:
-            self._starting.add(slot.id)
-            for node, need in _own(slot).items():
-                self._use(node, need)
+        self._starting = {slot.id: slot for slot in starting}
+        self._left: dict[NodeName, float | None] | None = None
+        """What is free on each node; counted when the first group asks, as most plans have none that does."""
 
     def place(self, slot: Slot) -> DesiredUnit | str:
         """Return a rank on whose node there is room now, before the slot itself starts; else why there is none."""
@@ -38,12 +35,13 @@ class ReferencePlaces:
             return f"how much memory the whole of {name} needs is unknown; declare models.{name}.memory_gib"
         # what the slot itself is going to take is still there
         own = _own(slot) if slot.id in self._starting else {}
+        left = self._free()
         for unit in slot.wanted:
-            free, later = self._free.get(unit.node), own.get(unit.node, 0.0)
+            free, later = left.get(unit.node), own.get(unit.node, 0.0)
             if free is not None and free + later >= whole:
-                self._use(unit.node, max(0.0, whole - later))
+                left[unit.node] = free - max(0.0, whole - later)
                 return unit
-        unknown = [unit.node for unit in slot.wanted if self._free.get(unit.node) is None]
+        unknown = [unit.node for unit in slot.wanted if left.get(unit.node) is None]
         if unknown:
             nodes = ", ".join(dict.fromkeys(unknown))
             return f"how much memory is free on {nodes} is not known, and the whole of {name} needs {gib(whole)} GiB"
@@ -58,10 +56,14 @@ class ReferencePlaces:
         declared = None if model is None else model.memory_gib
         return unit_memory(alone, declared, self._observed.facts.get(spec.model.name))[0]
 
-    def _use(self, node: NodeName, amount_gib: float) -> None:
-        free = self._free.get(node)
-        if free is not None:
-            self._free[node] = free - amount_gib
+    def _free(self) -> dict[NodeName, float | None]:
+        if self._left is None:
+            self._left = free_memory(self._desired, self._observed, KnownMemory(self._desired, self._observed))
+            for slot in self._starting.values():
+                for node, need in _own(slot).items():
+                    free = self._left.get(node)
+                    self._left[node] = None if free is None else free - need
+        return self._left
 
 
 def _own(slot: Slot) -> dict[NodeName, float]:

@@ -26,6 +26,10 @@ def allotments(desired: Desired, observed: Observed) -> Mapping[NodeName, Allotm
     models = {unit.node for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec | EngineSpec)}
     left = {unit.node for unit in observed.units() if isinstance(unit.spec, WorkerSpec | EngineSpec)} - models
     always = _sums(unit for unit in desired.units.values() if not is_on_demand(unit.spec))
+    needs: dict[NodeName, dict[str, float]] = {}
+    for unit in _on_demand(desired):
+        if isinstance(unit.spec, WorkerSpec) and unit.memory_gib and not unit.is_estimate:
+            needs.setdefault(unit.node, {})[unit.spec.service] = unit.memory_gib
     for name in sorted(models):
         node = desired.nodes[name]
         aside = node.reserve_gib + always.get(name, 0.0)
@@ -33,17 +37,9 @@ def allotments(desired: Desired, observed: Observed) -> Mapping[NodeName, Allotm
             memory_gib=node.memory_gib,
             set_aside_gib=round(aside, 6),
             reserve_gib=node.reserve_gib,
-            needs_gib=_needs(desired, name),
+            needs_gib=needs.get(name, {}),
         )
     return found | {name: Allotment(set_aside_gib=0.0) for name in sorted(left)}
-
-
-def _needs(desired: Desired, node: NodeName) -> dict[str, float]:
-    return {
-        unit.spec.service: unit.memory_gib
-        for unit in _on_demand(desired)
-        if unit.node == node and isinstance(unit.spec, WorkerSpec) and unit.memory_gib and not unit.is_estimate
-    }
 
 
 def sharing_conflicts(desired: Desired, observed: Observed) -> Iterator[str]:

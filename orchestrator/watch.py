@@ -94,14 +94,16 @@ class Watcher:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tell(Told("watching", f"watching {control.stack} ({control.conf})", {"pid": os.getpid()}))
         async with asyncio.TaskGroup() as group:
+            end = asyncio.Event()
             files = group.create_task(
-                follow_files(control.conf, state, control.directories.wanted(control.stack), self)
+                follow_files(control.conf, state, control.directories.wanted(control.stack), self, end)
             )
             try:
                 while True:
                     await self._until_due()
                     await self._look(group)
             finally:
+                end.set()
                 files.cancel()
                 self._nodes.close()
 

@@ -41,15 +41,20 @@ class Listener(Protocol):
         ...
 
 
-async def follow_files(conf: Path, state: Path, wanted: Path, listener: Listener) -> None:
-    """Tell of changes in a configuration directory and of a stack's journal, until cancelled."""
+async def follow_files(conf: Path, state: Path, wanted: Path, listener: Listener, end: asyncio.Event) -> None:
+    """Tell of changes in a configuration directory and of a stack's journal, until cancelled.
+
+    Set `end` before: its threads look at that, and a cancellation waits for them.
+    """
     async with asyncio.TaskGroup() as group:
-        group.create_task(_follow(conf, listener.files_changed, suffix=".yaml", is_recursive=True))
-        group.create_task(_follow(state, listener.files_changed, suffix=".jsonl", is_recursive=False))
-        group.create_task(_follow(wanted.parent, listener.lock_wanted, suffix=wanted.name, is_recursive=False))
+        group.create_task(_follow(conf, listener.files_changed, end, suffix=".yaml", is_recursive=True))
+        group.create_task(_follow(state, listener.files_changed, end, suffix=".jsonl", is_recursive=False))
+        group.create_task(_follow(wanted.parent, listener.lock_wanted, end, suffix=wanted.name, is_recursive=False))
 
 
-async def _follow(directory: Path, tell: Callable[[], None], *, suffix: str, is_recursive: bool) -> None:
+async def _follow(
+    directory: Path, tell: Callable[[], None], end: asyncio.Event, *, suffix: str, is_recursive: bool
+) -> None:
     from watchfiles import Change, awatch
 
     def concerns(_: Change, path: str) -> bool:
@@ -64,7 +69,8 @@ async def _follow(directory: Path, tell: Callable[[], None], *, suffix: str, is_
                 watch_filter=concerns,
                 debounce=2 * STEP_MS,
                 step=STEP_MS,
-                rust_timeout=60_000,  # it ends when it is cancelled all the same
+                rust_timeout=60_000,
+                stop_event=end,
                 recursive=is_recursive,
             ):
                 tell()
