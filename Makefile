@@ -19,9 +19,9 @@ test:  ## set everything up and run the tests; COVERAGE=yes measures their cover
 	@$(SETUP) dev
 	@scripts/run-tests.sh -m "not slow and not cluster"
 
-slow:  ## the tests that take too long for `make test`
+slow:  ## the tests that take too long for `make test`; those of `make faults` apart
 	@$(SETUP) dev
-	@scripts/run-tests.sh -m "slow and not cluster"
+	@scripts/run-tests.sh -m "slow and not cluster" --ignore tests/faults
 
 faults:  ## what endpoints, networks and clients do wrong, each with its exact outcome
 	@$(SETUP) dev
