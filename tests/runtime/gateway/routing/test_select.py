@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.gateway.routing.breaker import Closed, HalfOpen, Open
+from runtime.gateway.routing.breaker import Closed, HalfOpen, Isolated, Open
 from runtime.gateway.routing.pool import Standing
-from runtime.gateway.routing.select import TRIAL_S, choose
+from runtime.gateway.routing.select import TRIAL_S, choose, in_use
 from runtime.gateway.routing.table import EndpointIdentity, Missing, Route, Target
 from schemas.policy import Breaker, Timeouts
 
@@ -87,6 +87,111 @@ def test_every_skipped_endpoint_has_its_reason_and_its_time() -> None:
         ("c", "busy", 4.0),
         ("d", "not running", None),
     ]
+
+
+def skips(one: Route, states: dict[EndpointIdentity, Standing]) -> list[tuple[str, str, float | None]]:
+    return [(skip.name, skip.reason, skip.retry_s) for skip in choose(one, states, (), NOW, 0).skipped]
+
+
+def test_why_an_endpoint_says_that_it_is_passing_is_told() -> None:
+    states = {
+        A.identity: Standing(busy_until=105.0, asleep="loading"),
+        B.identity: Standing(busy_until=106.0, asleep="model failed"),
+        C.identity: Standing(busy_until=107.0, asleep="cold"),
+    }
+    assert skips(route([A, B, C]), states) == [("a", "loading", 5.0), ("b", "model failed", 6.0), ("c", "busy", 7.0)]
+
+
+def test_an_isolated_endpoint_is_skipped_and_nobody_knows_for_how_long() -> None:
+    assert skips(route([A]), {A.identity: Standing(breaker=Isolated(1))}) == [("a", "isolated", None)]
+
+
+def test_a_trial_that_is_about_to_end_is_waited_for_no_longer() -> None:
+    assert skips(route([A]), {A.identity: Standing(breaker=HalfOpen(1, NOW + 0.25, 1))}) == [("a", "half-open", 0.25)]
+
+
+def test_a_full_endpoint_is_free_again_after_its_share_of_an_answer() -> None:
+    full = Standing(in_flight=4)
+    assert skips(route([target("a", limit=4)]), {A.identity: full}) == [("a", "full", 0.25)]
+    full.pace.answered(8.0)
+    (skip,) = skips(route([target("a", limit=4)]), {A.identity: full})
+    assert skip == ("a", "full", 2.0)
+    assert pick(route([target("a", limit=5)]), {"a": full}) == "a"
+
+
+def test_requests_of_the_last_minute_count_against_the_rate() -> None:
+    limited = replace(A, rpm=2)
+    for begun, expected in (
+        ([], []),
+        ([NOW - 1], []),
+        ([NOW - 59, NOW - 50], [("a", "rate limit", 1.0)]),
+        ([NOW - 60, NOW - 50], []),
+        ([NOW - 59, NOW - 50, NOW - 10], [("a", "rate limit", 10.0)]),
+    ):
+        states = {A.identity: Standing(begun=deque(begun))}
+        assert skips(route([limited]), states) == expected
+
+
+def test_a_probed_endpoint_is_named_as_a_trial_and_not_risked() -> None:
+    due = Open(1, 90.0, 1)
+    states = {
+        A.identity: Standing(breaker=due, is_probed=True),
+        B.identity: Standing(breaker=due, is_probed=True),
+    }
+    choice = choose(route([A], [B]), states, (), NOW, 0)
+    assert (choice.target, choice.trial) == (None, A)
+    assert [(skip.name, skip.reason, skip.retry_s) for skip in choice.skipped] == [
+        ("a", "open", TRIAL_S),
+        ("b", "open", TRIAL_S),
+    ]
+    states[A.identity].asleep = "cold"
+    assert choose(route([A], [B]), states, (), NOW, 0).target == A, "only a request wakes its model"
+    states[B.identity].is_probed = False
+    assert choose(route([B], [A]), states, (), NOW, 0).target == B, "nobody else tries it"
+
+
+def test_of_two_that_were_just_closed_or_lack_the_model_the_first_is_taken() -> None:
+    absent = Standing(absent_until=NOW + 1)
+    warming = Standing(in_flight=1, breaker=Closed(closed_at=NOW))
+    assert pick(route([A], [B]), {"a": absent, "b": absent}) == "a"
+    assert pick(route([A], [B]), {"a": absent, "b": warming}) == "b"
+    assert pick(route([A], [B], [C]), {"a": warming, "b": warming, "c": Standing(in_flight=9)}) == "c"
+    assert pick(route([A, B]), {"a": replace(warming, in_flight=2), "b": warming}) == "b"
+    assert pick(route([A, B]), {"a": Standing(breaker=Closed(closed_at=NOW))}) == "a", "one at once is always given"
+    assert pick(route([A, B]), {"a": Standing(absent_until=NOW)}) == "a"
+
+
+def test_failures_and_weights_count_like_requests_in_flight() -> None:
+    assert pick(route([A, B]), {"a": Standing(breaker=Open(1, 90.0, 1)), "b": Standing()}) == "b"
+    assert pick(route([target("a", 4), B]), {"a": Standing(in_flight=3), "b": Standing(in_flight=1)}) == "a"
+    assert pick(route([target("a", 2), B]), {"a": Standing(in_flight=3), "b": Standing(in_flight=1)}) == "b"
+
+
+def test_who_holds_the_beginning_of_the_prompt_is_drawn_to_as_far_as_it_may() -> None:
+    for in_flight, allowed, expected in ((2, 2.0, "b"), (3, 2.0, "a"), (0, 0.0, "b")):
+        states = {A.identity: Standing(), B.identity: Standing(in_flight=in_flight), C.identity: Standing(in_flight=9)}
+        chosen = choose(route([A, B, C]), states, (), NOW, 0, {B.identity: allowed}).target
+        assert chosen is not None
+        assert chosen.name == expected
+    states = {each.identity: Standing() for each in (A, B, C)}
+    chosen = choose(route([A, B, C]), states, (), NOW, 0, {B.identity: 1.0, C.identity: 3.0}).target
+    assert chosen == C, "who holds more"
+    states[C.identity].in_flight = 1
+    chosen = choose(route([A, B, C]), states, (), NOW, 0, {B.identity: 3.0, C.identity: 3.0}).target
+    assert chosen == B, "of the same the idler one"
+
+
+def test_what_is_in_use_is_the_rung_that_would_answer_and_who_shares_it() -> None:
+    below = route([C])
+    above = replace(route([A, B]), fallback=below)
+    well = {each.identity: Standing() for each in (A, B, C)}
+    assert in_use(above, well, NOW) == (above, {A.identity, B.identity})
+    one_open = {**well, A.identity: Standing(breaker=Open(1, 110.0, 1))}
+    assert in_use(above, one_open, NOW) == (above, {B.identity})
+    both_open = {**one_open, B.identity: Standing(breaker=Open(1, 110.0, 1))}
+    assert in_use(above, both_open, NOW) == (below, {C.identity})
+    assert in_use(route([A], [B]), one_open, NOW)[1] == {B.identity}, "the second tier"
+    assert in_use(route([A]), one_open, NOW) == (None, frozenset())
 
 
 STATES = st.builds(
