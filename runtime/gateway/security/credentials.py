@@ -15,6 +15,8 @@ def credential_of(authorization: Sequence[str], api_key: Sequence[str]) -> str |
     Both may be sent, as some clients do, if they say the same. Raises `ApiError` with status 400 for two different
     ones, whichever would be valid, and with 401 for an `Authorization` of another kind.
     """
+    if len(authorization) == 1 and not api_key and authorization[0].startswith("Bearer "):
+        return authorization[0][len(_BEARER) :].strip() or None  # what nearly all clients send
     found = ""
     for value in authorization:
         scheme, token = value[: len(_BEARER)], value[len(_BEARER) :].strip()
