@@ -47,7 +47,7 @@ def scope_of(policy: PlanPolicy, desired: Desired, observed: Observed, slots: Ma
     for target in (*policy.targets, *policy.restart):
         found = named.get(target) or named.get(target.rpartition("/")[2])
         if found is None:
-            problems.append(f"{target}: no slot, service, node or helper is called so{_hint(target, named)}")
+            problems.append(f"{target}: no slot, service, node or helper is called so{hint(target, named)}")
             continue
         groups |= found[0]
         helpers |= found[1]
@@ -66,12 +66,13 @@ def _lost_problems(policy: PlanPolicy, desired: Desired, observed: Observed) -> 
     problems = []
     for name in sorted(policy.assume_lost):
         if name not in desired.nodes:
-            problems.append(f"--assume-lost {name}: no node is called so{_hint(name, desired.nodes)}")
+            problems.append(f"--assume-lost {name}: no node is called so{hint(name, desired.nodes)}")
         elif isinstance(observed.nodes.get(name), Reachable):
             problems.append(f"--assume-lost {name}: the node answers; leave the option out")
     return tuple(problems)
 
 
-def _hint(name: str, valid: Iterable[str]) -> str:
+def hint(name: str, valid: Iterable[str]) -> str:
+    """Say what was probably meant by a name that means nothing, or what there is."""
     close = nearest(name, valid)
     return f"; did you mean {close}?" if close is not None else f"; there are: {', '.join(sorted(valid)[:20])}"

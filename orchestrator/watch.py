@@ -21,6 +21,7 @@ from orchestrator.delivery import keys_of
 from orchestrator.execute import ActionFailed, Emit, Event, Outcome
 from orchestrator.installed import InstalledMemory
 from orchestrator.node.client import LockedError, ShimError
+from orchestrator.observed import Reachable
 from orchestrator.pace import Pace
 from orchestrator.plan import Change, Defer, Plan, Start
 from orchestrator.policy import PlanPolicy
@@ -187,6 +188,8 @@ class Watcher:
         """Plan what is wanted now; while that is bad or cannot be applied, what was good before is mended."""
         wanted, problems = await self._source.wanted()
         planned = await self._plan_of(wanted) if wanted is not None else None
+        if planned is not None and self._has_found_lost(planned):
+            return await self._plan()
         if planned is not None and planned.plan.conflicts:
             problems += planned.plan.conflicts
             before = self._source.good
@@ -200,7 +203,19 @@ class Watcher:
         return planned
 
     async def _plan_of(self, wanted: Wanted) -> Planned:
-        return await self._control.plan_of(wanted, HEALS, installed=self._installed)
+        policy = replace(HEALS, assume_lost=self._control.policy.assume_lost)
+        return await self._control.plan_of(wanted, policy, installed=self._installed)
+
+    def _has_found_lost(self, planned: Planned) -> bool:
+        """Take nodes that answer out of those that are assumed to be lost; tells whether there was one."""
+        control, nodes = self._control, planned.observed.nodes
+        found = {name for name in control.policy.assume_lost if isinstance(nodes.get(name), Reachable)}
+        for name in sorted(found):
+            self._tell(Told("note", f"{name} answers: it is not assumed to be lost any more", {"node": name}))
+        control.policy = replace(control.policy, assume_lost=control.policy.assume_lost - found)
+        if found:
+            self._source.forget()  # what had moved away from it belongs there again
+        return bool(found)
 
     async def _with_kept_files(self, planned: Planned) -> Wanted:
         """Return what a plan is for, from kept files: a gateway that begins has no last good routes of its own."""

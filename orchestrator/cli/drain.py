@@ -9,7 +9,7 @@ import click
 
 from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_option, yes_option
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import conf_option, controller, note, print_json, run
+from orchestrator.cli.options import assume_lost_option, conf_option, controller, note, policy, print_json, run
 from orchestrator.controller import Controller
 from orchestrator.drain import drain_plan
 from orchestrator.plan import Drain, Plan
@@ -24,12 +24,22 @@ from schemas.unit import slot_of
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @yes_option
 @timeout_option
-def drain(stack: str, name: str, conf: Path | None, undo: bool, as_json: bool, yes: bool, timeout: float | None) -> int:
+@assume_lost_option
+def drain(
+    stack: str,
+    name: str,
+    conf: Path | None,
+    undo: bool,
+    as_json: bool,
+    yes: bool,
+    timeout: float | None,
+    assume_lost: tuple[str, ...],
+) -> int:
     """Take instances out of the routes and wait until nothing is in flight there; they go on running.
 
     They stay out, whatever is applied or restarted, until --undo or `down`.
     """
-    control = controller(conf, stack)
+    control = controller(conf, stack, policy=policy((), assume_lost))
 
     async def work() -> int:
         words = f"drain {name} --undo" if undo else f"drain {name}"

@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import conf_option, controller, print_json, run
+from orchestrator.cli.options import assume_lost_option, conf_option, controller, policy, print_json, run
 from orchestrator.controller import Controller
 from orchestrator.node.client import LockedError
+from orchestrator.scope import hint
 from orchestrator.watch import StackDownError, Tell, Told, Watcher
 
 WAIT_POLL_S = 5.0
@@ -23,12 +24,18 @@ WAIT_POLL_S = 5.0
 @conf_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--wait", is_flag=True, help="Wait while another watcher watches the stack, instead of giving up.")
-def watch(stack: str, conf: Path | None, as_json: bool, wait: bool) -> int:
+@assume_lost_option
+def watch(stack: str, conf: Path | None, as_json: bool, wait: bool, assume_lost: tuple[str, ...]) -> int:
     """Keep a stack as its files say, until it is interrupted: edits, units that end, nodes that come back.
 
-    What runs goes on when the watcher ends. `heal: true` in the stack lets `apply` start it as a unit of its own.
+    What runs goes on when the watcher ends. `heal: true` in the stack lets `apply` start it as a unit of its own. A
+    node that is assumed to be lost is so until it answers.
     """
-    control = controller(conf, stack)
+    control = controller(conf, stack, policy=policy((), assume_lost))
+    if assume_lost:
+        known = control.cluster().nodes
+        for name in sorted(control.policy.assume_lost - known.keys()):
+            raise CommandError(ExitCode.ERROR, f"--assume-lost {name}: no node is called so{hint(name, known)}")
 
     def tell(told: Told) -> None:
         if as_json:

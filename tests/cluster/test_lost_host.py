@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,27 @@ def test_what_ran_on_a_host_that_is_off_is_started_elsewhere_only_when_it_is_ass
     assert (copies(one), copies(two)) == (1, 1)
     assert fleet.answers()
     assert "No changes" in fleet.run("plan", NAME).stdout
+
+
+def test_a_watcher_stands_in_for_a_host_that_is_assumed_lost_until_it_answers(fleet: Fleet) -> None:
+    write(fleet, {"node": "local", "bind": fleet.lab.gateway}, coder=served_on("one", "two", replicas=2))
+    one, two = fleet.hosts["one"], fleet.hosts["two"]
+    fleet.run("apply", NAME, "--yes")
+    one.shut_down()
+    watching = fleet.popen("watch", NAME, "--json", "--assume-lost", "one")
+    try:
+        poll(lambda: copies(two) == 2 and fleet.answers(), 180)
+        drained = fleet.run("drain", NAME, "coder-0.0", "--yes", "--assume-lost", "one").stdout
+        assert "coder-0.0" in drained
+        fleet.run("drain", NAME, "coder-0.0", "--undo", "--yes", "--assume-lost", "one")
+        assert copies(two) == 2
+        one.boot()
+        poll(lambda: (copies(one), copies(two)) == (1, 1) and fleet.answers(), 180)
+    finally:
+        watching.send_signal(signal.SIGTERM)
+        told, errors = watching.communicate(timeout=120)
+    assert watching.returncode == 0, errors
+    assert "one answers: it is not assumed to be lost any more" in told
 
 
 def test_a_gateway_whose_host_is_lost_moves_and_what_lives_there_is_stopped_when_it_is_back(

@@ -65,6 +65,7 @@ def test_the_process_ends_with_the_code_of_its_command(conf):
         (["logs", "quikstart"], 3, "did you mean 'quickstart'?"),
         (["validate", "quickstart", "services.chat.prt=1"], 3, "did you mean 'port'?"),
         (["plan", "quickstart", "x"], 3, "expected key=value"),
+        (["watch", "quickstart", "--assume-lost", "locl"], 1, "no node is called so; did you mean local?"),
         (["plan"], 64, "Missing argument 'STACK'"),
         (["plan", "quickstart", "--yess"], 64, "No such option"),
         (["pln", "quickstart"], 64, "Did you mean 'plan'?"),
