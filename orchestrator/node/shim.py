@@ -1171,31 +1171,43 @@ def watch(request: Json) -> None:
     """Print the living units of a stack, and again whenever they change, until stdin or stdout is closed.
 
     A line is `{"alive": {unit: launch}}`. What lives and dies between two looks, a quarter of a second apart, shows as
-    another launch.
+    another launch. A start holds the lock before its record is written: until then the record, if there is one, is of a
+    run that has ended, and what was told of the unit still holds.
     """
     state, stack = state_of(request), name(request, "stack")
     poller = select.poll()
     poller.register(0, select.POLLIN)
     poller.register(1, 0)
     seen: Json | None = None
-    launches: dict[str, tuple[float | None, str]] = {}
+    launches: dict[str, tuple[float | None, str | None]] = {}
     while True:
         alive: Json = {}
         with gate(state):
             for unit in all_units(state, stack):
                 if is_held(unit.lock):
-                    written, launch = launches.get(unit.unit, (None, ""))
+                    written, launch = launches.get(unit.unit, (None, None))
                     if written is None or written != mtime(unit.directory / "record.json"):
-                        written, record = mtime(unit.directory / "record.json"), read_record(unit.directory)
-                        launch = record["launch"] if record else ""
+                        written = mtime(unit.directory / "record.json")
+                        launch = living_launch(unit) if written is not None else None
                         launches[unit.unit] = (written, launch)
-                    alive[unit.unit] = launch
+                    if launch is None and seen is not None:
+                        launch = seen.get(unit.unit)
+                    if launch is not None:
+                        alive[unit.unit] = launch
         if alive != seen:
             seen = alive
             emit({"version": VERSION, "ok": True, "alive": alive})
         for ready, _ in poller.poll(int(1000 * WATCH_POLL_S)):
             if ready == 1 or not os.read(0, 64 * 1024):
                 return
+
+
+def living_launch(unit: Unit) -> str | None:
+    """Return the launch that a unit's record names: "" when the record is not ours, None when that run has ended."""
+    record = read_record(unit.directory)
+    if record is None:
+        return ""
+    return record["launch"] if record["phase"] != "exited" else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -210,6 +211,32 @@ async def test_watching_tells_at_once_what_lives(client: ShimClient, shim: Shim)
         shim.start("a", *FOREVER)
         assert (await anext(changes))["a"] != first["a"]
     another.clean_up()
+
+
+def test_watching_tells_of_a_start_when_its_record_is_written(shim: Shim) -> None:
+    """Between taking the lock and writing the record a start may take seconds; this test stands for it."""
+    shim.start("a", *FOREVER)
+    shim.stop("a")
+    shim.directory("b").mkdir()
+    written = {unit: shim.directory(unit) / "record.json" for unit in ("a", "b")}
+    with (shim.directory("a") / "lock").open("wb") as one, (shim.directory("b") / "lock").open("wb") as other:
+        fcntl.flock(one, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        watching = shim.popen("watch", shim.request(stack="lab"))
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["alive"] == {}
+        record = {**json.loads(written["a"].read_text()), "phase": "starting"}
+        replace(written["b"], {**record, "launch": "first"})
+        assert json.loads(watching.stdout.readline())["alive"] == {"b": "first"}
+        replace(written["a"], {**record, "launch": "second"})
+        assert json.loads(watching.stdout.readline())["alive"] == {"a": "second", "b": "first"}
+
+
+def replace(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as the shim does: a reader sees the old one or the new one."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(record))
+    temporary.replace(path)
 
 
 def test_watching_ends_with_its_caller(shim: Shim) -> None:
