@@ -63,8 +63,9 @@ def worker_argv(
         argv += ["--kind", spec.model.kind]
     if spec.prompt_cache_gib is not None:
         argv += ["--prompt-cache-gib", f"{spec.prompt_cache_gib:g}"]
-    if draft_directory is not None:
-        argv += ["--draft-model", draft_directory, "--draft-tokens", str(spec.draft_tokens)]
+    if spec.draft is not None and draft_directory is not None:
+        argv += ["--draft-model", draft_directory, "--draft-name", spec.draft.name]
+        argv += ["--draft-tokens", str(spec.draft_tokens)]
     if spec.group is not None and meeting is not None:
         argv += ["--rank", str(spec.rank), "--size", str(spec.group.size)]
         argv += ["--backend", spec.group.backend, "--strategy", spec.group.strategy]

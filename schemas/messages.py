@@ -118,7 +118,7 @@ class WorkerSpeculation(Frozen):
     """What a draft model proposes to the model."""
 
     draft: str
-    """The draft model's directory, by its name."""
+    """The draft model's name in the stack, or its directory's."""
     draft_tokens: int
     """Tokens proposed for one step."""
     proposed: int

@@ -44,6 +44,7 @@ def parse(argv: list[str] | None) -> Settings:
         help="memory for prompts to come, running requests counted (default 1, less for small models; 0: none)",
     )
     parser.add_argument("--draft-model", type=Path, metavar="DIR", help="an MLX model that proposes tokens to it")
+    parser.add_argument("--draft-name", help="how /status calls it (default: as its directory)")
     parser.add_argument("--draft-tokens", type=_draft_tokens, default=3, help="proposed for a step (default 3)")
     parser.add_argument("--drain-s", type=_seconds, default=10.0, help="time for requests under way after TERM")
     _add_group(parser)
@@ -57,6 +58,8 @@ def parse(argv: list[str] | None) -> Settings:
         parser.error("--port is missing")
     if arguments.draft_model is not None and (group is not None or arguments.kind != "chat"):
         parser.error("--draft-model goes with one chat model in one process, not with --size or another --kind")
+    if arguments.draft_name is not None and arguments.draft_model is None:
+        parser.error("--draft-name goes with --draft-model only")
     token = os.environ.get(TOKEN_VARIABLE) or None
     if token is None and not _is_loopback(arguments.host):
         parser.error(f"--host {arguments.host} is not loopback: set {TOKEN_VARIABLE}")
@@ -72,6 +75,7 @@ def parse(argv: list[str] | None) -> Settings:
         max_context=arguments.max_context,
         prompt_cache_bytes=None if arguments.prompt_cache_gib is None else int(arguments.prompt_cache_gib * (1 << 30)),
         draft_dir=None if arguments.draft_model is None else str(arguments.draft_model),
+        draft_name=arguments.draft_name,
         draft_tokens=arguments.draft_tokens,
         drain_s=arguments.drain_s,
         group=group,

@@ -140,7 +140,7 @@ class Engine:
             requests=self.gate.meter.requests(),
             tokens=self.gate.meter.tokens(),
             versions=status.versions(),
-            speculation=status.speculation(self._settings.draft_dir, self._settings.draft_tokens, self._gauges),
+            speculation=status.speculation(self._settings, self._gauges),
             prompt_cache=status.prompt_cache(self._gauges),
             group=self._report_group(),
         )

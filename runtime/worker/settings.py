@@ -67,6 +67,8 @@ class Settings:
     """
     draft_dir: str | None = None
     """The MLX model directory of a model that proposes tokens to a lone request."""
+    draft_name: str | None = None
+    """Under which it is told; none means by its directory's."""
     draft_tokens: int = 3
     """Proposed for one step."""
     drain_s: float = 10.0

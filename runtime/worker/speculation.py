@@ -43,12 +43,14 @@ def check_draft(model: LoadedModel, draft: LoadedModel) -> None:
     ours, theirs = model.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
     other = next((token for token, index in theirs.items() if ours.get(token) != index), None)
     if other is not None:
-        raise DraftError(f"the draft model has another vocabulary: its token {other!r} is not the model's")
+        message = f"the draft model has another vocabulary: its token {other!r} is not the model's"
+        raise DraftError(f"{message}; choose a smaller model of the same family, or none")
     for name, loaded in (("model", model), ("draft model", draft)):
         layers: Any = make_prompt_cache(loaded.module)
         other = next((type(layer).__name__ for layer in layers if type(layer) is not KVCache), None)
         if other is not None:
-            raise DraftError(f"the {name} keeps a {other}, from which a wrong guess cannot be taken back")
+            message = f"the {name} keeps a {other}, from which a wrong guess cannot be taken back"
+            raise DraftError(f"{message}; serve the model without a draft")
 
 
 @contextmanager

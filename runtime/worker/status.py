@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from runtime.worker.settings import Settings
 from runtime.worker.steps import Gauges
 from schemas.messages import (
     WorkerMemory,
@@ -126,13 +127,13 @@ def prompt_cache(gauges: Gauges) -> WorkerPromptCache | None:
     )
 
 
-def speculation(draft_dir: str | None, draft_tokens: int, gauges: Gauges) -> WorkerSpeculation | None:
+def speculation(settings: Settings, gauges: Gauges) -> WorkerSpeculation | None:
     """Report how good the draft model's guesses are; none without one."""
-    if draft_dir is None:
+    if settings.draft_dir is None:
         return None
     return WorkerSpeculation(
-        draft=Path(draft_dir).name,
-        draft_tokens=draft_tokens,
+        draft=settings.draft_name or Path(settings.draft_dir).name,
+        draft_tokens=settings.draft_tokens,
         proposed=gauges.drafted,
         accepted=gauges.accepted,
         failure=gauges.draft_failure,

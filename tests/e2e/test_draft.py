@@ -80,7 +80,8 @@ def test_a_draft_model_from_the_files_proposes_tokens_and_status_says_how_well(d
         assert worker["speculation"]["proposed"] >= worker["speculation"]["accepted"] > 0
         assert worker["prompt_cache"]["hits"] > 0
         assert limit in (None, worker["prompt_cache"]["limit_bytes"])
-    assert drafted.units()["chat-0.0"]["worker"]["speculation"]["draft_tokens"] == 4
+    speculation = drafted.units()["chat-0.0"]["worker"]["speculation"]
+    assert (speculation["draft"], speculation["draft_tokens"]) == ("small", 4)
     out = drafted.run("status", "quickstart").stdout
     assert "drafted tokens accepted" in out
     assert "prompt cache hit by " in out
