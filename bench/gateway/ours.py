@@ -1,4 +1,4 @@
-"""I/O: the gateway as it is measured: one helper, one role, and how soon an edited file is served."""
+"""I/O: the gateway as it is measured: one helper, one role, keys asked for, and how soon an edited file is served."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any
 from bench.gateway.figures import OURS
 from bench.gateway.peers import Front
 from bench.gateway.processes import running
+from orchestrator.keys import KeysAt
 
 ROOT = Path(__file__).parents[2]
 RELOADS = 10
+KEYS_FILE = "keys.yaml"
 
 
 @contextmanager
@@ -24,10 +26,11 @@ def serving(place: Path, port: int, endpoint: int) -> Iterator[Front]:
     """Run the gateway in front of the endpoint."""
     conf = place / OURS
     _write_configuration(conf, endpoint)
+    key = KeysAt(conf, KEYS_FILE).add(("inference",), name="bench").text
     command = [sys.executable, "-m", "runtime.gateway", "--conf", conf, "--stack", "bench"]
     command += ["--routes", conf / "routes.json", "--port", str(port)]
     with running(command, port, place / f"{OURS}.log", cwd=ROOT) as tree:
-        yield Front(OURS, port, tree, model="chat")
+        yield Front(OURS, port, tree, model="chat", headers=(f"authorization: Bearer {key}",))
 
 
 def measure_reloads(place: Path, front: Front) -> list[float]:
@@ -72,7 +75,7 @@ def _write_configuration(conf: Path, endpoint: int) -> None:
             "nodes": {"here": {"reach": "local"}},
             "helpers": {"mock": {"url": f"http://127.0.0.1:{endpoint}", "models": {"mock": {}}}},
             "roles": {"chat": {"endpoints": {"mock": {"helper": "mock", "model": "mock"}}}},
-            "gateway": {"node": "here"},
+            "gateway": {"node": "here", "auth": {"keys_file": KEYS_FILE}},
         },
     )
 

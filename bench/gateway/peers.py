@@ -2,7 +2,7 @@
 
 Each has an environment of its own below one folder; `install` makes those that are missing. Versions are fixed, so
 that figures of two days can be compared. Peers run with as little as they can: one process, few logs, no database. The
-gateway runs with all that it does for users: it judges, counts, breaks circuits and probes while it is measured.
+gateway runs with all that it does for users: it asks for keys, judges, counts, breaks circuits and keeps receipts.
 """
 
 from __future__ import annotations
