@@ -148,6 +148,8 @@ class HelperSeen:
     """The longest prompt plus answer by model, in tokens, where it tells."""
     takes_any_name: bool = False
     """It answers with its one model whatever a request calls it."""
+    max_batch: int | None = None
+    """Texts that it takes in one request, where it tells."""
 
 
 @dataclass(frozen=True, slots=True)

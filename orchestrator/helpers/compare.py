@@ -19,6 +19,8 @@ _SPEAKERS = {
     "worker": ("orchestrate worker",),
 }
 """Which engines speak a declared protocol. OpenAI's is spoken by all of them."""
+_TEI_BATCH = 32
+"""Texts in one request to TEI, where the files do not say another number: the server's own default."""
 _SHOWN = 5
 
 
@@ -48,6 +50,19 @@ def mismatches(name: HelperName, helper: Helper, seen: HelperSeen | HelperSilent
             f"helpers.{name}.api says {helper.api}, but {program(seen)} answers at {helper.url}; "
             f"write `api: {_api_of(seen)}` or correct the URL"
         )
+    elif helper.api == "openai" and seen.engine in _SPEAKERS["mlx-lm-server"]:
+        found.append(
+            f"helpers.{name}.api says openai, and {program(seen)} answers at {helper.url}: some requests end it; "
+            "write `api: mlx-lm-server`, with which each is checked first"
+        )
+    wanted_batch = helper.max_batch or _TEI_BATCH
+    if helper.api == "tei" and seen.max_batch is not None and seen.max_batch < wanted_batch:
+        found.append(
+            f"helpers.{name}.max_batch is {wanted_batch}, and {program(seen)} takes {seen.max_batch} texts in a "
+            f"request; write `max_batch: {seen.max_batch}`"
+        )
+    if helper.api == "mlx-lm-server":
+        return tuple(found)  # it is asked for the model that it was started with, whatever it is called here
     pulled = set(to_pull(helper, seen))
     missing = [model for model in sorted(helper.models) if not has_model(seen, model) and model not in pulled]
     found += [f"helpers.{name}.models: {program(seen)} has no {model!r}{_nearest(seen, model)}" for model in missing]

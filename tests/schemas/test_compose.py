@@ -262,6 +262,8 @@ def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
         (["roles.chat.fallback={local: caht}"], "roles.chat.fallback.local", "no service is called 'caht'"),
         (["roles.chat.fallback={role: caht}"], "roles.chat.fallback.role", "no role is called 'caht'"),
         (["roles.chat.fallback={role: chat}"], "roles.chat.fallback.role", "a role cannot fall back to itself"),
+        (["roles.chat.context_fallback=lnog"], "roles.chat.context_fallback", "no role is called 'lnog'"),
+        (["roles.chat.context_fallback=chat"], "roles.chat.context_fallback", "a role cannot fall back to itself"),
         (["nodes.local.memory_gib=1", "nodes.local.reserve_gib=0.75"], "nodes.local.memory_gib", "need 0.5 GiB"),
         (["services.chat.idle_stop_s=60"], "services.chat.idle_stop_s", "only a service with `start: on-demand`"),
         (["services.chat.start=on-demand", "services.chat.engine=vllm"], "services.chat.start", "only engine mlx"),
@@ -359,6 +361,15 @@ def test_every_circle_of_fallbacks_is_named_once():
         ("roles.a.fallback.role", "the roles fall back in a circle: a -> b -> c -> a"),
         ("roles.x.fallback.role", "the roles fall back in a circle: x -> y -> x"),
     ]
+
+
+def test_roles_for_longer_prompts_turn_in_no_circle_of_their_own():
+    roles = {"a": {"context_fallback": "b"}, "b": {"context_fallback": "a", "fallback": {"role": "a"}}}
+    (finding,) = check_tree({"roles": roles}, "s")
+    assert (finding.path, finding.message) == (
+        ("roles", "a", "context_fallback"),
+        "the roles fall back in a circle: a -> b -> a",
+    )
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,32 @@ def test_a_worker_of_ours_ranks_with_an_embedding_model():
     assert not problems(one=role("rank", fallback={"local": "embed"}), other=role("embed"))
 
 
+@pytest.mark.parametrize(
+    ("api", "declared", "says"),
+    [
+        ("tei", role("box/m"), "tei has no chat; say what m is for: `kind: embedding` or `kind: reranking`"),
+        ("infinity", role("box/m", "talk"), "infinity has no chat"),
+        ("mlx-lm-server", role("box/e"), "mlx-lm-server serves chat models only, and this role is for embedding"),
+        ("tei", role("box/e"), None),
+        ("infinity", role("box/r", fallback="skip"), None),
+        ("mlx-lm-server", role("box/m"), None),
+    ],
+)
+def test_a_helper_is_asked_only_for_what_its_api_has(api, declared, says):
+    whole = tree(one=declared)
+    whole["helpers"] = {"box": {**HELPERS["box"], "api": api}}
+    found = [text for path, text in kind_problems(whole) if path == ("roles", "one", "endpoints", "e0", "model")]
+    assert len(found) == (says is not None)
+    assert says is None or says in found[0]
+
+
+def test_a_role_for_longer_prompts_is_of_the_same_kind():
+    found = problems(one=role("talk", context_fallback="other"), other=role("rank"))
+    assert found == {
+        "roles.one.context_fallback": "the role 'other' is for reranking, this one for chat; name one of its kind"
+    }
+
+
 def test_only_chat_models_are_sharded_and_served_by_the_stock_server():
     whole = tree(one=role("embed"))
     group = {"model": "encoder", "nodes": ["here", "here"], "sharding": {"backend": "ring", "strategy": "tensor"}}

@@ -24,6 +24,7 @@ def _read(answers: Answers) -> HelperSeen:
         present=served,
         loaded=served,
         context={model: context} if model and context else {},
+        max_batch=count(info.get("max_client_batch_size")),
     )
 
 

@@ -56,6 +56,23 @@ def test_a_server_that_answers_to_any_name_misses_none():
     assert mismatches("box", helper("y", api="openai"), seen) == ()
 
 
+def test_a_stock_server_is_to_be_asked_in_checked_requests():
+    seen = HelperSeen("mlx_lm.server", present=frozenset({"default_model"}))
+    (text, _) = mismatches("mac", helper("qwen", api="openai"), seen)
+    assert text.startswith("helpers.mac.api says openai, and mlx_lm.server answers at http://box:11434: some requests")
+    assert mismatches("mac", helper("qwen", api="mlx-lm-server"), seen) == ()
+    (text,) = mismatches("mac", helper("qwen", api="mlx-lm-server"), HelperSeen("vllm", present=frozenset({"qwen"})))
+    assert "write `api: openai`" in text
+
+
+def test_more_texts_than_a_server_takes_are_told():
+    seen = HelperSeen("tei", "1.7.1", frozenset({"m"}), max_batch=16)
+    (text,) = mismatches("gpu", helper("m", api="tei"), seen)
+    assert text == ("helpers.gpu.max_batch is 32, and tei 1.7.1 takes 16 texts in a request; write `max_batch: 16`")
+    smaller = helper("m", api="tei").model_copy(update={"max_batch": 8})
+    assert mismatches("gpu", smaller, seen) == ()
+
+
 def test_a_silent_helper_is_told_with_its_reason():
     assert mismatches("rtx", helper("m"), HelperSilent("box refuses port 1")) == ("helper rtx: box refuses port 1",)
 

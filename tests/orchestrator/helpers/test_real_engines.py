@@ -52,12 +52,12 @@ async def seen_when_up(helper: Helper) -> HelperSeen:
         return await until(is_seen, within_s=START_S, what="the server answers")
 
 
-async def asked(tmp_path: Path, url: str, model: str) -> str:
+async def asked(tmp_path: Path, url: str, model: str, api: str = "openai") -> str:
     """Return the answer that a gateway gets from the helper."""
     document = {
         "stack": "lab",
         "nodes": {"here": {"reach": "local"}},
-        "helpers": {"box": {"url": url, "models": {model: {}}}},
+        "helpers": {"box": {"url": url, "api": api, "models": {model: {}}}},
         "roles": {
             "chat": {
                 "endpoints": {"box": {"helper": "box", "model": model}},
@@ -81,7 +81,7 @@ async def asked(tmp_path: Path, url: str, model: str) -> str:
 async def test_stock_mlx_lm_server_is_known_and_answers(quickstart_model_dir, tmp_path):
     port = free_port()
     argv = [sys.executable, "-m", "mlx_lm.server", "--model", str(quickstart_model_dir), "--port", str(port)]
-    helper = Helper.model_validate({"url": f"http://127.0.0.1:{port}", "models": {"default_model": {}}})
+    helper = Helper.model_validate({"url": f"http://127.0.0.1:{port}", "api": "mlx-lm-server", "models": {"smol": {}}})
     async with running(argv, HF_HOME=str(tmp_path / "hub")):
         seen = await seen_when_up(helper)
         assert (seen.engine, seen.present) == ("mlx_lm.server", {"default_model"})
@@ -90,7 +90,7 @@ async def test_stock_mlx_lm_server_is_known_and_answers(quickstart_model_dir, tm
         assert str(quickstart_model_dir.resolve()) in seen.present
         assert mismatches("box", helper, seen) == ()
         assert describe("box", seen) == "box: mlx_lm.server, 2 models"
-        assert "Paris" in await asked(tmp_path, helper.url, "default_model")
+        assert "Paris" in await asked(tmp_path, helper.url, "smol", "mlx-lm-server")
 
 
 async def test_a_real_llama_server_is_known_and_answers(llama_server, quickstart_gguf, tmp_path):
