@@ -1,0 +1,187 @@
+"""What the admin API tells of endpoints, and what people do to them by hand there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from runtime.gateway.routing.breaker import Closed, Open
+from schemas.admin import EndpointsReport, EndpointStatistics
+from tests.fakes.upstream import FakeUpstream, answers, refuses, stalls
+from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, stack_document, until
+
+CHAT_PATH = "/v1/chat/completions"
+ONCE = {"breaker": {"failure_threshold": 1}}
+
+
+async def ask(gateway: LocalGateway, body: dict[str, Any] = CHAT) -> httpx.Response:
+    async with gateway.client() as client:
+        return await client.post(CHAT_PATH, json=body)
+
+
+async def endpoints(gateway: LocalGateway) -> dict[str, EndpointStatistics]:
+    async with gateway.client() as client:
+        answer = await client.get("/admin/endpoints")
+    assert answer.status_code == 200
+    return {found.endpoint: found for found in EndpointsReport.from_json(answer.content).endpoints}
+
+
+async def by_hand(gateway: LocalGateway, verb: str, **choice: str) -> httpx.Response:
+    async with gateway.client() as client:
+        return await client.post(f"/admin/endpoints/{verb}", json=choice)
+
+
+async def test_each_endpoint_tells_what_it_did(lab: Any) -> None:
+    gateway, _ = await lab(refuses(500), answers(), chat=ONCE)
+    before = await endpoints(gateway)
+    assert {name: found.health for name, found in before.items()} == {"a": "unknown", "b": "unknown"}
+    assert (before["a"].latency_s, before["a"].last_success_age_s, before["a"].breaker.cause) == (None, None, None)
+    for body in (CHAT, STREAM):
+        assert (await ask(gateway, body)).status_code == 200
+    await until(lambda: gateway.in_flight == 0)
+    found = await endpoints(gateway)
+    bad, good = found["a"], found["b"]
+    assert (bad.health, bad.failures, bad.answers) == ("alive", 1, 0)
+    assert (bad.breaker.state, bad.breaker.streak) == ("open", 1)
+    assert bad.breaker.retry_s is not None
+    assert 0 < bad.breaker.retry_s <= 66
+    assert [(change.state, change.cause) for change in bad.breaker.history] == [
+        ("open", "failures in a row: server error")
+    ]
+    assert bad.last_error == "server error (status 500)"
+    assert bad.last_error_age_s is not None
+    assert (good.health, good.failures, good.answers, good.in_flight) == ("ready", 0, 2, 0)
+    assert (good.roles, good.role, good.model) == (("chat/b",), "chat", "model-b")
+    assert good.breaker.state == "closed"
+    assert good.latency_s is not None
+    assert 0 < good.latency_s.p50 <= good.latency_s.p95
+    assert good.first_content_s is not None
+    assert good.tokens_per_s is not None
+    assert good.tokens_per_s > 0
+
+
+async def test_an_isolated_endpoint_gets_nothing_until_somebody_closes_it_whatever_is_reloaded(lab: Any) -> None:
+    gateway, (first, _) = await lab(answers(), answers())
+    answer = await by_hand(gateway, "isolate", endpoint="a")
+    assert answer.status_code == 200
+    (told,) = EndpointsReport.from_json(answer.content).endpoints
+    assert (told.endpoint, told.breaker.state, told.breaker.cause) == ("a", "isolated", "by hand")
+    assert told.breaker.retry_s is None
+    await gateway.reload({**gateway.document, "aliases": {"edit": ["chat"]}})
+    for _ in range(3):
+        assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
+    assert not first.seen
+    (report, _) = (await gateway.config())["endpoints"]
+    assert report["state"] == "isolated"
+    async with gateway.client() as client:
+        metrics = (await client.get("/metrics")).text
+    assert 'orchestrate_breaker_state{endpoint="a"' in metrics
+    assert 'orchestrate_breaker_changes_total{endpoint="a"' in metrics
+    assert (await by_hand(gateway, "close", endpoint="a", role="chat")).status_code == 200
+    assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
+
+
+async def test_without_others_an_isolated_endpoint_is_a_reason_and_not_a_404(lab: Any) -> None:
+    gateway, _ = await lab(answers())
+    await by_hand(gateway, "isolate", endpoint="a")
+    answer = await ask(gateway)
+    assert answer.status_code == 503
+    assert "a: isolated" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_probe_by_hand_closes_the_breaker_of_who_answers(lab: Any) -> None:
+    gateway, (fake, _) = await lab(refuses(500), answers(), chat=ONCE)
+    await ask(gateway)
+    (still,) = EndpointsReport.from_json((await by_hand(gateway, "probe", endpoint="a")).content).endpoints
+    assert still.probe is not None
+    assert (still.breaker.state, still.breaker.streak, still.probe.outcome) == ("open", 2, "server error")
+    fake.behave = answers()
+    (now,) = EndpointsReport.from_json((await by_hand(gateway, "probe", endpoint="a")).content).endpoints
+    assert now.probe is not None
+    assert (now.breaker.state, now.health, now.probe.outcome) == ("closed", "ready", "ok")
+    assert isinstance(gateway.standing("a").breaker, Closed)
+
+
+async def test_a_probe_by_hand_shows_whether_an_isolated_endpoint_is_well_and_leaves_it_out(lab: Any) -> None:
+    gateway, _ = await lab(answers(), answers())
+    await by_hand(gateway, "isolate", endpoint="a")
+    (found,) = EndpointsReport.from_json((await by_hand(gateway, "probe", endpoint="a")).content).endpoints
+    assert found.probe is not None
+    assert (found.breaker.state, found.probe.outcome) == ("isolated", "ok")
+
+
+async def test_two_trials_at_once_are_refused(lab: Any) -> None:
+    gateway, (fake, _) = await lab(refuses(500), answers(), chat=ONCE)
+    await ask(gateway)
+    fake.behave = stalls
+    before = len(fake.seen)
+    first = asyncio.create_task(by_hand(gateway, "probe", endpoint="a"))
+    await until(lambda: len(fake.seen) > before)
+    second = await by_hand(gateway, "probe", endpoint="a")
+    assert (second.status_code, second.json()["error"]["code"]) == (409, "trial_under_way")
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await until(lambda: gateway.in_flight == 0)
+    assert isinstance(gateway.standing("a").breaker, Open), "who asked has left, and nothing is stuck"
+
+
+@pytest.mark.parametrize(
+    ("choice", "status", "words"),
+    [
+        ({"endpoint": "aa"}, 404, "did you mean 'a'?"),
+        ({"endpoint": "nobody"}, 404, "there are: a, b."),
+        ({"endpoint": "a", "role": "code"}, 404, "in the role 'code'"),
+        ({"endpoint": "a", "instance": "10.0.0.1:1"}, 404, "not at '10.0.0.1:1'"),
+        ({}, 400, "endpoint"),
+        ({"endpoint": 5}, 400, "endpoint"),
+        ({"endpoint": "a", "url": "http://x"}, 400, "url"),
+    ],
+)
+async def test_what_is_not_there_is_named(lab: Any, choice: dict[str, Any], status: int, words: str) -> None:
+    gateway, _ = await lab(answers(), answers())
+    for verb in ("isolate", "close", "probe"):
+        answer = await by_hand(gateway, verb, **choice)
+        assert answer.status_code == status
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert words in error["message"]
+
+
+async def test_a_name_in_several_roles_needs_its_role_and_replicas_go_together(lab: Any) -> None:
+    gateway, _ = await lab(answers())
+    async with FakeUpstream() as other:
+        document = json.loads(json.dumps(stack_document({"a": gateway.document["helpers"]["a"]["url"]})))
+        document["helpers"]["b"] = {"url": other.url, "models": {"model-b": {}}}
+        document["roles"]["code"] = {"endpoints": {"a": {"helper": "b", "model": "model-b"}}}
+        await gateway.reload(document)
+        answer = await by_hand(gateway, "isolate", endpoint="a")
+        assert answer.status_code == 404
+        assert "Several roles have an endpoint 'a': chat, code." in answer.json()["error"]["message"]
+        assert (await by_hand(gateway, "isolate", endpoint="a", role="code")).status_code == 200
+        assert (await ask(gateway)).status_code == 200
+        document["roles"]["code"]["endpoints"]["a"] = {"helper": "a", "model": "model-a"}
+        await gateway.reload(document)
+        answer = await by_hand(gateway, "isolate", endpoint="a")
+        (found,) = EndpointsReport.from_json(answer.content).endpoints
+        assert found.roles == ("chat/a", "code/a"), "one endpoint in two roles"
+        where = f"127.0.0.1:{other.port}"
+        answer = await by_hand(gateway, "close", endpoint="a", instance=where)
+        assert where in answer.json()["error"]["message"]
+
+
+async def test_in_a_panic_an_open_endpoint_is_asked_where_the_files_say_so(lab: Any) -> None:
+    gateway, (fake,) = await lab(refuses(500), chat={"breaker": {"failure_threshold": 1, "panic": "try"}})
+    assert (await ask(gateway)).status_code == 503
+    state = gateway.standing("a").breaker
+    assert isinstance(state, Open)
+    assert (await ask(gateway)).status_code == 503
+    assert len(fake.seen) == 2, "it is asked all the same"
+    assert gateway.standing("a").breaker is state
+    fake.behave = answers()
+    assert (await ask(gateway)).status_code == 200
+    assert isinstance(gateway.standing("a").breaker, Closed)
