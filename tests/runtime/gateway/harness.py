@@ -207,7 +207,14 @@ class GatewayProcess:
     """A gateway as a process of its own."""
 
     def __init__(
-        self, conf: Conf, port: int | None = None, *, drain_s: float = 30.0, bind: str = "127.0.0.1", **environ: str
+        self,
+        conf: Conf,
+        port: int | None = None,
+        *,
+        drain_s: float = 30.0,
+        bind: str = "127.0.0.1",
+        keys: Path | None = None,
+        **environ: str,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -215,6 +222,7 @@ class GatewayProcess:
         self._conf = conf
         self._drain_s = drain_s
         self._bind = bind
+        self._keys = keys
         self._environ = environ
         self.process: asyncio.subprocess.Process
 
@@ -226,6 +234,7 @@ class GatewayProcess:
             "--port": self.port,
             "--drain-s": self._drain_s,
             "--bind": self._bind,
+            **({} if self._keys is None else {"--keys": self._keys}),
         }
         with self.log_path.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(

@@ -178,6 +178,32 @@ async def test_a_process_refuses_an_address_of_the_network_without_keys(conf: Co
 
 
 @pytest.mark.slow
+async def test_a_gateway_elsewhere_follows_the_keys_that_are_brought_to_it(conf: Conf, fake: FakeUpstream) -> None:
+    conf.write_stack(stack_document({"a": fake.url}, gateway=KEYED))
+    conf.write_routes()
+    brought = KeysAt(conf.routes_path.parent, "keys.yaml")
+    own = KeysAt(conf.root, "keys.yaml").add(("inference",))
+    async with gateway_process(conf, keys=brought.path) as gateway, gateway.client() as client:
+
+        async def status(key: str) -> int:
+            return (await client.get("/v1/models", headers={"x-api-key": key})).status_code
+
+        key = brought.add(("inference",))
+
+        async def is_let_in() -> bool:
+            return await status(key.text) == 200
+
+        await until(is_let_in, what="the new key")
+        assert await status(own.text) == 401
+        brought.revoke(key.id)
+
+        async def is_refused() -> bool:
+            return await status(key.text) == 401
+
+        await until(is_refused, what="its end")
+
+
+@pytest.mark.slow
 async def test_keys_that_are_taken_from_the_files_stay_asked_for_while_the_address_is_open(
     conf: Conf, fake: FakeUpstream
 ) -> None:
