@@ -22,7 +22,7 @@ PATH = "/v1/embeddings"
 
 _VECTOR = re.compile(rb'"embedding"\s*:\s*')
 _INDEX = re.compile(rb'"index"\s*:\s*(\d+)')
-_LIST = re.compile(rb"\s*(\[[^\[\]]*\])\s*([,\]])")
+_LIST = re.compile(rb"\s*(\[[0-9eE+.,\s-]*\])\s*([,\]])")
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 _TOKENS = re.compile(rb'"(prompt_tokens|total_tokens)"\s*:\s*(\d{1,15})')
 _BYTES = 4

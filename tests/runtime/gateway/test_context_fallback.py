@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from runtime.gateway.routing.breaker import Closed
+from runtime.gateway.routing.outcome import CONTEXT_OVERFLOW, judge_error_event, judge_status
 from tests.fakes.upstream import ROLE, Behaviour, answers, event, refuses, streams
 from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, instance, service_document, words_of
 
@@ -78,6 +79,22 @@ async def test_a_stream_goes_on_there_before_its_first_content(lab: Any, way: st
     answer = await ask(gateway, STREAM)
     assert words_of(answer.text) == ["w0", "w1"]
     assert (answer.headers["x-orchestrate-endpoint"], answer.headers["x-orchestrate-fallback"]) == ("b", "long")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (422, '{"error": "`inputs` must have less than 512 tokens. given: 600", "error_type": "validation"}'),
+        (413, '{"error": "the input length exceeds the context length"}'),
+        (500, '{"error": "input length exceeds maximum context length"}'),
+        (400, "the decoder prompt (length 9) is longer than the maximum model length of 8."),
+        (400, "requested tokens (516) exceed context window of 512"),
+    ],
+)
+def test_every_engine_s_words_for_it_are_known(status: int, text: str) -> None:
+    assert judge_status(status, None, text) is CONTEXT_OVERFLOW
+    assert judge_status(503, None, text) is not CONTEXT_OVERFLOW
+    assert judge_error_event("server_error", text) is CONTEXT_OVERFLOW
 
 
 async def test_without_such_a_role_the_error_is_passed_on_as_it_came(lab: Any) -> None:
