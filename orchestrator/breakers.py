@@ -43,8 +43,12 @@ def has_answered(endpoint: EndpointStatistics) -> bool:
 
 def breaker_words(breaker: BreakerReport) -> str:
     """Return a breaker's state, and how long it lasts."""
+    if breaker.retry_s == 0:
+        return f"{breaker.state}, trial due"
+    if breaker.state == "half-open":
+        return "half-open, a trial is on its way"
     if breaker.retry_s is not None:
-        return f"{breaker.state}, next trial in {duration(breaker.retry_s)}" if breaker.retry_s else "open, trial due"
+        return f"{breaker.state}, next trial in {duration(breaker.retry_s)}"
     if breaker.state == "closed" and breaker.failures:
         return f"closed, {breaker.failures} failure{'s' if breaker.failures != 1 else ''} in a row"
     return breaker.state

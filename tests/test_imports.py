@@ -77,6 +77,8 @@ MUST_BE_PURE = (
     "runtime/gateway/routing/table.py", "runtime/gateway/routing/select.py", "runtime/gateway/routing/breaker.py",
     "runtime/gateway/routing/outcome.py", "runtime/gateway/routing/build.py", "runtime/gateway/routing/checks.py",
     "runtime/gateway/adapters/strict.py", "runtime/gateway/adapters/mlx_lm_server.py",
+    "runtime/gateway/routing/health.py", "runtime/gateway/routing/statistics.py", "runtime/gateway/routing/by_hand.py",
+    "runtime/gateway/endpoints.py", "orchestrator/breakers.py",
     "runtime/gateway/routing/settings.py", "runtime/gateway/adapters/vectors.py", "runtime/gateway/adapters/ranking.py",
     "runtime/gateway/adapters/collect.py", "runtime/gateway/attempt.py", "runtime/gateway/walk.py",
     "runtime/gateway/adapters/refusals.py", "runtime/gateway/adapters/tei.py", "runtime/gateway/adapters/infinity.py",
