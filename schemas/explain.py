@@ -83,6 +83,8 @@ def _message(error: ErrorDetails, schema: Mapping[str, Any], path: Path) -> tupl
     if kind == "literal_error":
         expected = str(context.get("expected", ""))
         choices = [part.strip("' ") for part in expected.replace(" or ", ", ").split(",")]
+        if path[-1:] == ("fallback",) and value == "local" and path[:1] == ("roles",):
+            return f"expected {expected}, or the service that is meant: `{{local: SERVICE}}`; found 'local'", None
         return f"expected {expected}, found {_show(value)}", nearest(str(value), choices)
     if kind == "string_pattern_mismatch":
         pattern = str(context.get("pattern", ""))

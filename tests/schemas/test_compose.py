@@ -262,6 +262,7 @@ def test_what_is_not_built_yet_is_refused_by_name(conf, addition, key, says):
         (["roles.chat.fallback={local: caht}"], "roles.chat.fallback.local", "no service is called 'caht'"),
         (["roles.chat.fallback={role: caht}"], "roles.chat.fallback.role", "no role is called 'caht'"),
         (["roles.chat.fallback={role: chat}"], "roles.chat.fallback.role", "a role cannot fall back to itself"),
+        (["roles.chat.fallback=local"], "roles.chat.fallback", "or the service that is meant: `{local: SERVICE}`"),
         (["roles.chat.context_fallback=lnog"], "roles.chat.context_fallback", "no role is called 'lnog'"),
         (["roles.chat.context_fallback=chat"], "roles.chat.context_fallback", "a role cannot fall back to itself"),
         (["nodes.local.memory_gib=1", "nodes.local.reserve_gib=0.75"], "nodes.local.memory_gib", "need 0.5 GiB"),
