@@ -76,7 +76,7 @@ class CallReader:
     _inner: int = 0
     """Where in `_held` the text between the marks begins; 0 outside of them."""
     _searched: int = 0
-    """Up to where `_held` holds no end mark of a call that parses."""
+    """Up to where `_held` holds no end mark of a call that parses, and no whole mark of another call."""
     _tries: int = 0
     _is_plain: bool = False
     """The answer did not begin with a brace, where only such an answer is a call."""
@@ -167,7 +167,7 @@ class CallReader:
                 self._give_up(parts, again)
                 return True
         if at < 0:
-            self._searched = max(self._searched, len(self._held) - len(self.end) + 1)
+            self._searched = max(self._searched, len(self._held) - max(len(self.start), len(self.end)) + 1)
             return False
         behind = at + len(self.end)
         if self._take(parts, at, behind):

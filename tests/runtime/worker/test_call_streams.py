@@ -63,6 +63,13 @@ TEXTS = [
             "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\nAnd so on."
         ),
     ),
+    (
+        "pythonic",
+        (
+            "<|tool_call_start|>[weather(city, days)]<|tool_call_end|> or\n"
+            '<|tool_call_start|>[weather(city="Paris", days=3)]<|tool_call_end|>'
+        ),
+    ),
     ("json_tools", '<tool_call>{"arguments": {"city": "Paris"}, "name": "weather"}</tool_call>'),
     ("json_tools", '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>'),
     ("json_tools", '<tool_call>{"name": "weather", "arguments": {"city": "a", "city": "b"}}</tool_call>'),
