@@ -174,6 +174,14 @@ def test_nothing_that_ends_while_it_is_open_changes_it() -> None:
         assert end(state, effect) is state
 
 
+def test_what_is_due_is_waited_for_no_longer() -> None:
+    assert wait_s(Closed(), 5.0) == 0.0
+    assert wait_s(opened(until=10.0), 9.5) == 0.5
+    assert wait_s(opened(until=10.0), 50.0) == 0.0
+    assert wait_s(HalfOpen(1, 10.0, 1), 9.5) == 0.5
+    assert wait_s(HalfOpen(1, 10.0, 1), 50.0) == 0.0
+
+
 # Half-open.
 
 

@@ -181,6 +181,26 @@ def test_who_holds_the_beginning_of_the_prompt_is_drawn_to_as_far_as_it_may() ->
     assert chosen == B, "of the same the idler one"
 
 
+def test_who_was_tried_is_told_so_before_anything_else() -> None:
+    choice = choose(route([A]), {A.identity: Standing(breaker=Open(1, 130.0, 1))}, (A.identity,), NOW, 0)
+    assert [(skip.name, skip.reason) for skip in choice.skipped] == [("a", "tried")]
+
+
+def test_an_open_endpoint_that_may_be_tried_counts_as_one_request() -> None:
+    due = Standing(breaker=Open(1, 90.0, 1))
+    assert pick(route([A, B]), {"a": due, "b": Standing(in_flight=2)}) == "a"
+    assert pick(route([B, A]), {"a": due, "b": Standing(in_flight=1)}) == "b", "a tie: in turns"
+
+
+def test_what_an_endpoint_may_have_more_for_the_prompt_is_shared_by_its_weight() -> None:
+    heavy = target("b", 4)
+    states = {A.identity: Standing(), heavy.identity: Standing(in_flight=4)}
+    for allowed, expected in ((4.0, "b"), (3.9, "a")):
+        chosen = choose(route([A, heavy]), states, (), NOW, 0, {heavy.identity: allowed}).target
+        assert chosen is not None
+        assert chosen.name == expected
+
+
 def test_what_is_in_use_is_the_rung_that_would_answer_and_who_shares_it() -> None:
     below = route([C])
     above = replace(route([A, B]), fallback=below)
