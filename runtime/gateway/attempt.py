@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runtime.gateway.bodies import Body
 from runtime.gateway.routing.outcome import Verdict
@@ -93,8 +93,7 @@ class Parts:
     """Makes one answer of those to the parts, in their order; raises `BadAnswerError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """One attempt that was made, for whoever wants to know how a request was routed."""
 
     endpoint: str

@@ -79,11 +79,14 @@ def _cut(tools: object, texts: Iterable[tuple[object, str]]) -> Prefix:
     for role, text in texts:
         if len(blocks) >= MOST_IN_PROMPT:
             break
-        chain = hash((chain, role))
         # A text is cut only where more of it follows: the end of a message is the end of a block.
-        for start in range(0, max(len(text), 1), LONGEST_BLOCK):
-            piece = text if len(text) <= LONGEST_BLOCK else text[start : start + LONGEST_BLOCK]
-            chain = hash((chain, piece))
+        pieces = (
+            (text,)
+            if len(text) <= LONGEST_BLOCK
+            else [text[start : start + LONGEST_BLOCK] for start in range(0, len(text), LONGEST_BLOCK)]
+        )
+        for piece in pieces:
+            chain = hash((chain, role, piece))
             size += len(piece)
             blocks.append(chain)
             sizes.append(size)
@@ -114,7 +117,8 @@ class Affinity:
 
     def known(self, prefix: Prefix, candidates: Iterable[EndpointIdentity]) -> dict[EndpointIdentity, int]:
         """Return how many characters of a prompt each candidate should have in its cache, without what is common."""
-        wanted, found = set(candidates), {}
+        wanted = tuple(candidates)
+        found: dict[EndpointIdentity, int] = {}
         common = 0
         for name, size in zip(prefix.blocks, prefix.sizes, strict=True):
             block = self._blocks.get(name)

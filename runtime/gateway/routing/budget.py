@@ -11,10 +11,9 @@ LEAST_RETRIES = 3
 class Budget:
     """The attempts under way of one name: troubles of one role take nothing from the retries of another."""
 
-    __slots__ = ("active", "name", "retrying")
+    __slots__ = ("active", "retrying")
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.active = 0
         self.retrying = 0
 

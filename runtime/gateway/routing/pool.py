@@ -12,6 +12,7 @@ from typing import Literal
 
 from runtime.gateway.routing import breaker
 from runtime.gateway.routing.affinity import Affinity, Prefix
+from runtime.gateway.routing.breaker import State
 from runtime.gateway.routing.budget import Budget
 from runtime.gateway.routing.outcome import (
     CLIENT_LEFT,
@@ -86,7 +87,7 @@ class Standing:
     is_listed: bool = True
     """False once no table names it; it is dropped when its last request ends."""
 
-    def become(self, state: breaker.State, now: float, cause: str) -> None:
+    def become(self, state: State, now: float, cause: str) -> None:
         """Take over a state of the breaker, and remember when and why it changed."""
         if type(state) is not type(self.breaker):
             self.stats.change(now, STATES[type(state)], cause)
@@ -228,7 +229,7 @@ class Pool:
         self._standings: dict[EndpointIdentity, Standing] = {}
         self._turns: Counter[str] = Counter()
         self._budgets: dict[str, Budget] = {}
-        """By the name that clients ask for; only while something is under way."""
+        """By the name that clients ask for."""
         self.affinity = Affinity()
         self.on_room: Callable[[], None] = lambda: None
         """Called when a request has ended: somebody who waits may have its place."""
@@ -302,6 +303,8 @@ class Pool:
             if not self._standings[identity].in_flight:
                 del self._standings[identity]
         self.affinity.keep_only(self._standings.__contains__)
+        for name in [name for name, budget in self._budgets.items() if name not in table.routes and not budget.active]:
+            del self._budgets[name]
         self._turns = Counter({name: turn for name, turn in self._turns.items() if name in table.routes})
 
     def renew(self, identities: Collection[EndpointIdentity]) -> None:
@@ -365,7 +368,9 @@ class Pool:
 
     def _admit(self, target: Target, now: float, lease_s: float) -> Standing:
         standing = self._standings[target.identity]
-        standing.become(breaker.admit(standing.breaker, now, lease_s), now, "its time was over")
+        state = breaker.admit(standing.breaker, now, lease_s)
+        if state is not standing.breaker:
+            standing.become(state, now, "its time was over")
         standing.in_flight += 1
         if target.rpm is not None:
             begun = standing.begun
@@ -377,7 +382,7 @@ class Pool:
     def _begin(self, route: Route, *, is_retry: bool) -> Budget:
         budget = self._budgets.get(route.name)
         if budget is None:
-            budget = self._budgets[route.name] = Budget(route.name)
+            budget = self._budgets[route.name] = Budget()
         budget.begin(is_retry=is_retry)
         return budget
 
@@ -393,8 +398,6 @@ class Pool:
         now, target = self._clock(), lease.target
         if lease.budget is not None:
             lease.budget.end(is_retry=lease.is_retry)
-            if not lease.budget.active:
-                self._budgets.pop(lease.budget.name, None)
         standing.in_flight -= 1
         self.record(lease, standing, permit, verdict)
         if verdict.busy_s:
