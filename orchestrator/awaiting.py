@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 
@@ -89,20 +89,31 @@ class Awaiter:
         try:
             async with asyncio.timeout(action.timeout_s):
                 await self._judge(action, watched, url, report)
-        except TimeoutError as error:
+        except (TimeoutError, NoAnswerError) as error:
+            if action.is_serving:
+                reason = str(error) or f"not answered after {action.timeout_s:.0f} s"
+                raise EffectError(
+                    f"{action.unit} could not be judged now: {reason}; it serves on, and the next apply tries again"
+                ) from error
+            await self._end_unjudged(action, watched, url, error)
+
+    async def _end_unjudged(
+        self, action: AwaitReady, watched: tuple[Watched, ...], url: str, error: TimeoutError | NoAnswerError
+    ) -> NoReturn:
+        """End a group that nobody was sent to yet and that gave no answers to judge it by."""
+        if isinstance(error, TimeoutError):
             await self._refuse(action, watched, url, f"not answered after {action.timeout_s:.0f} s")
             raise EffectError(
                 f"{action.unit} has loaded, and had not answered its canary after {action.timeout_s:.0f} s: it was "
                 "ended; raise its ready_timeout_s, or lower long_tokens of sharding.canary",
                 next_step=("logs", self._cluster.stack, slot_of(action.unit)),
             ) from error
-        except NoAnswerError as error:
-            await self._refuse(action, watched, url, f"not answered: {error}")
-            raise EffectError(
-                f"{action.unit} was asked known prompts and did not answer: {error}; it was ended. "
-                "With sharding.canary: off it is routed to without being asked",
-                next_step=("logs", self._cluster.stack, slot_of(action.unit)),
-            ) from error
+        await self._refuse(action, watched, url, f"not answered: {error}")
+        raise EffectError(
+            f"{action.unit} was asked known prompts and did not answer: {error}; it was ended. "
+            "With sharding.canary: off it is routed to without being asked",
+            next_step=("logs", self._cluster.stack, slot_of(action.unit)),
+        ) from error
 
     async def _judge(self, action: AwaitReady, watched: tuple[Watched, ...], url: str, report: Report) -> None:
         """Ask a group its canary, and let it keep the verdict; one that fails is ended, and an `EffectError`."""
@@ -113,8 +124,9 @@ class Awaiter:
             await asker.tell(verdict)
         if verdict.outcome == "failed":
             await self._await_end(watched)
+            unrouted = "" if action.is_serving else "is not routed to, and "
             raise EffectError(
-                f"{action.unit} does not answer as one process does: it is not routed to, and was ended",
+                f"{action.unit} does not answer as one process does: it {unrouted}was ended",
                 log_tail=verdict.words,
                 next_step=("models", "verify", self._cluster.stack, "--mend"),
             )
@@ -145,9 +157,10 @@ class Awaiter:
         if not action.is_limited:
             node = self._cluster.nodes[action.node]
             reference = await self._references.find(node, spec.model, action.long_tokens)
-        if reference is None:
-            return await judge_alone(asker, action.long_tokens, report)
-        return await judge(asker, reference, report)
+        judged = (
+            judge_alone(asker, action.long_tokens, report) if reference is None else judge(asker, reference, report)
+        )
+        return (await judged).model_copy(update={"asked_tokens": action.long_tokens})
 
     async def _while_alive(
         self, action: AwaitReady, watched: tuple[Watched, ...], work: Coroutine[Any, Any, Verdict]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.expand import Desired, DesiredUnit
-from orchestrator.groups import group_nodes
+from orchestrator.groups import Slot, group_nodes
 from orchestrator.observed import Observed, ObservedUnit
 from schemas.base import Frozen, NodeName
 
@@ -20,6 +20,21 @@ def difference(wanted: Sequence[DesiredUnit], old: ObservedUnit) -> str:
         return f"node {old.spec.node} -> {new.node}"
     changed = [f"{key} {_word(before)} -> {_word(after)}" for key, before, after in _changes(old.spec, new, old.port)]
     return ", ".join(changed) or "its specification is of an older kind"
+
+
+def canary_difference(slot: Slot, first: ObservedUnit) -> str:
+    """Say why a group that serves has to be judged again; empty where it was asked what the stack wants, or wants none.
+
+    A group that was judged by an orchestrator which did not note what it had asked is taken for judged.
+    """
+    wanted, verdict = slot.first.canary, first.verdict
+    if wanted is None or verdict is None:
+        return ""
+    if verdict.outcome == "off":
+        return f"sharding.canary off -> long_tokens {wanted.long_tokens}; it serves meanwhile"
+    if verdict.asked_tokens in (None, wanted.long_tokens):
+        return ""
+    return f"sharding.canary.long_tokens {verdict.asked_tokens} -> {wanted.long_tokens}; it serves meanwhile"
 
 
 def _changes(before: Frozen, after: Frozen, old_port: int | None) -> Iterator[tuple[str, object, object]]:

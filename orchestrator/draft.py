@@ -129,6 +129,25 @@ class Draft:
         instance = self.instance_of(first.spec, first.id, port)
         return (ready,) if instance is None else (self.publish(instance, cause, (ready,)) or ready,)
 
+    def judge_again(self, slot: Slot, cause: str) -> None:
+        """Add the judgement of a group that serves and goes on serving meanwhile."""
+        first, *others = slot.wanted
+        after = self._reference(slot)
+        self.add(
+            AwaitReady(
+                id=action_id("judge", first.id),
+                node=first.node,
+                cause=cause,
+                after=after,
+                unit=first.id,
+                timeout_s=first.ready_timeout_s,
+                others=tuple((unit.node, unit.id) for unit in others),
+                long_tokens=None if first.canary is None else first.canary.long_tokens,
+                is_limited=slot.id in self._limited,
+                is_serving=True,
+            )
+        )
+
     def publish(self, instance: Instance, cause: str, after: tuple[ActionId, ...] = ()) -> ActionId | None:
         """Add an entry to the routes; None where they cannot be written now."""
         if self.gateway is None:

@@ -96,6 +96,8 @@ class AwaitReady(_Action):
     """Of a group: tokens of the longest prompt of its canary, which has to pass before it counts as ready."""
     is_limited: bool = False
     """No answers of one process are there for its canary."""
+    is_serving: bool = False
+    """It serves already and is judged again, by another canary: only a wrong answer ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,7 @@ ChangeKind = Literal[
     "reference",
     "start",
     "await",
+    "judge",
     "replace",
     "rewire",
     "stop",
@@ -167,6 +170,7 @@ SYMBOLS: dict[ChangeKind, str] = {
     "reference": "~",
     "start": "+",
     "await": "~",
+    "judge": "~",
     "replace": "+/-",
     "rewire": "~",
     "drain": "~",
@@ -317,6 +321,7 @@ _COUNTED: tuple[tuple[ChangeKind, str], ...] = (
     ("reference", "reference to compute"),
     ("start", "to start"),
     ("await", "to wait for"),
+    ("judge", "to judge"),
     ("replace", "to replace"),
     ("rewire", "to rewire"),
     ("drain", "to drain"),

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.addresses import address_conflicts
-from orchestrator.causes import difference, files_difference, removal, routing_differences
+from orchestrator.causes import canary_difference, difference, files_difference, removal, routing_differences
 from orchestrator.consequences import Service, outages, routing_notes
 from orchestrator.decide import STARTING, Decision, decide
 from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, engine_conflicts, place_of
@@ -172,9 +172,9 @@ class _Reconciliation:
         else:
             service.serving += 1
             ready = self._published(slot, first)
-            if slot.first.canary is not None and first.verdict is not None and first.verdict.outcome == "off":
-                again = f"orchestrate restart {self.desired.stack} {slot.id}"
-                self.draft.notes.append(f"{slot.id} was started without a canary; asked for one by: {again}")
+            if change := canary_difference(slot, first):
+                self.draft.change("judge", slot.target(), change)
+                self.draft.judge_again(slot, change)
         cause = f"{slot.first.id} has taken its place"
         for place in dict.fromkeys(place_of(unit) for unit in slot.others):
             self.draft.change("stop", place, cause)

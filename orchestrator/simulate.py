@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
+from typing import Literal
 
 from orchestrator.expand import Desired
 from orchestrator.memory import KnownMemory
@@ -28,7 +29,8 @@ from orchestrator.plan import (
 from schemas.admin import ConfigReport
 from schemas.base import HelperName, ModelName, NodeName, UnitId
 from schemas.routes import Instance, Routes
-from schemas.unit import GatewaySpec, WatcherSpec, slot_of
+from schemas.unit import GatewaySpec, WatcherSpec, is_group, slot_of
+from schemas.verdict import Verdict
 
 
 def apply_action(action: Action, desired: Desired, observed: Observed) -> Observed:
@@ -53,6 +55,9 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
             for where, rank in ((node, unit_id), *others):
                 after = _loaded(after, desired, where, rank)
             unit = _reachable(after, node).units[unit_id]
+            if is_group(unit.spec):
+                unit = replace(unit, verdict=_verdict(action))
+                after = _with_unit(after, node, unit)
             return replace(after, gateway=report(desired)) if isinstance(unit.spec, GatewaySpec) else after
         case Publish(instance=instance):
             slot = slot_of(instance.unit)
@@ -77,6 +82,13 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
             return after if after.gateway is None else replace(after, gateway=report(desired))
         case Defer():
             return observed
+
+
+def _verdict(action: AwaitReady) -> Verdict:
+    if action.long_tokens is None:
+        return Verdict(outcome="off")
+    outcome: Literal["limited", "passed"] = "limited" if action.is_limited else "passed"
+    return Verdict(outcome=outcome, longest=action.long_tokens, asked_tokens=action.long_tokens)
 
 
 def started(observed: Observed, desired: Desired, placed: Placed, launch: str) -> Observed:

@@ -18,6 +18,8 @@ class Verdict(Frozen):
     prompts: int = 0
     longest: int = 0
     """Tokens of the longest prompt."""
+    asked_tokens: int | None = None
+    """Tokens of the longest prompt that the stack asked for; none where nobody noted it, or none was asked."""
     words: tuple[str, ...] = ()
     """What differed, or what could not be checked."""
 

@@ -175,6 +175,8 @@ def title(action: Action) -> str:
         case Start(units=units):
             slots = ", ".join(f"{placed.unit.node}/{placed.unit.spec.slot}" for placed in units)
             return f"start {slots}" + (f" on port {units[0].port}" if units[0].port else "")
+        case AwaitReady(node=node, unit=unit_id, is_serving=True):
+            return f"judge {node}/{slot_of(unit_id)}"
         case AwaitReady(node=node, unit=unit_id):
             return f"wait for {node}/{slot_of(unit_id)}"
         case Publish(instance=instance):

@@ -107,6 +107,24 @@ async def test_a_group_that_does_not_answer_its_canary_ends_by_itself_and_counts
         await shim.stop(STACK, UNIT.id, grace_s=1.0)
 
 
+@pytest.mark.slow
+async def test_a_group_at_work_that_cannot_be_judged_again_now_serves_on(cluster: Cluster) -> None:
+    shim = cluster.nodes[LOCAL].shim
+    await begin(cluster, "off")
+    try:
+        awaiter = Awaiter(cluster, wanted(), References(cluster))
+        action = AwaitReady(
+            id=ActionId("judge"), node=LOCAL, cause="", unit=UNIT.id, timeout_s=60.0, long_tokens=16, is_limited=True,
+            is_serving=True,
+        )  # fmt: skip
+        with pytest.raises(EffectError, match=r"could not be judged now: .* it serves on"):
+            await awaiter.until_ready(action, report)
+        (unit,) = (await shim.report(STACK)).units
+        assert unit.alive
+    finally:
+        await shim.stop(STACK, UNIT.id, grace_s=1.0)
+
+
 async def test_a_group_that_failed_its_canary_is_not_ready_while_it_still_answers(cluster: Cluster) -> None:
     shim = cluster.nodes[LOCAL].shim
     await begin(cluster, "failed")
