@@ -26,15 +26,14 @@ from orchestrator.pace import Pace
 from orchestrator.plan import Change, Defer, Plan, Start
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import GATEWAY_SLOT
-from orchestrator.rollback import RollbackError
 from orchestrator.sharing import allotments
 from orchestrator.transport.base import TransportError
-from orchestrator.watch_events import NodeEvents, Signature, follow_files, signature
+from orchestrator.watch_events import NodeEvents, follow_files
 from orchestrator.watch_pass import WatchPass
 from orchestrator.watch_report import WatcherReport, WatcherState, write_watcher
+from orchestrator.watch_source import Source, StackDownError
 from schemas.base import NodeName
 from schemas.on_demand import Allotment
-from schemas.problems import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +62,13 @@ class Told:
 Tell = Callable[[Told], None]
 
 
-class StackDownError(Exception):
-    """A command has taken the stack down: there is nothing to watch any more."""
-
-
 class Watcher:
     """The watcher of one stack; `watch` runs until it is cancelled."""
 
     def __init__(self, control: Controller, tell: Tell) -> None:
         self._control = control
         self._tell = tell
-        self._source = _Source(control)
+        self._source = Source(control)
         self._pace = Pace(look_at=time.monotonic())
         self._heard = asyncio.Event()
         self._nodes = NodeEvents(control.stack, self)
@@ -306,54 +301,6 @@ class Watcher:
         changes = {"looked_at": time.time(), "state": state, "notes": self._notes}
         self._report = self._report.model_copy(update=changes)
         write_watcher(self._control.directories.watcher(self._control.stack), self._report)
-
-
-class _Source:
-    """What is wanted, composed again only when something it is made from has changed."""
-
-    def __init__(self, control: Controller) -> None:
-        self._control = control
-        self._first_generation = control.journal.last_generation()
-        self._made_from: tuple[Signature, Signature] | None = None
-        self._newest: Wanted | None = None
-        self._problems: tuple[str, ...] = ()
-        self.good: Wanted | None = None
-        """What was wanted when it could last be planned."""
-
-    def has_changed(self) -> bool:
-        """Tell whether something was written since it was composed."""
-        return self._signature() != self._made_from
-
-    def forget(self) -> None:
-        """Compose again at the next question, whatever the files look like."""
-        self._made_from = None
-
-    async def wanted(self) -> tuple[Wanted | None, tuple[str, ...]]:
-        """Return what is wanted, and what is wrong with the files; while they are bad, what was good before.
-
-        Raises `StackDownError`.
-        """
-        made_from = await asyncio.to_thread(self._signature)
-        if made_from == self._made_from:
-            return self._newest, self._problems
-        self._end_where_it_is_down()
-        try:
-            self._newest, self._problems = await self._control.wanted_as_applied(), ()
-        except (ConfigurationError, RollbackError) as error:
-            found = error.problems if isinstance(error, ConfigurationError) else (error,)
-            self._problems = tuple(str(problem) for problem in found)
-            before = self.good or await self._control.wanted_last()
-            self._newest = replace(before, is_current=False) if before is not None else None
-        self._made_from = made_from
-        return self._newest, self._problems
-
-    def _signature(self) -> tuple[Signature, Signature]:
-        return signature(self._control.conf), signature(self._control.journal.directory, "journal.jsonl")
-
-    def _end_where_it_is_down(self) -> None:
-        last = next(self._control.journal.latest(), None)
-        if last is not None and last.generation > self._first_generation and last.command == "down":
-            raise StackDownError(f"{self._control.stack} was taken down by {last.actor}; nothing is left to watch.")
 
 
 def _reasons(error: BaseException) -> tuple[str, ...] | None:

@@ -14,7 +14,8 @@ from orchestrator.cli.options import assume_lost_option, conf_option, controller
 from orchestrator.controller import Controller
 from orchestrator.node.client import LockedError
 from orchestrator.scope import hint
-from orchestrator.watch import StackDownError, Tell, Told, Watcher
+from orchestrator.watch import Tell, Told, Watcher
+from orchestrator.watch_source import StackDownError
 
 WAIT_POLL_S = 5.0
 
