@@ -1,4 +1,4 @@
-"""I/O: what a watcher keeps a stack to: its files as they were applied, and while these are bad what was good before."""
+"""I/O: what a watcher keeps a stack to: its files as applied, and while these are bad what was good before."""
 
 from __future__ import annotations
 
