@@ -76,7 +76,11 @@ async def test_f08_a_wedged_endpoint_stays_out_until_it_gives_a_token(
         else:
             await stalls(exchange)
 
-    gateway, (bad, good) = await lab(wedged, answers(), chat={**SOON, "timeouts": {"first_token_s": 0.15}})
+    endpoints = {
+        "a": {"helper": "a", "model": "model-a", "priority": 1, "timeout_s": 0.15},
+        "b": {"helper": "b", "model": "model-b", "priority": 2},
+    }
+    gateway, (bad, good) = await lab(wedged, answers(), chat={**SOON, "endpoints": endpoints})
     assert (await ask(gateway, STREAM)).headers["x-orchestrate-endpoint"] == "b"
     async with httpx.AsyncClient(base_url=bad.url, trust_env=False) as client:
         for _ in range(10):
@@ -95,6 +99,8 @@ async def test_f08_a_wedged_endpoint_stays_out_until_it_gives_a_token(
     assert not report["is_serving"]
     assert report["probe"]["outcome"] == "no first content"
     assert report["probe"]["age_s"] < 20
+    monkeypatch.setattr(prober, "PROBE_S", 30.0)
+    await gateway.reload(stack_document({"a": bad.url, "b": good.url}, chat=SOON))  # from now on in no hurry
     bad.behave = answers()
     await until(lambda: isinstance(gateway.standing("a").breaker, Closed))
     answer = await ask(gateway, STREAM)
@@ -129,7 +135,7 @@ async def test_f19_of_a_hundred_clients_at_once_one_reaches_the_endpoint(lab: An
     before = len(fake.seen)
     async with gateway.client() as client:
         asked = [asyncio.create_task(client.post(CHAT_PATH, json=STREAM)) for _ in range(100)]
-        await until(lambda: sum(task.done() for task in asked) == 99)
+        await until(lambda: sum(task.done() for task in asked) == 99 and len(fake.seen) > before)
         assert len(fake.seen) == before + 1
         is_open.set()
         codes = sorted([(await task).status_code for task in asked])

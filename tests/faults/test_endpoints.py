@@ -28,7 +28,9 @@ from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, local_gate
 
 CHAT_PATH = "/v1/chat/completions"
 SHORT_S = 0.3
-"""Limits of time in these tests: nothing here may end sooner, and nothing is asserted about how much later."""
+"""How long a test waits for what never comes: no endpoint that answers has so short a limit."""
+PAUSE_S = 3.0
+"""A limit between two tokens that an endpoint of this process keeps while it answers, however busy the machine is."""
 ALL = [f"w{index}" for index in range(60)]
 
 
@@ -47,14 +49,23 @@ class Lab:
     def failures(self) -> int:
         return self.gateway.counted("a")[1]
 
+    async def limit(self, *, first_token_s: float | None = None, idle_s: float | None = None) -> None:
+        """Give the bad endpoint so long to its first token, and every endpoint so long between two of them."""
+        document = json.loads(json.dumps(self.gateway.document))
+        role = document["roles"]["chat"]
+        if first_token_s is not None:
+            role["endpoints"]["a"]["timeout_s"] = first_token_s
+        if idle_s is not None:
+            role["timeouts"] = {"idle_s": idle_s}
+        await self.gateway.reload(document)
+
 
 @pytest.fixture
 async def faulty(tmp_path: Path) -> AsyncIterator[Lab]:
-    timeouts = {"first_token_s": SHORT_S, "idle_s": SHORT_S, "connect_s": SHORT_S}
     async with AsyncExitStack() as stack:
         bad, good = [await stack.enter_async_context(FakeUpstream(answers(words=60))) for _ in range(2)]
         proxy = await stack.enter_async_context(FaultProxy(bad.port))
-        document = stack_document({"a": proxy.url, "b": good.url}, chat={"timeouts": timeouts})
+        document = stack_document({"a": proxy.url, "b": good.url})
         yield Lab(await stack.enter_async_context(local_gateway(tmp_path, document)), bad, good, proxy)
 
 
@@ -121,6 +132,7 @@ async def test_f02_dropped_packets_cost_one_connect_timeout_an_attempt(tmp_path:
 
 
 async def test_f03_a_link_that_goes_down_ends_the_stream_at_the_limit_between_tokens(faulty: Lab) -> None:
+    await faulty.limit(idle_s=PAUSE_S)
     faulty.proxy.faults = Faults(stall_after=21)  # the role and 20 words
     answer = await faulty.ask()
     assert words_of(answer.text) == ALL[:20]
@@ -139,6 +151,7 @@ async def test_f04_a_reset_before_the_headers_is_not_seen(faulty: Lab) -> None:
     "pieces", [(), (ROLE,), (b": waiting\n\n",) * 3], ids=["f05-headers", "f06-role-only", "f07-comments-only"]
 )
 async def test_silence_after_headers_is_not_seen(faulty: Lab, pieces: tuple[bytes, ...]) -> None:
+    await faulty.limit(first_token_s=SHORT_S)
     faulty.bad.behave = streams(*pieces, then="silence")
     await is_answered_by_the_next(faulty)
     assert faulty.failures == 1
@@ -146,6 +159,7 @@ async def test_silence_after_headers_is_not_seen(faulty: Lab, pieces: tuple[byte
 
 
 async def test_f05_a_black_hole_is_not_seen_either(faulty: Lab) -> None:
+    await faulty.limit(first_token_s=SHORT_S)
     faulty.proxy.faults = Faults(is_black_hole=True)
     await is_answered_by_the_next(faulty)
     assert faulty.failures == 1
@@ -155,6 +169,7 @@ async def test_f05_a_black_hole_is_not_seen_either(faulty: Lab) -> None:
 async def test_a_stream_that_breaks_off_ends_with_an_error_after_exactly_its_tokens(
     faulty: Lab, faults: Faults
 ) -> None:
+    await faulty.limit(idle_s=PAUSE_S)
     faulty.proxy.faults = faults
     answer = await faulty.ask()
     assert words_of(answer.text) == ALL[:20]

