@@ -23,7 +23,7 @@ PROGRAM = Path(sys.executable).parent / "orchestrate"
 T = TypeVar("T")
 
 
-def poll(what: Callable[[], T | None], deadline_s: float = 30.0) -> T:
+def poll(what: Callable[[], T | None], deadline_s: float = 120.0) -> T:
     """Return the first true answer; fails at the deadline."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
@@ -105,7 +105,7 @@ class Trial:
         return text
 
     def admin(self) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{self.url}/admin/config", timeout=10, trust_env=False).json()
+        answer: dict[str, Any] = httpx.get(f"{self.url}/admin/config", timeout=60, trust_env=False).json()
         return answer
 
     def close(self) -> None:
