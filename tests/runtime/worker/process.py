@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 T = TypeVar("T")
 
 
@@ -55,7 +55,12 @@ class Worker:
                 [*command, "--port", "0", *arguments], stderr=stderr, stdin=subprocess.DEVNULL, env=environment
             )
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        port = wait_until(self._port, "the worker listens")
+        try:
+            port = wait_until(self._port, "the worker listens")
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, headers=headers)
 
     def _port(self) -> str | None:

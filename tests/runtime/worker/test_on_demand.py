@@ -104,7 +104,7 @@ def wait_phase(worker: Worker, wanted: str) -> None:
 
 @pytest.mark.slow
 def test_a_request_loads_the_model_and_idleness_drops_it(node: Node) -> None:
-    worker = node.worker("one", "--idle-stop-s", "1")
+    worker = node.worker("one", "--idle-stop-s", "5")  # longer than a look at it may take on a busy machine
     assert (phase(worker), ready(worker)["is_ready"], worker.status()["phase"]) == ("cold", False, "cold")
     refused = ask(worker)
     assert refused.status_code == 503
@@ -287,7 +287,7 @@ def test_a_load_that_fails_says_why_and_is_tried_again(node: Node, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_memory_of_a_real_model_goes_back_to_the_system(node: Node, quickstart_model_dir: Path) -> None:
-    worker = node.worker("one", "--idle-stop-s", "0.5", memory_gib=0.5, model_dir=quickstart_model_dir)
+    worker = node.worker("one", "--idle-stop-s", "4", memory_gib=0.5, model_dir=quickstart_model_dir)
     threads = set()
     for _ in range(3):
         assert ask(worker, WAIT).status_code == 200
