@@ -114,7 +114,7 @@ def test_a_gateway_replaced_on_its_own_port_refuses_no_connection(running):
         nonlocal answered
         while not stop.is_set():
             try:
-                if httpx.get(f"{running.url}/v1/models", timeout=10, trust_env=False).status_code == 200:
+                if httpx.get(f"{running.url}/v1/models", timeout=60, trust_env=False).status_code == 200:
                     answered += 1
             except httpx.HTTPError as error:
                 failures.append(repr(error))
@@ -169,7 +169,7 @@ def test_a_broken_file_keeps_the_last_good_routes_and_is_shown_everywhere(runnin
         status = running.run("status", "quickstart").stdout
         assert "keeps its last good routes" in status
         assert f"quickstart.yaml:{line}: rolls: unknown key; did you mean 'roles'?" in status
-        metrics = httpx.get(f"{running.url}/metrics", timeout=10, trust_env=False).text
+        metrics = httpx.get(f"{running.url}/metrics", timeout=60, trust_env=False).text
         assert "orchestrate_config_current 0.0" in metrics
         assert "rolls" in running.run("plan", "quickstart", code=3).stderr
     finally:
@@ -266,7 +266,7 @@ def test_of_two_applies_at_once_the_second_names_the_first_and_exits_5(trial):
     finally:
         first.send_signal(signal.SIGCONT)
     assert f"pid {first.pid}" in second.stderr
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=300)
     assert first.returncode == 0, out + err
 
 
@@ -284,7 +284,7 @@ def test_an_interrupt_ends_with_130_and_apply_goes_on_where_it_was(trial):
 
 def test_units_survive_the_terminal_and_down_leaves_nothing(trial):
     process = trial.popen("up", "quickstart", "--yes", start_new_session=True)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     os.killpg(process.pid, signal.SIGKILL) if is_alive(process.pid) else None
     pids = trial.pids()

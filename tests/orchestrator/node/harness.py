@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import orchestrator.node
 
 SHIM = Path(orchestrator.node.__file__).with_name("shim.py")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 T = TypeVar("T")
 
 

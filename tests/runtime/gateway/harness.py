@@ -26,7 +26,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[3]
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True}
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 Sanic.test_mode = True  # several applications in one process
 

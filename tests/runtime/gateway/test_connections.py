@@ -38,11 +38,11 @@ def soon(seconds: float = 5.0) -> float:
 
 async def ask(pool: Connections, where: Origin, *, limit: int = 10_000_000) -> tuple[Connection, bytes]:
     """Make one whole exchange and give the connection back."""
-    connection = await pool.take(where, 2.0)
+    connection = await pool.take(where, 30.0)
     try:
         connection.send(REQUEST, BODY)
         await connection.wait_head(soon())
-        return connection, await connection.read_all(limit, 5.0)
+        return connection, await connection.read_all(limit, 30.0)
     finally:
         pool.give_back(where, connection)
 
@@ -96,7 +96,7 @@ async def test_every_framing_is_read_to_its_end(
 
 async def test_unread_answers_are_never_left_on_a_connection(pool: Connections) -> None:
     async with FakeUpstream(says(sized(b"x" * 100_000))) as fake:
-        connection = await pool.take(origin(fake), 2.0)
+        connection = await pool.take(origin(fake), 30.0)
         connection.send(REQUEST, BODY)
         await connection.wait_head(soon())
         pool.give_back(origin(fake), connection)
@@ -135,11 +135,11 @@ async def test_an_old_connection_is_not_kept_so_that_names_are_resolved_anew(
 async def test_connections_in_use_are_limited(pool: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST_IN_USE", 2)
     async with FakeUpstream(stalls) as fake:
-        taken = [await pool.take(origin(fake), 2.0) for _ in range(2)]
+        taken = [await pool.take(origin(fake), 30.0) for _ in range(2)]
         with pytest.raises(UpstreamError, match="connection limit"):
-            await pool.take(origin(fake), 2.0)
+            await pool.take(origin(fake), 30.0)
         pool.give_back(origin(fake), taken[0])
-        pool.give_back(origin(fake), await pool.take(origin(fake), 2.0))
+        pool.give_back(origin(fake), await pool.take(origin(fake), 30.0))
         pool.give_back(origin(fake), taken[1])
 
 
@@ -148,7 +148,7 @@ async def test_a_refused_connection_gives_its_place_back(pool: Connections, monk
     where = Origin("http", "127.0.0.1", free_port())
     for _ in range(3):
         with pytest.raises(UpstreamError) as caught:
-            await pool.take(where, 2.0)
+            await pool.take(where, 30.0)
         assert caught.value.fault == "refused"
 
 
@@ -185,7 +185,7 @@ async def test_a_body_has_a_limit(pool: Connections) -> None:
 
 async def test_deadlines_are_kept_and_the_wake_up_is_not_one(pool: Connections) -> None:
     async with FakeUpstream(stalls) as fake:
-        connection = await pool.take(origin(fake), 2.0)
+        connection = await pool.take(origin(fake), 30.0)
         connection.send(REQUEST, BODY)
         assert await connection.wait_head(soon(), wake_at=soon(0.05)) is False
         with pytest.raises(UpstreamError) as caught:
@@ -198,15 +198,15 @@ async def test_a_deadline_that_moves_away_is_not_kept_too_early(pool: Connection
     async def drips(exchange: Exchange) -> None:
         await exchange.raw(head(200, {"content_length": "8"}))
         for _ in range(8):
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.25)
             await exchange.raw(b"x")
 
     async with FakeUpstream(drips) as fake:
-        connection = await pool.take(origin(fake), 2.0)
+        connection = await pool.take(origin(fake), 30.0)
         connection.send(REQUEST, BODY)
         await connection.wait_head(soon())
         got = b""
-        while data := await connection.read(soon(0.2)):
+        while data := await connection.read(soon(1.5)):
             got += data
         assert got == b"x" * 8
         pool.give_back(origin(fake), connection)
@@ -223,7 +223,7 @@ async def test_a_reader_that_rests_holds_the_endpoint_back(pool: Connections) ->
             sent += 64_000
 
     async with FakeUpstream(firehose) as fake:
-        connection = await pool.take(origin(fake), 2.0)
+        connection = await pool.take(origin(fake), 30.0)
         connection.send(REQUEST, BODY)
         await connection.wait_head(soon())
         seen = -1
@@ -241,11 +241,11 @@ async def test_a_reader_that_rests_holds_the_endpoint_back(pool: Connections) ->
 async def test_large_request_bodies_arrive_whole(pool: Connections) -> None:
     body = bytes(range(256)) * 40_000
     async with FakeUpstream() as fake:
-        connection = await pool.take(origin(fake), 2.0)
+        connection = await pool.take(origin(fake), 30.0)
         fake.behave = says(sized(b"ok"))
         connection.send(b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body), body)
         await connection.wait_head(soon())
-        assert await connection.read_all(10, 5.0) == b"ok"
+        assert await connection.read_all(10, 30.0) == b"ok"
         assert fake.seen[0].body == body
         pool.give_back(origin(fake), connection)
 
