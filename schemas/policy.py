@@ -49,8 +49,8 @@ class Timeouts(Frozen):
     connect_s: Annotated[Seconds, HOT] = 2.0
     """Opening a connection to an endpoint."""
     first_token_s: Annotated[Seconds | None, HOT] = None
-    """From sending a request to the first content of its answer. Where nothing is said: 10 s and what the endpoint needs
-    to read the prompt at the pace that it has shown, at least 30 s and at most 600 s."""
+    """From sending a request to the first content of its answer. Where nothing is said: 10 s and what the endpoint
+    needs to read the prompt at the pace that it has shown, at least 30 s and at most 600 s."""
     idle_s: Annotated[Seconds, HOT] = 45.0
     """Between two pieces of an answer."""
     queue_s: Annotated[Seconds, HOT] = 30.0
