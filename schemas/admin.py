@@ -12,9 +12,9 @@ from schemas.problems import Problem
 
 Health = Literal["alive", "ready", "serving", "wedged", "cold", "saturated", "misconfigured", "unknown"]
 """How an endpoint is. `alive`: it says something, but gives no answers now, or has given none lately. `ready`: it has
-answered lately. `serving`: and works at a request. `wedged`: it takes requests and gives no token. `cold`: its model is
-not in memory. `saturated`: it has enough to do. `misconfigured`: it does not take our key. `unknown`: it was never heard
-of, or cannot be reached."""
+answered lately. `serving`: and works at a request. `wedged`: it takes requests and gives no token. `cold`: its model
+is not in memory. `saturated`: it has enough to do. `misconfigured`: it does not take our key. `unknown`: it was never
+heard of, or cannot be reached."""
 BreakerState = Literal["closed", "open", "half-open", "isolated"]
 
 

@@ -73,7 +73,6 @@ def ask(trial: Trial, role: str) -> httpx.Response:
 def test_a_draft_model_from_the_files_proposes_tokens_and_status_says_how_well(drafted: Trial) -> None:
     for model in ("chat", "other"):
         for _ in range(2):
-            headers = {"prefer": "wait=100"}
             assert ask(drafted, model).status_code == 200
     for slot, limit in (("chat-0.0", 1 << 28), ("lazy-0.0", None)):
         worker = drafted.units()[slot]["worker"]
