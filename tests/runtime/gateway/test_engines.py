@@ -39,7 +39,7 @@ STOCK = {"engine": "mlx-lm-server", "upstream_model": "default_model"}
 @pytest.fixture
 async def stock(tmp_path: Path) -> AsyncIterator[tuple[LocalGateway, FakeUpstream]]:
     """A gateway before what it takes for a stock mlx_lm.server."""
-    document = service_document("main", chat={"timeouts": {"first_token_s": 5.0, "idle_s": 0.3}})
+    document = service_document("main")
     async with FakeUpstream() as fake, local_gateway(tmp_path, document) as gateway:
         await gateway.publish(instance("main", fake.url, **STOCK))
         yield gateway, fake
@@ -128,7 +128,7 @@ async def test_another_engine_of_the_role_does_what_a_stock_server_cannot(tmp_pa
     ids=["cut", "no finish", "stall", "error event", "engine 404"],
 )
 async def test_a_whole_answer_that_breaks_off_anywhere_is_made_good_by_another(tmp_path: Path, bad: Any) -> None:
-    document = service_document("main", "second", chat={"timeouts": {"idle_s": 0.3}})
+    document = service_document("main", "second", chat={"timeouts": {"idle_s": 2.0}})
     async with FakeUpstream(bad) as first, FakeUpstream() as second, local_gateway(tmp_path, document) as gateway:
         await gateway.publish(instance("main", first.url, **STOCK), instance("second", second.url))
         answer = await ask(gateway, CHAT)
@@ -143,7 +143,7 @@ async def test_a_client_of_a_whole_answer_that_leaves_ends_the_generation(stock:
     asking = asyncio.create_task(ask(gateway, CHAT))
     await until(lambda: fake.seen and fake.seen[0].is_begun)
     asking.cancel()
-    await asyncio.wait_for(fake.seen[0].was_cut.wait(), 10)
+    await asyncio.wait_for(fake.seen[0].was_cut.wait(), 60)
     await until(lambda: gateway.in_flight == 0)
 
 

@@ -134,7 +134,7 @@ async def test_clients_are_not_risked_while_a_rung_is_down_for_long(ladder: Ladd
     for _ in range(2):
         await ask(gateway)
     assert requests(ladder.group) == 2
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(ladder.group.seen) < 5:
             assert await who(gateway) == "single"
     assert requests(ladder.group) == 2, "the trials were probes"
@@ -208,7 +208,7 @@ async def test_a_killed_group_is_told_of_at_once_and_the_ladder_carries_on_until
                 pieces = answer.aiter_text()
                 text = await anext(pieces)
                 group.kill()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     text += "".join([piece async for piece in pieces])
             assert text.count('"error"') == 1 and "[DONE]" not in text
             assert gateway.standing("group").breaker.failures == 1
@@ -229,7 +229,8 @@ async def test_a_killed_group_is_told_of_at_once_and_the_ladder_carries_on_until
 
 
 async def test_a_group_that_hangs_is_left_after_its_time(ladder: Ladder) -> None:
-    document = service_document("group", "single", chat={"timeouts": {"first_token_s": 0.3}})
+    document = service_document("group", "single")
+    document["roles"]["chat"]["endpoints"]["group"]["timeout_s"] = 0.3
     await ladder.gateway.reload(document)
     ladder.group.behave = stalls
     assert (await ask(ladder.gateway, STREAM)).headers["x-orchestrate-endpoint"] == "single"

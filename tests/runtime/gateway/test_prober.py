@@ -57,10 +57,8 @@ async def test_a_probe_asks_for_one_token_in_the_endpoints_own_words(lab: Any) -
 
 async def test_without_another_endpoint_a_request_need_not_wait_for_the_probe(lab: Any) -> None:
     gateway, (fake,) = await lab(refuses(500), chat={"breaker": {"failure_threshold": 1, "reset_timeout_s": 0.1}})
-    prober_ = gateway.gateway.prober
+    gateway.gateway.prober.close()  # before there is anything to probe
     await ask(gateway)
-    prober_.close()
-    await asyncio.sleep(0)
     fake.behave = answers()
 
     async def is_served() -> bool:
@@ -136,11 +134,13 @@ async def test_a_probe_that_hangs_is_given_up_and_one_at_a_time_is_made(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prober, "PROBE_S", 0.3)
-    gateway, (fake,) = await lab(refuses(500), chat={**SOON, "timeouts": {"first_token_s": 0.3}})
+
+    async def hangs(exchange: Exchange) -> None:
+        await (stalls if exchange.seen.headers["x-request-id"] == "probe" else refuses(500))(exchange)
+
+    gateway, (fake,) = await lab(hangs, chat={**SOON, "timeouts": {"first_token_s": 0.3}})
     await ask(gateway)
-    fake.behave = stalls
-    await until(lambda: probes(fake) >= 1)
-    assert isinstance(gateway.standing("a").breaker, HalfOpen)
+    await until(lambda: probes(fake) >= 1 and isinstance(gateway.standing("a").breaker, HalfOpen))
     assert (await ask(gateway)).status_code == 503, "its trial is on the way"
     assert gateway.standing("a").in_flight <= 1
     fake.behave = streams(ROLE, word(0), FINISH, DONE)
