@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from tests.e2e.crashing import converges, kill_after
-from tests.e2e.trial import is_alive
+from tests.e2e.trial import heed_interrupts, is_alive
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -62,7 +62,7 @@ def test_killed_while_a_group_is_started(trio):
 
 
 def test_two_interrupts_leave_at_once_and_apply_goes_on_where_it_was(trial):
-    process = trial.popen("apply", trial.stack, "--yes", "--json")
+    process = trial.popen("apply", trial.stack, "--yes", "--json", preexec_fn=heed_interrupts)
     assert process.stdout is not None
     next(line for line in process.stdout if '"ActionStarted"' in line and '"AwaitReady"' in line)
     process.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ import time
 import httpx
 import pytest
 
-from tests.e2e.trial import PROGRAM, Trial, is_alive, poll
+from tests.e2e.trial import PROGRAM, Trial, heed_interrupts, is_alive, poll
 
 pytestmark = pytest.mark.e2e
 
@@ -272,7 +272,7 @@ def test_of_two_applies_at_once_the_second_names_the_first_and_exits_5(trial):
 
 @pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_apply_goes_on_where_it_was(trial):
-    process = trial.popen("apply", "quickstart", "--yes")
+    process = trial.popen("apply", "quickstart", "--yes", preexec_fn=heed_interrupts)
     poll(lambda: len(list((trial.state / "units" / "quickstart").glob("*/record.json"))) == 2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -33,6 +33,11 @@ def poll(what: Callable[[], T | None], deadline_s: float = 120.0) -> T:
     raise AssertionError(f"nothing within {deadline_s} s")
 
 
+def heed_interrupts() -> None:
+    """Undo, in a program to be, that a shell ignores interrupts for what it runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Trial:
     """One copy of the shipped configuration, and everything that runs of one of its stacks."""
 

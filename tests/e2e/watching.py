@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Self
 
-from tests.e2e.trial import Trial, poll
+from tests.e2e.trial import Trial, heed_interrupts, poll
 
 DEADLINE_S = 120.0
 
@@ -19,7 +19,7 @@ class Watching:
     def __init__(self, trial: Trial, *arguments: str) -> None:
         self.trial = trial
         self.told: list[dict[str, Any]] = []
-        self.process = trial.popen("watch", "quickstart", "--json", *arguments)
+        self.process = trial.popen("watch", "quickstart", "--json", *arguments, preexec_fn=heed_interrupts)
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
 
