@@ -84,7 +84,8 @@ MUST_BE_PURE = (
     "runtime/gateway/adapters/refusals.py", "runtime/gateway/adapters/tei.py", "runtime/gateway/adapters/infinity.py",
     "runtime/gateway/adapters/ollama.py", "runtime/gateway/adapters/splitting.py",
     "schemas/legacy.py", "schemas/hostfile.py",
-    "runtime/gateway/ladder.py", "runtime/gateway/routing/pace.py", "runtime/gateway/routing/budget.py",
+    "runtime/gateway/ladder.py", "runtime/gateway/routing/pool.py", "runtime/gateway/routing/lease.py",
+    "runtime/gateway/routing/standing.py", "runtime/gateway/routing/pace.py", "runtime/gateway/routing/budget.py",
     "runtime/gateway/routing/affinity.py", "orchestrator/drill.py", "schemas/receipt.py",
     "runtime/gateway/observe/receipts.py",
 )  # fmt: skip

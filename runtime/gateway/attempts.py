@@ -9,8 +9,8 @@ from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Made, Res
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.ladder import Ladder
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import CLIENT_LEFT, OUTRUN, SIMULATED
-from runtime.gateway.routing.pool import Lease
 from runtime.gateway.walk import Failure, Walk
 
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable
 from runtime.gateway.routing.breaker import Closed, Isolated, Open, State, wait_s
 from runtime.gateway.routing.health import Facts, health_of
 from runtime.gateway.routing.outcome import LOADING
-from runtime.gateway.routing.pool import STATES, Pool, Standing
+from runtime.gateway.routing.pool import Pool
+from runtime.gateway.routing.standing import STATES, Standing
 from runtime.gateway.routing.statistics import Statistics
 from runtime.gateway.routing.table import EndpointIdentity, RoutingTable, Target
 from schemas.admin import (

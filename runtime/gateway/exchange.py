@@ -28,6 +28,7 @@ from runtime.gateway.connections import Connections, origin_of
 from runtime.gateway.errors import cleaned_error
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.parts import in_parts
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import (
     CONTEXT_OVERFLOW,
     NOT_SUPPORTED,
@@ -37,7 +38,6 @@ from runtime.gateway.routing.outcome import (
     judge_fault,
     judge_status,
 )
-from runtime.gateway.routing.pool import Lease
 from runtime.gateway.routing.table import Target
 from runtime.gateway.streaming import Stream, expect_type, refused_in_stream
 from runtime.gateway.upstream import Connection, UpstreamError

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from runtime.gateway.attempt import Course
 from runtime.gateway.routing.breaker import Closed
-from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.lease import Lease
+from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.select import PASSING, RATE_S
 from runtime.gateway.routing.table import Route
 from runtime.gateway.walk import Walk

@@ -10,8 +10,9 @@ from runtime.gateway.endpoints import health
 from runtime.gateway.observe.metrics import EndpointGauge, Gauges, PrefixGauge
 from runtime.gateway.routing.breaker import Closed, HalfOpen, Isolated
 from runtime.gateway.routing.outcome import LOADING
-from runtime.gateway.routing.pool import STATES, Pool, Standing
+from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.select import in_use
+from runtime.gateway.routing.standing import STATES, Standing
 from runtime.gateway.routing.table import Missing, Route, RoutingTable, Target
 from schemas.admin import ConfigReport, EndpointReport, ProbeReport
 from schemas.problems import Problem

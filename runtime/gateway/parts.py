@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from runtime.gateway.attempt import Ask, AttemptError, BadAnswerError, Course, Parts, Result, WrongDimensionError
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import SUCCESS, WRONG_DIMENSION, judge_fault
-from runtime.gateway.routing.pool import Lease
 
 AT_ONCE = 4
 """Parts of one request at one endpoint at a time: enough that it does not wait for us, too few to shut others out."""

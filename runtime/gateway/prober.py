@@ -22,8 +22,10 @@ from runtime.gateway.exchange import Exchanges
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing import by_hand
 from runtime.gateway.routing.checks import check_due
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import CLIENT_LEFT
-from runtime.gateway.routing.pool import Lease, Pool, Probe
+from runtime.gateway.routing.pool import Pool
+from runtime.gateway.routing.standing import Probe
 from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
 
 log = logging.getLogger(__name__)

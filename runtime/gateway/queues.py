@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from itertools import count, islice
 
-from runtime.gateway.routing.pool import Lease
+from runtime.gateway.routing.lease import Lease
 
 MOST_BYTES = 128 * 1024 * 1024
 """Bytes of the bodies in one line; the first may be larger."""

@@ -14,8 +14,9 @@ from runtime.gateway.holds import Holds
 from runtime.gateway.ladder import Ladder
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.queues import Queues
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SKIPPED
-from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import Route
 from runtime.gateway.waiting import Waits
 from runtime.gateway.walk import Walk, exhausted

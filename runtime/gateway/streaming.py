@@ -8,8 +8,8 @@ from runtime.gateway import sse
 from runtime.gateway.attempt import AttemptError, Client, Course, Result, keep_alive
 from runtime.gateway.errors import clean, error_body, error_event
 from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import SUCCESS, Fault, judge_error_event, judge_fault
-from runtime.gateway.routing.pool import Lease
 from runtime.gateway.upstream import Connection, UpstreamError
 
 TRAILER_S = 1.0

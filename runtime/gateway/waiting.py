@@ -11,7 +11,7 @@ from runtime.gateway.holds import Holds
 from runtime.gateway.ladder import Ladder
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.queues import Queues
-from runtime.gateway.routing.pool import Lease
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.table import Route
 from runtime.gateway.walk import RETRY_AFTER_S, Walk
 

@@ -13,8 +13,9 @@ import pytest
 from runtime.gateway import connections, prober
 from runtime.gateway.routing.breaker import Closed, HalfOpen, Open, wait_s
 from runtime.gateway.routing.build import build_table
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, judge_fault
-from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import RoutingTable
 from schemas.stack import Stack
 from tests.fakes.upstream import Exchange, FakeUpstream, answers, refuses, stalls

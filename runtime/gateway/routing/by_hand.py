@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from runtime.gateway.routing import breaker
-from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.lease import Lease
+from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import EndpointIdentity, Target
 
 CAUSE = "by hand"

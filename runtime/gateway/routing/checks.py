@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.gateway.routing.breaker import Closed, HalfOpen, Isolated
 from runtime.gateway.routing.outcome import PASSING
-from runtime.gateway.routing.pool import Standing
+from runtime.gateway.routing.standing import Standing
 
 SUSPECT_S = 5.0
 """After the last failure of an endpoint whose breaker is still closed. Others are preferred to it, so that for long no

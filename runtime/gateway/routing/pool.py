@@ -1,222 +1,34 @@
-"""Pure: what is remembered of endpoints across requests and reloads, by identity. The only mutable state of routing.
+"""Pure: who has which place at which endpoint: standings by identity. The only mutable state of routing.
 
 Used on the event loop only; every method runs to its end without waiting, so no lock is needed.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
 
 from runtime.gateway.routing import breaker
 from runtime.gateway.routing.affinity import Affinity, Prefix
-from runtime.gateway.routing.breaker import State
 from runtime.gateway.routing.budget import Budget
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import (
-    CLIENT_LEFT,
     COLD,
     LOADING,
     MODEL_FAILED,
     OUTRUN,
     REFUSED,
     SILENT,
-    SUCCESS,
     UNHEARD,
     Verdict,
 )
-from runtime.gateway.routing.pace import LEAST_FIRST_S, Pace
-from runtime.gateway.routing.select import RATE_S, Choice, Skipped, choose
-from runtime.gateway.routing.statistics import Statistics
+from runtime.gateway.routing.select import RATE_S, Choice, choose
+from runtime.gateway.routing.standing import Standing
 from runtime.gateway.routing.table import EndpointIdentity, Route, RoutingTable, Target
-from schemas.admin import BreakerState
 
-SLOW_SHARE = 0.8
-"""Share of its time to the first content from which a call is slow, where the files name no seconds."""
 _LARGEST_JITTER = 0.1
-STATES: dict[type[breaker.State], BreakerState] = {
-    breaker.Closed: "closed",
-    breaker.Open: "open",
-    breaker.HalfOpen: "half-open",
-    breaker.Isolated: "isolated",
-}
-HEDGE_SHARE = 0.95
-"""What `hedge_s: p95` means."""
 _CACHE_LOST = frozenset({"refused", COLD, LOADING})
 """Labels of endpoints that do not run, or whose model was out of memory: what they had read is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What came of asking an endpoint for a token."""
-
-    at: float
-    outcome: str
-    """`ok`, or the label of what went wrong."""
-    effect: breaker.Effect
-
-
-@dataclass(slots=True)
-class Standing:
-    """One endpoint's state."""
-
-    in_flight: int = 0
-    breaker: breaker.State = field(default_factory=breaker.Closed)
-    busy_until: float = 0.0
-    asleep: Literal["", "cold", "loading", "model failed"] = ""
-    """Where its model was not in memory when it was last heard of."""
-    absent_until: float = 0.0
-    is_refused: bool = False
-    """Whether it did not take our key when it was last asked."""
-    broken_until: float = 0.0
-    """Until when a drill lets every request to it fail."""
-    last_error: str | None = None
-    heard_at: float = 0.0
-    """When it last answered properly, or was listed first."""
-    failed_at: float = 0.0
-    """When a request to it last failed."""
-    is_probed: bool = False
-    """Whether somebody asks it for a token when its breaker waits for a trial."""
-    probe: Probe | None = None
-    """The last one."""
-    begun: deque[float] = field(default_factory=deque)
-    """When the requests of the last minute began, oldest first; only of endpoints with a limit for that."""
-    pace: Pace = field(default_factory=Pace)
-    stats: Statistics = field(default_factory=Statistics)
-    is_listed: bool = True
-    """False once no table names it; it is dropped when its last request ends."""
-
-    def become(self, state: State, now: float, cause: str) -> None:
-        """Take over a state of the breaker, and remember when and why it changed."""
-        if type(state) is not type(self.breaker):
-            self.stats.change(now, STATES[type(state)], cause)
-        self.breaker = state
-
-
-class Lease:
-    """The right to send one request to one endpoint. It is given back exactly once."""
-
-    __slots__ = (
-        "_is_done",
-        "_permit",
-        "_pool",
-        "_standing",
-        "began_at",
-        "budget",
-        "ends_as",
-        "first_at",
-        "first_limit_s",
-        "is_drawn",
-        "is_panic",
-        "is_probe",
-        "is_retry",
-        "passed_over",
-        "prefix",
-        "size",
-        "target",
-        "was_asleep",
-    )
-
-    def __init__(
-        self,
-        pool: Pool,
-        target: Target,
-        standing: Standing,
-        *,
-        is_retry: bool,
-        is_probe: bool = False,
-        is_panic: bool = False,
-        budget: Budget | None = None,
-        prefix: Prefix | None = None,
-        is_drawn: bool = False,
-        passed_over: tuple[Skipped, ...] = (),
-    ) -> None:
-        """`is_drawn` says that the endpoint should hold something of `prefix`, the beginning of the prompt.
-
-        `is_panic` says that the lease is given although the breaker is open: what comes of it opens nothing, and an
-        answer closes it.
-        """
-        self.target = target
-        self.began_at = pool.now()
-        self.budget = budget
-        self.prefix = prefix
-        self.is_drawn = is_drawn
-        self.passed_over = passed_over
-        """The endpoints that were not taken when this one was chosen."""
-        self.ends_as = CLIENT_LEFT
-        """What is recorded when the attempt ends for a reason of its own."""
-        self.size = 0
-        self.first_limit_s = target.timeouts.first_token_s or LEAST_FIRST_S
-        """How long the first content may take."""
-        self.is_retry = is_retry
-        self.is_probe = is_probe
-        self.is_panic = is_panic
-        self.first_at: float | None = None
-        """When the first content came, of answers that come in pieces."""
-        self.was_asleep = bool(standing.asleep)
-        """Whether the model had to be brought into memory first, which takes as long as it takes."""
-        self._pool = pool
-        self._standing = standing
-        self._permit = standing.breaker.generation
-        self._is_done = False
-
-    @property
-    def is_broken(self) -> bool:
-        """Tell whether a drill lets this request fail."""
-        return self._standing.broken_until > self.began_at
-
-    def sends(self, size: int) -> None:
-        """Take note of the bytes of the body that is about to be sent: a long prompt may take its time."""
-        self.size = size
-        self.first_limit_s = self.target.timeouts.first_token_s or self._standing.pace.first_limit_s(size)
-
-    def confirm(self) -> None:
-        """Let a trial close its breaker at its first content: a long answer must not keep all others waiting.
-
-        Whatever comes after that counts like any other request. In a closed breaker nothing is recorded before the
-        end, so that answers which begin and then break still add up.
-        """
-        standing = self._standing
-        self.first_at = self._pool.now()
-        standing.pace.began(self.size, self.first_at - self.began_at)
-        is_trial = isinstance(standing.breaker, breaker.HalfOpen) and standing.breaker.generation == self._permit
-        if is_trial or self.is_panic:
-            self._pool.record(self, standing, self._permit, SUCCESS)
-            self._permit = standing.breaker.generation
-            self.is_panic = False
-
-    def finish(self, verdict: Verdict, error: str | None = None, tokens: int = 0) -> None:
-        """Record how the request ended, and how many tokens came of it. Only the first call counts."""
-        if self._is_done:
-            return
-        self._is_done = True
-        self._pool.take_back(self, self._standing, self._permit, verdict, error, tokens)
-
-    def release(self) -> None:
-        """Give the lease back without a verdict, when the request ended for a reason of its own."""
-        self.finish(self.ends_as)
-
-    def reports(self, cached_tokens: int | None) -> None:
-        """Take note of how much of the prompt the endpoint says it had read before, if it does."""
-        if cached_tokens is not None:
-            self._pool.affinity.reported(self.target.identity, cached_tokens)
-
-    def hedge_after_s(self) -> float | None:
-        """Return after how many seconds another endpoint should be asked too; None for never, or not known yet."""
-        hedge_s = self.target.hedge_s
-        return self._standing.pace.percentile_s(HEDGE_SHARE) if hedge_s == "p95" else hedge_s
-
-    def is_slow(self, now: float) -> bool:
-        """Tell whether an answer that ended well at `now` was slow to begin; vectors and scores begin with their end.
-
-        A whole completion takes as long as it is long, which says nothing.
-        """
-        if self.was_asleep or (self.first_at is None and self.target.kind == "chat"):
-            return False
-        limit_s = self.target.breaker.slow_call_s
-        taken_s = (now if self.first_at is None else self.first_at) - self.began_at
-        return taken_s >= (SLOW_SHARE * self.first_limit_s if limit_s is None else limit_s)
 
 
 class Pool:

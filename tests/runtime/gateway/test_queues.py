@@ -12,7 +12,8 @@ from runtime.gateway import attempt
 from runtime.gateway.queues import Queues, Waiter
 from runtime.gateway.routing.breaker import Open
 from runtime.gateway.routing.build import build_table
-from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.lease import Lease
+from runtime.gateway.routing.pool import Pool
 from schemas.stack import Stack
 from tests.fakes.encoders import embeds
 from tests.fakes.upstream import Exchange, answers, refuses

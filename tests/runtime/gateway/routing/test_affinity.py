@@ -8,8 +8,9 @@ from typing import Any
 
 from runtime.gateway.routing.affinity import COMMON, LEAST_WORTH, MOST_AHEAD, WORTH, Affinity, Prefix, prefix_of
 from runtime.gateway.routing.build import build_table
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import LOADING, SUCCESS, judge_fault, judge_status
-from runtime.gateway.routing.pool import Lease, Pool
+from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.table import EndpointIdentity, RoutingTable
 from schemas.stack import Stack
 from tests.runtime.gateway.harness import stack_document

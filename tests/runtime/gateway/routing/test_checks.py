@@ -6,7 +6,7 @@ import pytest
 
 from runtime.gateway.routing.breaker import Closed, HalfOpen, Open, State
 from runtime.gateway.routing.checks import SUSPECT_S, UNDECIDED_S, check_due
-from runtime.gateway.routing.pool import Probe, Standing
+from runtime.gateway.routing.standing import Probe, Standing
 
 NOW = 100.0
 REFUSED = Probe(95.0, "credentials refused", "neutral")

@@ -10,9 +10,11 @@ from runtime.gateway.routing.breaker import Closed, Isolated, Open
 from runtime.gateway.routing.budget import LEAST_RETRIES
 from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.checks import check_due
+from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, judge_fault, judge_status
-from runtime.gateway.routing.pool import Lease, Pool, Standing
+from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.select import Choice
+from runtime.gateway.routing.standing import Standing
 from runtime.gateway.routing.table import EndpointIdentity, RoutingTable
 from schemas.stack import Stack
 from tests.runtime.gateway.harness import stack_document

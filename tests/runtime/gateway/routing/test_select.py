@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.gateway.routing.breaker import Closed, HalfOpen, Isolated, Open
-from runtime.gateway.routing.pool import Standing
 from runtime.gateway.routing.select import TRIAL_S, choose, in_use
+from runtime.gateway.routing.standing import Standing
 from runtime.gateway.routing.table import EndpointIdentity, Missing, Route, Target
 from schemas.policy import Breaker, Timeouts
 
