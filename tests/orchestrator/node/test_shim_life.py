@@ -225,6 +225,7 @@ def test_unit_survives_the_hangup_of_the_terminal_that_started_it(shim: Shim) ->
     script = 'printf "%s\\n" "$1" | "$2" -S "$3" start; sleep 1000'
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests themselves outlive their terminal
         os.execvp("sh", ["sh", "-c", script, "sh", request, sys.executable, str(SHIM)])  # noqa: S606 - no shell needed
     eventually(lambda: shim.state.is_dir() and shim.units().get("a", {}).get("phase") == "running")
 
