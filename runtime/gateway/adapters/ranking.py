@@ -83,9 +83,11 @@ def _in_shape(document: Any) -> dict[str, Any]:
     """Return an answer with its results under `results`: some servers give a bare list, some call it `data`."""
     if isinstance(document, list):
         return {"object": "list", "results": document}
+    if not isinstance(document, dict):
+        raise TypeError(f"an answer is an object or a list, not {type(document).__name__}")
     if "results" not in document and isinstance(document.get("data"), list):
         return {"results" if key == "data" else key: value for key, value in document.items()}
-    return dict(document)
+    return document
 
 
 _NAMED = frozenset({"index", "relevance_score", "score", "document", "text"})

@@ -96,6 +96,9 @@ def test_documents_come_back_where_they_are_wanted() -> None:
         results((0, 1), (1, 1), (2, float("nan"))),
         results((0, 1), (1, 1), (2, True)),
         results((0, 1), (1, 1), ([], 1)),
+        b'""',
+        b"7",
+        b"null",
     ],
 )
 def test_what_is_no_ranking_of_the_documents_is_a_bad_answer(raw: bytes) -> None:
