@@ -17,6 +17,8 @@ from mlx.nn.layers.distributed import QuantizedAllToShardedLinear, QuantizedShar
 
 LEAST_ROWS = 2
 """With fewer rows MLX's kernel is as quick, and it computes while Python does something else."""
+MOST_READ = 17
+"""Tokens of one sequence whose logits anybody reads: a draft's guesses, `--draft-tokens` at most, and one more."""
 BLOCK = 1 << 16
 """Weights unpacked at once: 256 KiB of them stay in a core's own cache."""
 
@@ -31,8 +33,8 @@ def use_numpy(module: Any) -> None:
     """Let the quantised layers of a model compute by numpy where that is quicker; elsewhere it stays as it is."""
     if sys.platform != "linux" or mx.default_device().type != mx.DeviceType.cpu:
         return
-    for _, layer in module.named_modules():
-        own = _LAYERS.get(type(layer))
+    for path, layer in module.named_modules():
+        own = _Head if _is_head(path, layer) else _LAYERS.get(type(layer))
         if own is not None and layer.mode == "affine" and layer.bits in {4, 8}:
             # Its weights stay where they are; only what is done with them changes.
             layer.__class__ = own
@@ -50,7 +52,8 @@ def product(layer: Any, x: mx.array) -> mx.array:
     rows = np.asarray(x.astype(mx.float32)).reshape(-1, width)
     scales, offsets = (np.asarray(each.astype(mx.float32)) for each in (layer.scales, layer.biases))
     found = _product(rows, np.asarray(layer.weight).view(np.uint8), scales, offsets)
-    return mx.array(found.reshape(*x.shape[:-1], -1)).astype(x.dtype)
+    # As MLX chooses it: it must not depend on the number of rows.
+    return mx.array(found.reshape(*x.shape[:-1], -1)).astype(mx.result_type(x, layer.scales, layer.biases))
 
 
 def _product(rows: Floats, packed: npt.NDArray[np.uint8], scales: Floats, offsets: Floats) -> Floats:
@@ -86,14 +89,35 @@ def _with_bias(layer: Any, found: mx.array) -> mx.array:
     return found + layer.bias if "bias" in layer else found
 
 
+def _is_head(path: str, layer: Any) -> bool:
+    return type(layer) is nn.QuantizedLinear and path.rpartition(".")[2] == "lm_head"
+
+
+def _is_prompt(x: mx.array) -> bool:
+    """Tell whether a head gets more tokens of a sequence than anybody reads logits of.
+
+    MLX computes what is read, and nothing of a prompt is but its last token; numpy would compute all at once.
+    """
+    return x.ndim > 2 and x.shape[-2] > MOST_READ
+
+
 class _Linear(nn.QuantizedLinear):
     def __call__(self, x: mx.array) -> mx.array:
         return _with_bias(self, product(self, x))
 
 
+class _Head(nn.QuantizedLinear):
+    def __call__(self, x: mx.array) -> mx.array:
+        own: Any = super()
+        found: mx.array = own.__call__(x) if _is_prompt(x) else _with_bias(self, product(self, x))
+        return found
+
+
 class _Embedding(nn.QuantizedEmbedding):
     def as_linear(self, x: mx.array) -> mx.array:
-        return product(self, x)
+        own: Any = super()
+        found: mx.array = own.as_linear(x) if _is_prompt(x) else product(self, x)
+        return found
 
 
 class _AllToSharded(QuantizedAllToShardedLinear):

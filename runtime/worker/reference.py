@@ -76,28 +76,32 @@ def _answer(model: LoadedModel, name: str, prompt: tuple[int, ...], computed: Ca
     from mlx_lm.models.cache import make_prompt_cache
 
     cache: Any = make_prompt_cache(model.module)
-    logits = None
-    for first in range(0, len(prompt), STEP_TOKENS):
-        part = prompt[first : first + STEP_TOKENS]
-        logits = _logits(model, part, cache)
+    if not prompt:
+        raise ValueError(f"the prompt {name} has no tokens")
+    for first in range(0, len(prompt) - 1, STEP_TOKENS):
+        part = prompt[first : min(first + STEP_TOKENS, len(prompt) - 1)]
+        # The logits of these are never computed: nobody reads them.
+        model.module(mx.array([part]), cache=cache)
+        mx.eval([layer.state for layer in cache])
         computed(len(part))
+    logits = _logits(model, prompt[-1], cache)
+    computed(1)
     chosen: list[ReferenceToken] = []
     detokenizer = model.new_detokenizer()
     text = ""
-    while logits is not None:
+    while True:
         token, near, margin = _judged(logits)
         has_ended = token in model.end_tokens
         text += "" if has_ended else detokenizer.push(token)
         chosen.append(ReferenceToken(token=token, near=near, margin=round(margin, 4), text=text))
         if has_ended or len(chosen) == ANSWER_TOKENS:
             return ReferenceAnswer(name=name, prompt=prompt, tokens=tuple(chosen), ended=has_ended)
-        logits = _logits(model, (token,), cache)
-    raise ValueError(f"the prompt {name} has no tokens")
+        logits = _logits(model, token, cache)
 
 
-def _logits(model: LoadedModel, tokens: tuple[int, ...], cache: Any) -> mx.array:
-    """Compute tokens; return the logits behind the last one."""
-    logits: mx.array = model.module(mx.array([tokens]), cache=cache)[0, -1].astype(mx.float32)
+def _logits(model: LoadedModel, token: int, cache: Any) -> mx.array:
+    """Compute a token; return the logits behind it."""
+    logits: mx.array = model.module(mx.array([[token]]), cache=cache)[0, -1].astype(mx.float32)
     mx.eval(logits, [layer.state for layer in cache])
     return logits
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from runtime.worker.products import BLOCK, product, use_numpy
+from runtime.worker.products import BLOCK, MOST_READ, product, use_numpy
 
 on_a_linux_cpu = pytest.mark.skipif(
     sys.platform != "linux" or mx.default_device().type != mx.DeviceType.cpu, reason="MLX's own kernels are quick here"
@@ -64,6 +65,51 @@ def test_narrow_numbers_stay_narrow() -> None:
     np.testing.assert_allclose(
         np.asarray(found.astype(mx.float32)), exact(layer, x.astype(mx.float32)), rtol=0.02, atol=0.3
     )
+
+
+@on_a_linux_cpu
+@pytest.mark.parametrize("weights", [mx.float32, mx.bfloat16, mx.float16], ids=str)
+@pytest.mark.parametrize("given", [mx.float32, mx.bfloat16, mx.float16], ids=str)
+def test_the_numbers_are_as_wide_as_those_of_mlx_however_many_rows(weights: mx.Dtype, given: mx.Dtype) -> None:
+    layer = quantised(4, 32, 64, 8)
+    layer.set_dtype(weights)
+    wanted = layer(mx.ones((1, 64), given)).dtype
+    use_numpy(layer)
+    assert [layer(mx.ones((rows, 64), given)).dtype for rows in (1, 2, 40)] == [wanted] * 3
+
+
+class Model(nn.Module):
+    """Maps tokens to logits, without layers between its embedding and its head."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.embed_tokens = nn.QuantizedEmbedding(96, 64, 32, 4)
+        if head is not None:
+            self.lm_head = head
+
+    def __call__(self, tokens: mx.array) -> Any:
+        x = self.embed_tokens(tokens)
+        return self.lm_head(x) if "lm_head" in self else self.embed_tokens.as_linear(x)
+
+
+def is_computed(found: mx.array, place: Path) -> bool:
+    """Tell whether MLX has nothing of a product left to compute."""
+    mx.export_to_dot(str(place), found)
+    return "QuantizedMatmul" not in place.read_text()
+
+
+@on_a_linux_cpu
+@pytest.mark.parametrize("head", [None, quantised(4, 32, 64, 96)], ids=["tied", "a head"])
+def test_the_logits_of_a_prompt_are_computed_only_where_somebody_reads_them(head: Any, tmp_path: Path) -> None:
+    model = Model(head)
+    long = mx.arange(2 * (MOST_READ + 1)).reshape(2, -1)
+    wanted = np.asarray(model(long))
+    use_numpy(model)
+    prompt, guesses = model(long), model(long[:, :MOST_READ])
+    assert not is_computed(prompt, tmp_path / "prompt.dot")
+    assert is_computed(guesses, tmp_path / "guesses.dot")
+    np.testing.assert_allclose(np.asarray(guesses), wanted[:, :MOST_READ], atol=2e-4)
+    np.testing.assert_allclose(np.asarray(prompt), wanted, atol=2e-4)
 
 
 @on_a_linux_cpu
