@@ -41,7 +41,8 @@ class WatchPass:
 
     def units_ended(self, gone: Set[str]) -> None:
         """Give way to the mending of units that ended, unless this plan stops or awaits them anyway."""
-        if gone - self._own_ends:
+        awaited = {unit for action in self._active.values() for unit in _awaited(action)}
+        if gone - self._own_ends - awaited:
             self.give_way()
 
     def give_way(self) -> None:
@@ -53,8 +54,12 @@ class WatchPass:
         match event:
             case ActionStarted(action=action):
                 self._active[action.id] = action
-            case ActionDone(action=action) | ActionFailed(action=action):
+            case ActionDone(action=action):
                 self._active.pop(action.id, None)
+                self._own_ends -= _awaited(action)  # they serve now: nobody here would notice their end
+            case ActionFailed(action=action):
+                self._active.pop(action.id, None)
+                self._own_ends |= _awaited(action)  # what failed is ended, and its end is heard of later
             case _:
                 pass
         self._emit(event)
@@ -77,11 +82,16 @@ class WatchPass:
 
 
 def _own_ends(plan: Plan) -> set[str]:
-    """Return the units whose end this plan brings about, or notices by itself."""
+    """Return the units whose end this plan brings about, or notices by itself before they serve."""
     ends: set[str] = set()
     for action in plan.actions:
         if isinstance(action, Stop):
             ends.add(action.unit)
-        elif isinstance(action, AwaitReady):
-            ends.update((action.unit, *(unit for _, unit in action.others)))
+        elif isinstance(action, AwaitReady) and not action.is_serving:
+            ends |= _awaited(action)
     return ends
+
+
+def _awaited(action: Action) -> set[str]:
+    """Return the units whose end the action notices while it is under way."""
+    return {action.unit, *(unit for _, unit in action.others)} if isinstance(action, AwaitReady) else set()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
-from orchestrator.execute import ActionStarted, Emit, Event, Outcome, execute
+from orchestrator.execute import ActionDone, ActionFailed, ActionStarted, EffectError, Emit, Event, Outcome, execute
 from orchestrator.plan import AwaitReady, Plan, Stop
 from orchestrator.reconcile import reconcile
 from orchestrator.watch_pass import WatchPass
@@ -58,6 +59,57 @@ async def test_the_end_of_a_unit_that_is_awaited_is_noticed_by_the_waiting():
     awaited = {action.unit for action in trial.plan.actions if isinstance(action, AwaitReady | Stop)}
     assert await trial.during(lambda work: work.units_ended(awaited)) == (False, None)
     assert await Trial("AwaitReady").during(lambda work: work.units_ended(set())) == (False, None)
+
+
+def one_awaits(is_serving: bool = False) -> tuple[Plan, AwaitReady, AwaitReady]:
+    """Return a plan, and two of its waits, of which the first may be the judging of what serves already."""
+    plan = reconcile(desired(titan={**CODER, "nodes": ["beta"]}), empty())
+    first, second, *_ = (action for action in plan.actions if isinstance(action, AwaitReady))
+    judged = replace(first, is_serving=is_serving)
+    actions = tuple(judged if action is first else action for action in plan.actions)
+    return replace(plan, actions=actions), judged, second
+
+
+async def gives_way(plan: Plan, events: list[Event], gone: set[str]) -> bool:
+    """Tell whether a pass in which these events were told gives way to the end of units."""
+    told = asyncio.Event()
+
+    async def apply(emit: Emit) -> Outcome:
+        for event in events:
+            emit(event)
+        told.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    work = WatchPass(plan, apply, lambda event: None)
+    running = asyncio.create_task(work.run())
+    await asyncio.wait_for(told.wait(), 10)
+    work.units_ended(gone)
+    for _ in range(50):  # rounds of the loop, of which giving way takes a few
+        await asyncio.sleep(0)
+    has_ended = running.done()
+    running.cancel()
+    await asyncio.wait([running])
+    return has_ended
+
+
+async def test_the_end_of_what_was_awaited_and_serves_now_is_mended_at_once():
+    plan, first, second = one_awaits()
+    started = [ActionStarted(first), ActionDone(first, 1.0), ActionStarted(second)]
+    assert await gives_way(plan, started, {first.unit})
+    assert not await gives_way(plan, started, {second.unit})
+
+
+async def test_the_end_of_what_failed_while_it_was_awaited_is_no_news():
+    plan, first, second = one_awaits()
+    failed = ActionFailed(first, EffectError("it broke"))
+    assert not await gives_way(plan, [ActionStarted(first), failed, ActionStarted(second)], {first.unit})
+
+
+async def test_what_serves_and_is_to_be_judged_is_missed_at_once_unless_it_is_being_judged():
+    plan, judged, other = one_awaits(is_serving=True)
+    assert await gives_way(plan, [ActionStarted(other)], {judged.unit})
+    assert not await gives_way(plan, [ActionStarted(judged)], {judged.unit})
 
 
 async def test_a_pass_that_nothing_disturbs_has_an_outcome():
