@@ -3,8 +3,34 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+class _Collector:
+    """Python's collector of cycles, off while anybody wants it off."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._was_enabled = False
+
+    def hold(self) -> None:
+        with self._lock:
+            if self._holders == 0:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._holders += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0 and self._was_enabled:
+                gc.enable()
+
+
+_COLLECTOR = _Collector()
 
 
 @contextmanager
@@ -13,13 +39,11 @@ def uncollected() -> Iterator[None]:
 
     A plan is hundreds of thousands of small objects that live until it is printed, and every pass of the collector
     visits them all and finds nothing: a quarter to a third of the time that planning for 1,000 nodes took. The
-    collector belongs to the process: of overlapping contexts the first that ends turns it on again, which costs the
-    others time and nothing else.
+    collector belongs to the process: the first of overlapping contexts turns it off, and the last that ends turns it
+    on again where it was on.
     """
-    was_enabled = gc.isenabled()
-    gc.disable()
+    _COLLECTOR.hold()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        _COLLECTOR.release()
