@@ -13,7 +13,8 @@ from orchestrator.cluster import ReachedNode
 from orchestrator.expand import Desired
 from orchestrator.snapshots import Files, files_digest
 from schemas.base import StackName
-from schemas.keys import Keys, write_keys
+from schemas.keys import Keys, read_keys, write_keys
+from schemas.problems import ConfigurationError
 from schemas.routes import Routes
 
 _REFERENCE = re.compile(rb"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -35,10 +36,14 @@ async def deliver_keys(node: ReachedNode, desired: Desired) -> str:
     """Put the stack's keys where its gateway looks for them on another machine; return that place.
 
     It is one place, whatever files are in force: a rollback brings no revoked key back. Without a keys file there are
-    no keys. Raises `TransportError`, and `OSError` where the file cannot be read.
+    no keys; a broken one leaves those from before in force. Raises `TransportError`, and `OSError` where the file
+    cannot be read.
     """
     place = str((await node.directories()).keys(desired.stack))
-    await node.transport.push(await asyncio.to_thread(keys_of, desired), place, mode=0o600)
+    data = await asyncio.to_thread(keys_of, desired)
+    with contextlib.suppress(ConfigurationError, UnicodeDecodeError):  # composing the files tells what is wrong
+        read_keys(data.decode(), desired.keys_file or "")
+        await node.transport.push(data, place, mode=0o600)
     return place
 
 

@@ -42,7 +42,7 @@ class KeysAt:
         self._shown = name
 
     def read(self) -> Keys:
-        """Return the keys; none where there is no file. Raises `ConfigurationError` and `OSError`."""
+        """Return the keys; none where there is no file. Raises `ConfigurationError`, also where it cannot be read."""
         self._stay_below()
         try:
             text = self.path.read_text(encoding="utf-8")
@@ -50,6 +50,9 @@ class KeysAt:
             return Keys()
         except UnicodeDecodeError as error:
             message = f"not UTF-8 text (byte {error.start})"
+            raise ConfigurationError([Problem(file=self._shown, message=message)]) from error
+        except OSError as error:
+            message = f"cannot be read: {error.strerror or error}"
             raise ConfigurationError([Problem(file=self._shown, message=message)]) from error
         return read_keys(text, self._shown)
 
@@ -62,7 +65,10 @@ class KeysAt:
         rpm: int | None = None,
         life_s: float | None = None,
     ) -> NewKey:
-        """Make a key and keep its digest; `life_s` is how long it is to be one. Raises as `read` does."""
+        """Make a key and keep its digest; `life_s` is how long it is to be one.
+
+        Raises as `read` does, and `OSError` where it cannot be written.
+        """
         with self._changing():
             keys = self.read()
             ident = next(found for found in iter(lambda: secrets.token_hex(4), "") if found not in keys.keys)
@@ -81,7 +87,7 @@ class KeysAt:
         return NewKey(ident, text, entry)
 
     def revoke(self, which: str) -> tuple[str, Key]:
-        """Take a key out by its id, or by its name where one key has it; raises `KeyNameError`, and as `read` does."""
+        """Take a key out by its id, or by its name where one key has it; raises `KeyNameError`, and as `add` does."""
         with self._changing():
             keys = self.read().keys
             found = [ident for ident, key in keys.items() if which in (ident, key.name)]

@@ -95,6 +95,9 @@ def test_a_key_is_revoked_by_its_id_or_by_a_name_that_only_it_has(conf: Path) ->
         ("keys: {abcd: {sha256: '%s', scopes: []}}" % ("0" * 64), "keys.abcd.scopes"),
         ("keys: {abcd: {sha256: '%s', scopes: [adm]}}" % ("0" * 64), "expected 'inference'"),
         ("keys: {abcd: {sha256: '%s', scopes: [admin], expires: soon}}" % ("0" * 64), "expected a moment"),
+        ("keys: {abcd: {sha256: '%s', scopes: [admin], expires: 2026-11-30}}" % ("0" * 64), "expected a moment"),
+        ("keys: {abcd: {sha256: canary, scopes: [admin], expires: 2026-11-31}}", "quote dates"),
+        ("keys: {canary: {<<: 1}}", "quote dates"),
         ("keys: {../x: {sha256: '%s', scopes: [admin]}}" % ("0" * 64), "keys"),
     ],
 )
@@ -185,6 +188,25 @@ def test_another_machine_gets_the_keys_of_now_in_one_place(conf: Path) -> None:
     assert asyncio.run(deliver_keys(node, desired)) == place == "/there/stacks/lab/keys.yaml"
     data, mode = node.files[place]
     assert (set(read_keys(data.decode(), "keys.yaml").keys), mode) == ({made.id}, 0o600)
+
+
+def test_a_broken_keys_file_leaves_the_keys_from_before_on_another_machine(conf: Path) -> None:
+    desired = expand(Stack.model_validate_json(json.dumps(stack_document({}, gateway=KEYED) | role())), str(conf))
+    node: Any = Pushed()
+    at = KeysAt(conf, "secrets/keys.yaml")
+    made = at.add(("read",))
+    place = asyncio.run(deliver_keys(node, desired))
+    for broken in (b"keys: [", b"\xff\xfe"):
+        at.path.write_bytes(broken)
+        assert asyncio.run(deliver_keys(node, desired)) == place
+        assert set(read_keys(node.files[place][0].decode(), "keys.yaml").keys) == {made.id}
+
+
+def test_a_keys_file_that_cannot_be_read_is_a_problem_of_the_configuration(conf: Path) -> None:
+    at = KeysAt(conf, "secrets/keys.yaml")
+    at.path.mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=r"secrets/keys\.yaml.*cannot be read: "):
+        at.read()
 
 
 def role() -> dict[str, Any]:
