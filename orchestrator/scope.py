@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, GroupId, Slot
-from orchestrator.observed import Observed, Reachable
+from orchestrator.observed import Observed, Reachable, Unreachable
 from orchestrator.policy import PlanPolicy
-from schemas.base import HelperName
+from schemas.base import HelperName, NodeName
 from schemas.problems import nearest
 from schemas.unit import GATEWAY_SERVICE
 
@@ -70,6 +70,19 @@ def _lost_problems(policy: PlanPolicy, desired: Desired, observed: Observed) -> 
         elif isinstance(observed.nodes.get(name), Reachable):
             problems.append(f"--assume-lost {name}: the node answers; leave the option out")
     return tuple(problems)
+
+
+def no_longer_lost(
+    lost: Iterable[NodeName], nodes: Container[NodeName], observed: Mapping[NodeName, Reachable | Unreachable]
+) -> dict[NodeName, str]:
+    """Return which nodes are not to be assumed lost any longer, with the reason; `nodes` are those looked at."""
+    ended = {}
+    for name in lost:
+        if isinstance(observed.get(name), Reachable):
+            ended[name] = f"{name} answers: it is not assumed to be lost any more"
+        elif name not in nodes:
+            ended[name] = f"{name} has left the files: it is not assumed to be lost any more"
+    return ended
 
 
 def hint(name: str, valid: Iterable[str]) -> str:

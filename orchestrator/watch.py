@@ -17,23 +17,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.controller import Controller, Planned, Wanted
-from orchestrator.delivery import keys_of
 from orchestrator.execute import ActionFailed, Emit, Event, Outcome
 from orchestrator.installed import InstalledMemory
 from orchestrator.node.client import LockedError, ShimError
-from orchestrator.observed import Reachable
 from orchestrator.pace import Pace
 from orchestrator.plan import Change, Defer, Plan, Start
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import GATEWAY_SLOT
-from orchestrator.sharing import allotments
+from orchestrator.scope import no_longer_lost
 from orchestrator.transport.base import TransportError
+from orchestrator.watch_delivery import Deliveries, can_deliver
 from orchestrator.watch_events import NodeEvents, follow_files
 from orchestrator.watch_pass import WatchPass
 from orchestrator.watch_report import WatcherReport, WatcherState, write_watcher
 from orchestrator.watch_source import Source, StackDownError
-from schemas.base import NodeName
-from schemas.on_demand import Allotment
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +74,7 @@ class Watcher:
         self._looking_since = 0.0
         self._notes: tuple[str, ...] = ()
         self._awaited: dict[str, float] = {}
-        self._allotted: tuple[Mapping[NodeName, Allotment], bytes] | None = None
-        """What the on-demand models were last told that they share; None before the first look."""
+        self._deliveries = Deliveries(control)
         self._installed = InstalledMemory()
         control.note = self._awaits
         self._report = WatcherReport(pid=os.getpid(), started_at=time.time(), looked_at=0.0, state="mending")
@@ -146,11 +142,12 @@ class Watcher:
         try:
             planned = await self._plan_unless_overtaken()
             if planned is not None:
-                self._nodes.follow(group, planned.cluster.nodes)
+                self._nodes.follow(group, planned.cluster.nodes, planned.desired.nodes)
                 within_s = planned.plan.next_look_s
-                if planned.plan.is_empty and not planned.plan.conflicts:
-                    await self._allot(planned)
-                state = await self._mend(planned) if _can_mend(planned.plan) else _resting(planned.plan)
+                can_mend = _can_mend(planned.plan)
+                if not can_mend and can_deliver(planned):
+                    await self._deliveries.bring(planned)
+                state = await self._mend(planned) if can_mend else _resting(planned.plan)
         except LockedError as error:
             state, within_s = "waiting", BUSY_S
             self._say((f"waiting for {error.holder.get('command')} (pid {error.holder.get('pid')})",))
@@ -202,15 +199,15 @@ class Watcher:
         return await self._control.plan_of(wanted, policy, installed=self._installed)
 
     def _has_found_lost(self, planned: Planned) -> bool:
-        """Take nodes that answer out of those that are assumed to be lost; tells whether there was one."""
-        control, nodes = self._control, planned.observed.nodes
-        found = {name for name in control.policy.assume_lost if isinstance(nodes.get(name), Reachable)}
-        for name in sorted(found):
-            self._tell(Told("note", f"{name} answers: it is not assumed to be lost any more", {"node": name}))
-        control.policy = replace(control.policy, assume_lost=control.policy.assume_lost - found)
-        if found:
+        """Take nodes that answer, or that are none any more, out of those assumed lost; tells whether there was one."""
+        lost = self._control.policy.assume_lost
+        ended = no_longer_lost(lost, planned.desired.nodes, planned.observed.nodes)
+        for name, text in sorted(ended.items()):
+            self._tell(Told("note", text, {"node": name}))
+        self._control.policy = replace(self._control.policy, assume_lost=lost - ended.keys())
+        if ended:
             self._source.forget()  # what had moved away from it belongs there again
-        return bool(found)
+        return bool(ended)
 
     async def _with_kept_files(self, planned: Planned) -> Wanted:
         """Return what a plan is for, from kept files: a gateway that begins has no last good routes of its own."""
@@ -219,14 +216,6 @@ class Watcher:
         return Wanted(desired, planned.git, planned.files, planned.back_to, is_current=False)
 
     # -- mending ---------------------------------------------------------------------------------------------------
-
-    async def _allot(self, planned: Planned) -> None:
-        """Tell the on-demand models what they share, and the gateway its keys, where only that has changed."""
-        wanted = allotments(planned.desired, planned.observed), await asyncio.to_thread(keys_of, planned.desired)
-        if self._allotted not in (None, wanted):
-            async with self._control.lock(f"watch {self._control.stack}: on-demand memory", yields=True):
-                await self._control.allot(planned)
-        self._allotted = wanted
 
     async def _mend(self, planned: Planned) -> WatcherState:
         """Carry out a plan under the stack's lock, if it is still the plan then; returns how things are afterwards."""

@@ -15,6 +15,7 @@ from orchestrator.cluster import ReachedNode
 from orchestrator.node.client import ShimError
 from orchestrator.transport.base import TransportError
 from schemas.base import NodeName, StackName
+from schemas.node import Node
 
 FIRST_RECONNECT_S = 1.0
 LONGEST_RECONNECT_S = 15.0
@@ -23,6 +24,8 @@ STEP_MS = 250
 """Between two looks at what the system has reported of a directory, which is what watching files costs when idle."""
 
 Signature = tuple[tuple[str, int, int, int], ...]
+Way = tuple[str, str | None, str | None] | None
+"""How a node is reached: `reach`, `host` and `user`."""
 
 
 class Listener(Protocol):
@@ -90,6 +93,10 @@ def signature(directory: Path, pattern: str = "*.yaml") -> Signature:
     return tuple(found)
 
 
+def _way(node: Node | None) -> Way:
+    return None if node is None else (node.reach, node.host, node.user)
+
+
 class NodeEvents:
     """Follows the units of a stack on its nodes; one connection to each, opened again when it breaks."""
 
@@ -97,14 +104,23 @@ class NodeEvents:
         self._stack = stack
         self._listener = listener
         self._tasks: dict[NodeName, asyncio.Task[None]] = {}
+        self._ways: Mapping[NodeName, Way] = {}
+        """How each node that is followed is reached."""
 
-    def follow(self, group: asyncio.TaskGroup, nodes: Mapping[NodeName, ReachedNode]) -> None:
-        """Follow these nodes and no others. Those that are followed already keep their connection."""
-        for name in [name for name in self._tasks if name not in nodes]:
+    def follow(
+        self, group: asyncio.TaskGroup, nodes: Mapping[NodeName, ReachedNode], declared: Mapping[NodeName, Node]
+    ) -> None:
+        """Follow these nodes and no others; `declared` says how they are reached.
+
+        Those that are followed already, and are reached as before, keep their connection.
+        """
+        ways = {name: _way(declared.get(name)) for name in nodes}
+        for name in [name for name in self._tasks if ways.get(name) != self._ways[name]]:
             self._tasks.pop(name).cancel()
         for name, node in nodes.items():
             if name not in self._tasks:
                 self._tasks[name] = group.create_task(self._follow(node))
+        self._ways = ways
 
     def close(self) -> None:
         """End all connections."""

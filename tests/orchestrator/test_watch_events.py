@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Set
 from pathlib import Path
+from typing import Any
 
-from orchestrator.watch_events import follow_files
+from orchestrator.watch_events import NodeEvents, follow_files
+from schemas.base import NodeName, StackName
+from schemas.node import Node
 
 DEADLINE_S = 60.0
 
@@ -50,3 +54,42 @@ async def test_files_and_waiting_commands_are_heard_of_until_the_end_which_waits
 
     assert done
     assert following.cancelled()
+
+
+class Followed:
+    """A node that counts who follows its units, on which nothing ever changes."""
+
+    def __init__(self) -> None:
+        self.shim = self
+        self.began, self.ended = asyncio.Event(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def watch(self, stack: str) -> AsyncIterator[AsyncIterator[Mapping[str, str]]]:
+        async def nothing() -> AsyncIterator[Mapping[str, str]]:
+            await asyncio.Event().wait()
+            yield {}
+
+        self.began.set()
+        try:
+            yield nothing()
+        finally:
+            self.ended.set()
+
+
+async def test_a_node_that_is_reached_otherwise_is_followed_anew() -> None:
+    name, here = NodeName("a"), Node(reach="ssh", host="one")
+    first, same, other = Followed(), Followed(), Followed()
+
+    async def follow(events: NodeEvents, group: asyncio.TaskGroup, followed: Any, node: Node) -> None:
+        events.follow(group, {name: followed}, {name: node})
+
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        events = NodeEvents(StackName("s"), Ear())
+        await follow(events, group, first, here)
+        await first.began.wait()
+        await follow(events, group, same, here.model_copy(update={"reserve_gib": 1.0}))
+        await follow(events, group, other, here.model_copy(update={"host": "two"}))
+        await first.ended.wait()
+        await other.began.wait()
+        assert not same.began.is_set()
+        events.close()
