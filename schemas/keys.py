@@ -95,6 +95,10 @@ def read_keys(text: str, file: str) -> Keys:
     except ValidationError as error:
         found = explain(error.errors(include_url=False), Keys)
         raise ConfigurationError([_problem(source, *each) for each in found]) from error
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError):
+        # A date that is in no calendar, or a merge with what is no mapping. YAML's words repeat what stands there.
+        message = "a value is not what it looks like; quote dates"
+        raise ConfigurationError([Problem(file=file, message=message)]) from None
 
 
 def _problem(source: Source, path: tuple[str, ...], message: str, suggestion: str | None) -> Problem:

@@ -28,7 +28,9 @@ class KeySource:
         self._own_token = own_token
         self._delivered = delivered
         self._last = Keys()
-        self._machine = (socket.gethostname(), f"{socket.gethostname().partition('.')[0]}.local")
+        machine = socket.gethostname()
+        short = machine.partition(".")[0]
+        self._machine = (machine, short, f"{short}.local")
 
     def conflict(self, stack: Stack) -> Problem | None:
         """Say why a stack cannot be served where this process listens; its address changes only with `apply`."""
@@ -58,6 +60,9 @@ class KeySource:
                 problems = (Problem(file=str(path), message=f"cannot be read: {error.strerror}"),)
             except ConfigurationError as error:
                 problems = error.problems
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with keys, routes are followed
+                # Only its kind is told: its words may repeat what stands in the file.
+                problems = (Problem(file=str(path), message=f"cannot be read: {type(error).__name__}"),)
         else:
             self._last = Keys()
         return rules_of(stack, self._last, self._own_token, self._bind, self._machine), problems

@@ -133,6 +133,17 @@ async def test_keys_that_lead_out_of_the_configuration_are_not_read(keyed: Keyed
     assert "leads out" in problems[0].message
 
 
+async def test_keys_that_cannot_be_read_in_any_way_leave_the_last_ones_and_the_routes(keyed: Keyed) -> None:
+    source = KeySource(keyed.keys.path.parent, "127.0.0.1", None, None)
+    stack = keyed.gateway.compose(keyed.keys.path.parent, "lab", ())
+    before = list(source.read(stack)[0].keyring)
+    keyed.keys.path.unlink()
+    keyed.keys.path.symlink_to(keyed.keys.path)
+    rules, problems = source.read(stack)
+    assert before and list(rules.keyring) == before
+    assert "cannot be read" in problems[0].message
+
+
 async def test_a_process_takes_keys_over_within_five_seconds(conf: Conf, fake: FakeUpstream) -> None:
     conf.write_stack(stack_document({"a": fake.url}, gateway=KEYED))
     conf.write_routes()
