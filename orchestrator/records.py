@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from pydantic import TypeAdapter, ValidationError
@@ -42,7 +43,7 @@ _SPEC: TypeAdapter[AnyUnitSpec] = TypeAdapter(UnitSpec)
 def unit_labels(placed: Placed, owner: str, generation: int, launch: str | None) -> dict[str, str]:
     """Return the labels of a unit's record; `launch` names the launch of a group that it is a rank of."""
     labels = {
-        SPEC_LABEL: placed.unit.spec.model_dump_json(),
+        SPEC_LABEL: _spec_text(placed.unit.spec),
         OWNER_LABEL: owner,
         GENERATION_LABEL: str(generation),
         PORT_LABEL: _text(placed.port),
@@ -101,6 +102,11 @@ def exit_words(report: UnitReport) -> str | None:
 
 def _explained(fact: str, words: str | None) -> str:
     return fact if words is None else f"{fact}: {words}"
+
+
+def _spec_text(spec: AnyUnitSpec) -> str:
+    """Return what `_spec` reads. Without what is at its default: an earlier version does not know every field."""
+    return json.dumps({"kind": spec.kind, **spec.model_dump(mode="json", exclude_defaults=True)})
 
 
 def _spec(text: str | None) -> AnyUnitSpec | None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from schemas.base import Frozen
+from schemas.base import Reported
 
 QUIET_S = 180.0
 """A watcher looks every 45 seconds at least, and a look may take more; one whose report is older than this is not it
@@ -17,7 +17,7 @@ any more."""
 WatcherState = Literal["well", "mending", "waiting", "blocked"]
 
 
-class WatcherReport(Frozen):
+class WatcherReport(Reported):
     """A watcher as it was at its last look. The file outlives it: whether it lives is for its pid to say."""
 
     version: Literal[1] = 1

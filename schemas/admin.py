@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Reported
 from schemas.problems import Problem
 
 Health = Literal["alive", "ready", "serving", "wedged", "cold", "saturated", "misconfigured", "unknown"]
@@ -18,7 +18,7 @@ heard of, or cannot be reached."""
 BreakerState = Literal["closed", "open", "half-open", "isolated"]
 
 
-class ProbeReport(Frozen):
+class ProbeReport(Reported):
     """What came of asking an endpoint for one token."""
 
     age_s: float
@@ -27,7 +27,7 @@ class ProbeReport(Frozen):
     """`ok`, or a few words on what went wrong."""
 
 
-class EndpointReport(Frozen):
+class EndpointReport(Reported):
     """One endpoint as the gateway sees it now."""
 
     name: str
@@ -62,7 +62,7 @@ class EndpointReport(Frozen):
     """How it is, from what was heard of it."""
 
 
-class ConfigReport(Frozen):
+class ConfigReport(Reported):
     """The configuration that the gateway serves, and what is wrong with newer files."""
 
     version: Literal[1] = 1
@@ -93,7 +93,7 @@ class ConfigReport(Frozen):
     """Requests that wait until an endpoint has a place for them, by the name that they ask for."""
 
 
-class BreakerChange(Frozen):
+class BreakerChange(Reported):
     """One change of a breaker."""
 
     age_s: float
@@ -103,7 +103,7 @@ class BreakerChange(Frozen):
     cause: str
 
 
-class BreakerReport(Frozen):
+class BreakerReport(Reported):
     """The circuit breaker of one endpoint."""
 
     state: BreakerState
@@ -119,14 +119,14 @@ class BreakerReport(Frozen):
     """The last changes, oldest first."""
 
 
-class Spread(Frozen):
+class Spread(Reported):
     """How long something took, over the last answers to clients, in seconds."""
 
     p50: float
     p95: float
 
 
-class EndpointStatistics(Frozen):
+class EndpointStatistics(Reported):
     """What is known of one endpoint: one place that can be called, in whatever roles it stands."""
 
     endpoint: str
@@ -158,7 +158,7 @@ class EndpointStatistics(Frozen):
     """The last time that the gateway itself asked it."""
 
 
-class EndpointsReport(Frozen):
+class EndpointsReport(Reported):
     """The answer of `/admin/endpoints` and of what changes them by hand."""
 
     version: Literal[1] = 1

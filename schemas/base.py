@@ -58,6 +58,15 @@ class Frozen(BaseModel):
         return cls.model_validate_json(text)
 
 
+class Reported(Frozen):
+    """The base of what another process of ours tells about itself: it may be of a later version, and know more.
+
+    What it adds is passed over. Refusing it would make a process that works look like one that is silent.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+
 HOT = Field(json_schema_extra={"x-change": "hot"})
 """Marks a field whose edits the gateway or the orchestrator takes at once; it is in no spec hash."""
 COLD = Field(json_schema_extra={"x-change": "cold"})

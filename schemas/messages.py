@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from schemas.base import Frozen
+from schemas.base import Reported
 from schemas.model import ModelKind
 from schemas.on_demand import OnDemandReport
 from schemas.sharding import Backend, Strategy
@@ -18,7 +18,7 @@ until the first token after a load; `recovering` after a failed round until anot
 while a model's memory is given back."""
 
 
-class WorkerReadiness(Frozen):
+class WorkerReadiness(Reported):
     """The answer of `/ready`: 200 where `takes_requests`, else 503."""
 
     model: str
@@ -44,7 +44,7 @@ class WorkerReadiness(Frozen):
         return self.is_ready or (self.on_demand is not None and self.phase not in {"starting", "draining", "failed"})
 
 
-class WorkerMemory(Frozen):
+class WorkerMemory(Reported):
     """Memory of one worker process, in bytes."""
 
     active_bytes: int
@@ -65,7 +65,7 @@ class WorkerMemory(Frozen):
     """The highest resident set since the start."""
 
 
-class WorkerQueue(Frozen):
+class WorkerQueue(Reported):
     """Places in use."""
 
     batch: int
@@ -76,7 +76,7 @@ class WorkerQueue(Frozen):
     waiting_limit: int
 
 
-class WorkerRequests(Frozen):
+class WorkerRequests(Reported):
     """Requests since the start, by how they ended."""
 
     completed: int
@@ -87,7 +87,7 @@ class WorkerRequests(Frozen):
     """Answered 503: queue full, loading or draining."""
 
 
-class WorkerTokens(Frozen):
+class WorkerTokens(Reported):
     """Tokens since the start."""
 
     prompt: int
@@ -98,7 +98,7 @@ class WorkerTokens(Frozen):
     """Seconds since the last generated token; none before the first."""
 
 
-class WorkerPromptCache(Frozen):
+class WorkerPromptCache(Reported):
     """The key-value caches that a worker keeps, so that a conversation's next turn computes only what is new."""
 
     limit_bytes: int
@@ -114,7 +114,7 @@ class WorkerPromptCache(Frozen):
     """Tokens of prompts that needed not be computed."""
 
 
-class WorkerSpeculation(Frozen):
+class WorkerSpeculation(Reported):
     """What a draft model proposes to the model."""
 
     draft: str
@@ -129,7 +129,7 @@ class WorkerSpeculation(Frozen):
     """Why the draft model is not used any more."""
 
 
-class WorkerVersions(Frozen):
+class WorkerVersions(Reported):
     """Versions that decide what the worker computes."""
 
     orchestrate: str
@@ -138,7 +138,7 @@ class WorkerVersions(Frozen):
     mlx_lm: str
 
 
-class WorkerLink(Frozen):
+class WorkerLink(Reported):
     """What one rank has measured of its links, in probes made while the group was idle."""
 
     latency_us: float
@@ -149,7 +149,7 @@ class WorkerLink(Frozen):
     bandwidth_age_s: float | None
 
 
-class WorkerRank(Frozen):
+class WorkerRank(Reported):
     """What rank 0 of a group knows of one rank."""
 
     rank: int
@@ -166,7 +166,7 @@ class WorkerRank(Frozen):
     """None before the first probe, which needs an idle group."""
 
 
-class WorkerGroup(Frozen):
+class WorkerGroup(Reported):
     """The sharded group that a worker leads."""
 
     size: int
@@ -180,7 +180,7 @@ class WorkerGroup(Frozen):
     """In the order of their numbers."""
 
 
-class WorkerStatus(Frozen):
+class WorkerStatus(Reported):
     """The answer of `/status`."""
 
     version: Literal[1] = 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Reported
 
 
-class Loading(Frozen):
+class Loading(Reported):
     """How far a load is: `loading` of a 503, beside `error`."""
 
     phase: str
@@ -18,7 +18,7 @@ class Loading(Frozen):
     """Seconds until it is ready, by the last load of this model or by its size; none where nothing loads now."""
 
 
-class OnDemandReport(Frozen):
+class OnDemandReport(Reported):
     """What `/ready` and `/status` of a worker that loads on demand add."""
 
     since_s: float

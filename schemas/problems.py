@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from schemas.base import Frozen
+from schemas.base import Reported
 
 
-class Problem(Frozen):
+class Problem(Reported):
     """One thing that keeps a configuration from being used."""
 
     file: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from schemas.base import Frozen
+from schemas.base import Reported
 
 
-class PassedOver(Frozen):
+class PassedOver(Reported):
     """An endpoint that was not asked."""
 
     endpoint: str
@@ -18,7 +18,7 @@ class PassedOver(Frozen):
     """Seconds after which it might have been available; None when nobody knew."""
 
 
-class AttemptReceipt(Frozen):
+class AttemptReceipt(Reported):
     """One endpoint that was asked."""
 
     endpoint: str
@@ -31,7 +31,7 @@ class AttemptReceipt(Frozen):
     error: str | None = None
 
 
-class Receipt(Frozen):
+class Receipt(Reported):
     """How one request was routed. It holds nothing of what was asked or answered."""
 
     version: Literal[1] = 1
@@ -60,7 +60,7 @@ class Receipt(Frozen):
     """Git revision of the configuration in use."""
 
 
-class Receipts(Frozen):
+class Receipts(Reported):
     """The latest ones, newest first."""
 
     version: Literal[1] = 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from schemas.base import Frozen
+from schemas.base import Reported
 
 CANARY_FAILED = "canary failed: "
 """What the line of a verdict begins with where something differed; it is looked for in the log of rank 0."""
 
 
-class Verdict(Frozen):
+class Verdict(Reported):
     """What came of a group's canary."""
 
     outcome: Literal["passed", "limited", "failed", "off"]
