@@ -16,7 +16,7 @@ from sanic.helpers import STATUS_CODES
 from sanic.models.protocol_types import TransportProtocol
 
 from runtime.gateway.api import admin, embeddings, endpoints, health, openai, receipts, rerank
-from runtime.gateway.api.answers import error_answer
+from runtime.gateway.api.answers import error_answer, read_body
 from runtime.gateway.errors import ApiError
 from runtime.gateway.framing import find_fault
 from runtime.gateway.live import Live
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 NEVER_S = 30 * 24 * 3600
 """Sanic answers 503 after its response timeout, whatever the handler does; the gateway has timers of its own."""
+MOST_IGNORED = 64 * 1024
+"""Bytes of a body that a request may have whose handler reads none."""
 MOST_DISCARDED = 64 * 1024 * 1024
 """Bytes of a refused body that are read so that its sender gets to see the answer."""
 
@@ -63,8 +65,15 @@ class StrictRequest(Request):
             raise MalformedHeadError(fault)
         # Sanic makes a request without a head only to report an error of its own; the URL may be what is wrong.
         if head:
-            app.ctx.guard.check_host(headers.getone("host", None), transport)
+            app.ctx.guard.check_host(headers.getone("host", None))
+        if "transfer-encoding" in headers:
+            # Sanic knows it in lower case and without blanks only; that it says nothing else was seen above.
+            headers["transfer-encoding"] = "chunked"
         super().__init__(url_bytes if head else b"*", headers, version, method, transport, app, head, stream_id)
+
+    async def receive_body(self) -> None:
+        """Read away the body of a request whose handler reads none, which Sanic would keep; raises `ApiError`."""
+        await read_body(self, MOST_IGNORED)
 
 
 class OpenAIErrors(ErrorHandler):
@@ -149,6 +158,8 @@ def _from_sanic(request: Request, exception: SanicException) -> ApiError:
         case 421:
             fault = str(exception) if isinstance(exception, MisdirectedError) else ""
             return ApiError(421, fault or "Misdirected request.", code="unknown_host")
+        case 408:
+            return ApiError(408, "The request took too long to arrive.", code="request_timeout")
         case 413:
             return ApiError(413, "The request is too large.", code="request_too_large")
         case _:

@@ -27,4 +27,4 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
         return report(request)
 
     app.add_route(config, "/admin/config", methods=["GET"], name="config")
-    app.add_route(reload, "/admin/config/reload", methods=["POST"], name="reload", ignore_body=True)
+    app.add_route(reload, "/admin/config/reload", methods=["POST"], name="reload")

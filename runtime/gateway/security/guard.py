@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
 from sanic import Request
 from sanic.exceptions import SanicException
@@ -20,7 +19,7 @@ from runtime.gateway.errors import ApiError
 from runtime.gateway.security.callers import ANYBODY, NOBODY, THIS_MACHINE, Caller
 from runtime.gateway.security.credentials import credential_of
 from runtime.gateway.security.rates import Rates
-from runtime.gateway.security.rules import LOOPBACK_NAMES, Rules, as_host, host_name, is_same_address, is_this_machine
+from runtime.gateway.security.rules import LOOPBACK_NAMES, Rules, as_host, host_name, is_address, is_this_machine
 from runtime.gateway.security.scopes import Need
 from schemas.addresses import is_loopback
 
@@ -95,16 +94,16 @@ class Guard:
 
     # -- before routing --------------------------------------------------------------------------------------------
 
-    def check_host(self, host: str | None, transport: Any) -> None:
+    def check_host(self, host: str | None) -> None:
         """Refuse a request that was sent to another name than ours; raises `MisdirectedError`.
 
         A page of another site reaches a server at home by letting its own name point there; its browser says that
-        name. Without a Host header (HTTP/1.0) no browser has sent it.
+        name. Without a Host header (HTTP/1.0) no browser has sent it, and an address is where it was sent to.
         """
         if host is None:
             return
         hosts, name = self._first_hosts if self._rules is None else self._rules.hosts, host_name(host)
-        if name in hosts or is_same_address(name, transport.get_extra_info("sockname", ("",))[0]):
+        if name in hosts or is_address(name):
             return
         raise MisdirectedError("This host name is not one of the gateway's; `gateway.hosts` in its stack lists them.")
 
@@ -138,7 +137,7 @@ class Guard:
         """Return who asks for what is open to all; a key that is none is no reason to refuse that."""
         rules = self._rules
         if rules is None or not rules.is_keyed:
-            return THIS_MACHINE if not self._is_exposed or _is_here(request) else ANYBODY
+            return THIS_MACHINE if _is_here(request) and not _is_page(request) else ANYBODY
         try:
             found = credential_of(request.headers.getall("authorization", ()), request.headers.getall("x-api-key", ()))
         except ApiError:
@@ -150,19 +149,21 @@ class Guard:
     def _admit_without_keys(self, request: Request, need: Need) -> Caller:
         """Let everybody ask models; what shows or changes the gateway is for this machine and for the orchestrator.
 
-        The peer is the socket's: no header can name another one.
+        The peer is the socket's: no header can name another one. A page that may ask is not the machine whose browser
+        shows it.
         """
         if self._rules is None and self._is_exposed:
             message = "The gateway has no usable configuration yet, so it does not know who may ask."
             raise ApiError(503, message, code="configuration_invalid", retry_after_s=1.0)
         if need in ANYBODY.scopes:
             return ANYBODY
-        if _is_here(request):
+        if _is_here(request) and not _is_page(request):
             return THIS_MACHINE
         found = credential_of(request.headers.getall("authorization", ()), request.headers.getall("x-api-key", ()))
         caller = self._rules.keyring.find(found) if self._rules is not None and found is not None else None
         if caller is None or need not in caller.scopes:
-            raise ApiError(401, "Other machines need a key for this; the stack has none.", code="invalid_api_key")
+            message = "Other machines and web pages need a key for this; the stack has none."
+            raise ApiError(401, message, code="invalid_api_key")
         return caller
 
     def _take_turn(self, key: str, rpm: int) -> None:
@@ -236,6 +237,11 @@ class Guard:
 
 def _is_here(request: Request) -> bool:
     return is_this_machine(request.transport.get_extra_info("peername"))
+
+
+def _is_page(request: Request) -> bool:
+    """Tell whether a listed page of another site asks."""
+    return getattr(request.ctx, "origin", None) is not None
 
 
 def _is_same(origin: str, host: str) -> bool:

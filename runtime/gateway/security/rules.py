@@ -11,7 +11,8 @@ from schemas.addresses import is_loopback
 from schemas.keys import Keys
 from schemas.stack import KeysFile, Stack
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "host.docker.internal", "host.containers.internal"})
+"""What a machine is called by itself, and by the containers that run on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Rules:
     is_keyed: bool
     """Whether clients have to show a key."""
     hosts: frozenset[str]
-    """The names by which the gateway may be called, in lower case, IPv6 addresses in brackets."""
+    """The names by which the gateway may be called, in lower case; addresses are always good."""
     origins: frozenset[str]
     """The web pages that may ask."""
 
@@ -71,13 +72,13 @@ def is_this_machine(peer: object) -> bool:
     return is_loopback(peer[0]) and peer[0] != "localhost"
 
 
-def is_same_address(name: str, address: object) -> bool:
-    """Tell whether the name in a Host header is the address at which a connection has arrived.
-
-    Such a request went to this machine whatever any name server says.
-    """
+def is_address(name: str) -> bool:
+    """Tell whether the name in a Host header is an IP address: no name server can point that anywhere else."""
     try:
-        named, own = ipaddress.ip_address(name.strip("[]")), ipaddress.ip_address(str(address).partition("%")[0])
+        if name.startswith("["):
+            ipaddress.IPv6Address(name[1:-1])
+        else:
+            ipaddress.IPv4Address(name)
     except ValueError:
         return False
-    return named in (own, getattr(own, "ipv4_mapped", None))
+    return True

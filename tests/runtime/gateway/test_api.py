@@ -301,3 +301,29 @@ async def test_a_slow_upload_has_a_deadline(lab: Any, monkeypatch: pytest.Monkey
     writer.close()
     assert fake.seen == []
     await until(lambda: gateway.in_flight == 0)
+
+
+@pytest.mark.parametrize("coding", [b"Chunked", b"chunked \t", b"CHUNKED"])
+async def test_the_transfer_coding_may_be_written_in_any_case(served: Served, coding: bytes) -> None:
+    body = json.dumps(CHAT).encode()
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    head = POST + b"host: localhost\r\ntransfer-encoding: %b\r\nconnection: close\r\n\r\n" % coding
+    assert (await raw(served[0].port, head + framed)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_that_no_handler_reads_is_small_and_has_a_deadline(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.gateway.api import answers as api
+
+    gateway, _, client = served
+    for path in ("/health", "/v1/models", "/admin/config"):
+        assert (await client.request("GET", path, content=b"x" * 60_000)).status_code == 200
+        assert_error(await client.request("GET", path, content=b"x" * 70_000), 413, "request_too_large")
+    assert_error(await client.post("/admin/config/reload", content=b"x" * 70_000), 413)
+    monkeypatch.setattr(api, "BODY_S", 0.2)
+    for length, status in ((b"60000000", b"413"), (b"60000", b"408")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(GET + b"host: localhost\r\ncontent-length: %b\r\n\r\n{" % length)
+        assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 " + status)
+        writer.close()
