@@ -19,12 +19,12 @@ GROWTH = 4
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of the tokens of one prompt in one round. Both are powers of two."""
+    """Of the tokens that one round reads. Both are powers of two."""
 
     least: int
-    """With fewer, the computation is much slower a token."""
+    """With fewer, of all prompts together, the computation is much slower a token."""
     most: int
-    """More is no quicker a token; on a CPU the attention's scores take memory in proportion."""
+    """Of one prompt. More is no quicker a token; on a CPU the attention's scores take memory in proportion."""
 
 
 CPU = Bounds(32, 256)
@@ -50,8 +50,10 @@ class Portions:
     """Seconds of the rounds that only generate."""
     _size: int = 0
     """Of the round under way."""
+    _telling: int = 0
+    """Fewer tokens in the round under way take nearly as long as so many: they tell nothing of a token."""
     _measured: int = 0
-    """The most tokens of one prompt that were measured in a round."""
+    """The most tokens, of all prompts together, that were measured in a round."""
 
     def begin(self, commands: Commands) -> int:
         """Note a round; return how many tokens of each prompt it computes."""
@@ -60,7 +62,9 @@ class Portions:
         self._outside |= {insert.id: len(insert.tokens) for insert in commands.inserts}
         is_shared = len(self._open) > len(self._unread)
         reading = len(self._unread) + sum(insert.shares in {None, insert.id} for insert in commands.inserts)
-        self._size = self._fitting(max(SHARED_S, self._step_s) if is_shared else ALONE_S, max(1, reading))
+        reading = max(1, reading)
+        self._size = self._fitting(max(SHARED_S, self._step_s) if is_shared else ALONE_S, reading)
+        self._telling = min(self.bounds.least, self._size * reading)
         return self._size
 
     def end(self, duration_s: float, step: Step) -> None:
@@ -72,18 +76,23 @@ class Portions:
             self._open.add(job_id)
             if left := self._outside.pop(job_id, known + 1) - known - 1:
                 self._unread[job_id] = left
-        longest, work = self._read()
+        if not step.has_computed:
+            return
+        work = self._read()
         for token in step.tokens:
             if token.finish is not None:
                 self._forget(token.id)
         if not work:
             if generates:
                 self._step_s = _mean(self._step_s or duration_s, duration_s)
-        elif work >= self.bounds.least:
-            # Fewer take nearly as long as so many: they tell nothing of a token.
-            token_s = max(0.0, duration_s - self._step_s * generates) / work
+        elif work >= self._telling:
+            reading_s = duration_s - self._step_s * generates
+            if reading_s <= 0:
+                # Generating has become quicker than it was known to be: what reading took cannot be told.
+                return
+            token_s = reading_s / work
             self._token_s = token_s if self._token_s is None else _mean(self._token_s, token_s)
-            self._measured = max(self._measured, longest)
+            self._measured = max(self._measured, work)
 
     def clear(self) -> None:
         """Forget all requests; how long they took is still known."""
@@ -93,20 +102,20 @@ class Portions:
 
     def _fitting(self, seconds: float, reading: int) -> int:
         """Return the largest power of two, within the bounds, that takes `seconds` for so many prompts at once."""
-        least, most = self.bounds.least, self.bounds.most
+        size = 1 << max(1, self.bounds.least // reading).bit_length() - 1
         if self._token_s is None:
-            return least
-        size = least
-        while size < min(most, self._measured * GROWTH) and 2 * size * reading * self._token_s <= seconds:
+            return size
+        most = min(self.bounds.most, self._measured * GROWTH // reading)
+        while 2 * size <= most and 2 * size * reading * self._token_s <= seconds:
             size *= 2
         return size
 
-    def _read(self) -> tuple[int, int]:
-        """Take off what one round reads of prompts; return the most of one, and of all of them, padding included."""
+    def _read(self) -> int:
+        """Take off what one round reads of prompts; return how much that is, padding included."""
         longest = min(self._size, max(self._unread.values(), default=0))
         work = longest * len(self._unread)
         self._unread = {job_id: left - self._size for job_id, left in self._unread.items() if left > self._size}
-        return longest, work
+        return work
 
     def _forget(self, job_id: int) -> None:
         self._outside.pop(job_id, None)

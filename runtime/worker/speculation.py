@@ -158,7 +158,7 @@ class Speculation:
         if lone is None and not self.batch.is_busy and len(commands.inserts) == 1:
             lone = self._begin(commands.inserts[0])
             if lone is not None:
-                return Step([], [], {lone.insert.id: lone.own.done})
+                return Step([], [], {lone.insert.id: lone.own.done}, has_computed=False)
         elif lone is not None and not commands.inserts:
             try:
                 with mx.stream(self.batch.stream):

@@ -69,6 +69,8 @@ class Step:
     """Ids of requests that could not enter."""
     entered: dict[int, int] = field(default_factory=dict)
     """Tokens of the prompt that need not be computed any more, keyed by the ids of the requests that entered."""
+    has_computed: bool = True
+    """Otherwise it only took requests in, and its time tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)

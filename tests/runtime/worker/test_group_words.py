@@ -85,6 +85,7 @@ def test_the_digest_of_a_round_tells_tokens_ends_and_refusals_apart() -> None:
     ]
     assert len({wire.digest(step) for step in steps}) == len(steps)
     assert wire.digest(Step([Token(1, 5, None, ValueError())], [])) == wire.digest(steps[1])
+    assert wire.digest(replace(steps[1], has_computed=False)) == wire.digest(steps[1])
 
 
 def hello(**identity: object) -> wire.Hello:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,10 +107,47 @@ def test_a_few_tokens_tell_nothing_of_many() -> None:
 
 def test_who_was_refused_or_forgotten_reads_nothing() -> None:
     portions = Portions()
-    portions.begin(Commands([insert(1, 33), insert(2, 9000)]))
-    portions.end(0.032, Step([], [2], {1: 0}))
-    portions.clear()
+    portions.begin(Commands([insert(1, 33)]))
+    portions.end(0.032, gives(entered={1: 0}))
+    portions.begin(Commands([insert(2, 9000)]))
+    portions.end(5.0, Step([], [2]))
     assert portions.begin(Commands([insert(3, 9000)])) == 128
+    portions.end(0.128, gives(entered={3: 0}))
+    portions.clear()
+    assert portions.begin(Commands([insert(4, 9000)])) == 256
+
+
+def test_a_round_that_only_takes_requests_in_tells_nothing_of_their_tokens() -> None:
+    portions = Portions()
+    assert portions.begin(Commands([insert(1, 9000)])) == 32
+    portions.end(0.00001, Step([], [], {1: 0}, has_computed=False))
+    assert portions.begin(Commands()) == 32
+    portions.end(ALONE_S / 2, gives())
+    assert portions.begin(Commands()) == 64
+
+
+def test_a_round_that_is_quicker_than_generating_was_tells_nothing_of_prompts() -> None:
+    portions = Portions()
+    portions.begin(Commands([insert(1, 33)]))
+    portions.end(ALONE_S, gives(entered={1: 0}))
+    portions.begin(Commands())
+    portions.end(10.0, gives(1))
+    portions.begin(Commands([insert(2, 9000)]))
+    portions.end(5.0, gives(1, entered={2: 0}))
+    assert portions.begin(Commands(removes=(1,))) == 32
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 20, 100])
+def test_the_least_is_that_of_all_prompts_together(count: int) -> None:
+    machine = Machine(token_s=ALONE_S, bounds=Bounds(256, 2048))
+    inserts = [insert(each, 5000) for each in range(count)]
+    assert {machine.round(*inserts) * count, machine.round() * count} <= set(range(129, 257))
+
+
+def test_what_few_of_several_prompts_take_is_learned_as_well() -> None:
+    machine = Machine(token_s=0.0001)
+    sizes = [machine.round(*(insert(each, 5000) for each in range(3))), machine.round(), machine.round()]
+    assert sizes == [8, 32, 128]
 
 
 ROUNDS = st.lists(
@@ -130,7 +168,7 @@ def test_every_portion_is_a_power_of_two_within_the_bounds(
     for lengths, seconds, removes in rounds:
         inserts = [insert(count + at, length) for at, length in enumerate(lengths)]
         size = portions.begin(Commands(inserts, tuple(removes)))
-        assert bounds.least <= size <= bounds.most
+        assert 1 <= size <= bounds.most
         assert size & (size - 1) == 0
         known = {each.id: (each.id * 7) % len(each.tokens) for each in inserts}
         portions.end(seconds, gives(*range(count), entered=known, ended=count // 2))

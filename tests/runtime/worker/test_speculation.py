@@ -66,9 +66,9 @@ def test_a_draft_that_is_the_model_is_always_right_and_takes_that_many_steps_les
     for sampling in SAMPLINGS:
         run = drafting(model, model, 3)
         steps = 0
-        run.step(Insert(1, prompt(model, 5), 40, sampling))
+        assert not run.step(Insert(1, prompt(model, 5), 40, sampling)).has_computed
         while run.open:
-            run.step()
+            assert run.step().has_computed
             steps += 1
         gauges = run.compute.gauges
         assert gauges.accepted == gauges.drafted == 30
