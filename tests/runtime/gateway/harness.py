@@ -19,7 +19,7 @@ from sanic import Sanic
 from runtime.gateway.assembly import Gateway, assemble
 from runtime.gateway.reload import Sources
 from runtime.gateway.routing.breaker import Closed
-from runtime.gateway.server import listen
+from runtime.gateway.server import BACKLOG, listen
 from schemas.stack import Stack
 from tests.ports import free_port
 
@@ -118,7 +118,7 @@ class LocalGateway:
         sock = listen(self.host, 0)
         self.port = sock.getsockname()[1]
         self.url = f"http://{self.host}:{self.port}"
-        self._server = await self.gateway.app.create_server(sock=sock)
+        self._server = await self.gateway.app.create_server(sock=sock, backlog=BACKLOG)
         await self._server.startup()
         await self._server.start_serving()
 
