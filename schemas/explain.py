@@ -27,7 +27,7 @@ _PATTERN_RULES = {
     r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$": "a URL like http://192.168.188.20:11434",
     r"^[A-Za-z0-9][A-Za-z0-9.:-]*$": "a host name or an address",
     KEYS_FILE_PATTERN: "a path below the configuration directory that ends in .yaml, such as secrets/keys.yaml",
-    ORIGIN_PATTERN: "an origin without a path, in lower case, such as https://chat.lan",
+    ORIGIN_PATTERN: "an origin without a path, in lower case, such as https://chat.lan or app://obsidian.md",
 }
 _EXPECTED = {
     "string_type": "text",

@@ -258,7 +258,7 @@ class Role(Frozen):
 
 
 KEYS_FILE_PATTERN = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\.yaml$"
-ORIGIN_PATTERN = r"^https?://[a-z0-9.:\[\]-]+$"
+ORIGIN_PATTERN = r"^[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+$"
 
 
 def _stays_below(path: str) -> str:
@@ -295,9 +295,11 @@ class Gateway(Frozen):
     exposed: Annotated[Literal["accepted"] | None, HOT] = None
     """`accepted`, together with `auth: none`: anyone who reaches the address may use it."""
     hosts: Annotated[tuple[Address, ...], HOT] = ()
-    """More names by which clients call it; others than these, its address and its node's are refused with 421."""
+    """More names by which clients call it; addresses, and what its machine and its node are called, need not be here;
+    other names are refused with 421."""
     origins: Annotated[tuple[Annotated[str, StringConstraints(pattern=ORIGIN_PATTERN)], ...], HOT] = ()
-    """Web pages that may ask it from a browser, such as https://chat.lan; no other page may."""
+    """Web pages and apps that may ask it from a browser, such as https://chat.lan or app://obsidian.md; no other page
+    may."""
     body_limit_mib: Annotated[float, Field(gt=0, le=1024), HOT] = 20.0
     """The largest request body, in MiB."""
 

@@ -121,6 +121,20 @@ async def test_a_preflight_is_answered_for_listed_pages_only(lab: Any) -> None:
         assert (good.status_code, good.headers["access-control-allow-origin"]) == (204, LISTED)
         assert "authorization" in good.headers["access-control-allow-headers"]
         assert "access-control-allow-credentials" not in good.headers
+        assert good.headers["vary"] == "origin, access-control-request-headers"
+        for asked in (
+            "authorization,content-type,x-stainless-os,x-stainless-retry-count",
+            "anthropic-version, x-api-key",
+        ):
+            good = await client.options(
+                PATH, headers=wish | {"origin": LISTED, "access-control-request-headers": asked}
+            )
+            assert good.headers["access-control-allow-headers"] == asked
+        for asked in ("", "a b", "x,", "*", "a;b"):
+            good = await client.options(
+                PATH, headers=wish | {"origin": LISTED, "access-control-request-headers": asked}
+            )
+            assert good.headers["access-control-allow-headers"].startswith("authorization, content-type")
         for headers in (wish | {"origin": "https://evil.example"}, {"origin": LISTED}, wish):
             answer = await client.options(PATH, headers=headers)
             assert answer.status_code == 405

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from runtime.gateway.security.rules import host_name, is_address, may_bind, rules_of
 from schemas.keys import Keys
@@ -45,6 +46,15 @@ def test_the_hosts_are_loopback_the_address_the_nodes_names_and_the_listed() -> 
     expected = {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "box.lan", "192.168.1.20", "[fd00::1]", "here"}
     containers = {"host.docker.internal", "host.containers.internal"}
     assert rules.hosts == expected | {"chat.example", "machine"} | containers
+
+
+def test_pages_of_the_web_and_of_apps_are_named_by_their_origins() -> None:
+    origins = ["https://chat.lan", "http://[fd00::1]:3000", "app://obsidian.md", "tauri://localhost"]
+    origins.append("chrome-extension://abcdefghijklmnopabcdefghijklmnop")
+    assert rules_of(stack(origins=origins), Keys(), None, "127.0.0.1", ()).origins == set(origins)
+    for wrong in ("null", "*", "https://chat.lan/", "HTTPS://chat.lan", "chat.lan", "https://", "https://a b"):
+        with pytest.raises(ValidationError):
+            stack(origins=[wrong])
 
 
 @pytest.mark.parametrize(
