@@ -21,41 +21,50 @@ def forms_of(family: str, read: Read) -> tuple[Form, ...]:
     return tuple(make(read) for make in _FORMS.get(family, ()))
 
 
-def _json(opening: str) -> _Make:
+def _json(opening: str, *, is_single: bool = False) -> _Make:
     """Return a form whose arguments are one JSON object, which begins behind `opening`."""
-    form = Form(re.compile(rf"{opening}\s*(?=\{{)"), lambda call, _: JsonFollower(call))
+    form = Form(re.compile(rf"{opening}\s*(?=\{{)"), lambda call, _: JsonFollower(call), is_single)
     return lambda _: form
 
 
-def _envelope(before: str, keys: str = "arguments") -> _Make:
+def _envelope(before: str, keys: str = "arguments", *, is_single: bool = False) -> _Make:
     """Return the form `{"name": ..., "arguments": {...}}`."""
-    return _json(rf'{before}\s*\{{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"(?:{keys})"\s*:')
+    opening = rf'{before}\s*\{{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"(?:{keys})"\s*:'
+    return _json(opening, is_single=is_single)
 
 
-def _marked(opening: str, argument_end: str, call_end: str, closing: str | None = None) -> _Make:
+def _marked(
+    opening: str, argument_end: str, call_end: str, closing: str | None = None, *, is_single: bool = False
+) -> _Make:
     """Return a form whose arguments and calls end with marks; `closing` ends a call where `call_end` is empty."""
     pattern = re.compile(opening)
 
     def make(read: Read) -> Form:
         def follow(call: Begun, text: str) -> ListFollower:
             finder = MarkFinder(argument_end, call_end)
-            return ListFollower(call, finder, read, call_end if closing is None else closing, text)
+            return ListFollower(call, finder, read, call_end if closing is None else closing, text=text)
 
-        return Form(pattern, follow)
+        return Form(pattern, follow, is_single)
 
     return make
 
 
-def _called(opening: str, quotes: tuple[str, ...], closing: str, *, is_python: bool = False) -> _Make:
-    """Return a form with commas between the arguments, as in `name(a=1, b=2)`."""
+def _called(
+    opening: str, quotes: tuple[str, ...], closing: str, *, is_python: bool = False, is_single: bool = False
+) -> _Make:
+    """Return a form with commas between the arguments, as in `name(a=1, b=2)`.
+
+    What stands behind a backslash in Python depends on whether all of it is Python: mlx-lm reads it otherwise then.
+    """
     pattern = re.compile(opening)
 
     def make(read: Read) -> Form:
         def follow(call: Begun, text: str) -> ListFollower:
             text = "[" + text.lstrip("[, \n") if is_python else text
-            return ListFollower(call, CommaFinder(len(text), quotes, has_escapes=is_python), read, closing, text)
+            finder = CommaFinder(len(text), quotes, has_escapes=is_python)
+            return ListFollower(call, finder, read, closing, "\\" if is_python else "", text)
 
-        return Form(pattern, follow)
+        return Form(pattern, follow, is_single)
 
     return make
 
@@ -63,7 +72,7 @@ def _called(opening: str, quotes: tuple[str, ...], closing: str, *, is_python: b
 _GLM = (_marked(r"\s*(?P<name>[^\s<]+)\s*(?=<arg_key>)", "</arg_value>", "", ""),)
 _KIMI_3_CALL = r'(?:[^<]|<\|close\|>)*?<\|open\|>call[^<]*?\btool="(?P<name>[^"&]+)"[^<]*<\|sep\|>'
 _FORMS: Mapping[str, tuple[_Make, ...]] = {
-    "json_tools": (_envelope(""),),
+    "json_tools": (_envelope("", is_single=True),),
     BARE_JSON: (_envelope(rf"[\s;}}]*(?:{re.escape(PYTHON_TAG)})?", "parameters|arguments"),),
     "mistral": (
         _json(r"\s*(?:\[TOOL_CALLS\]\s*)?(?P<name>[\w-]+)\s*\[ARGS\]"),
@@ -81,10 +90,10 @@ _FORMS: Mapping[str, tuple[_Make, ...]] = {
         _marked(rf"{_KIMI_3_CALL}(?=\s*<\|open\|>argument)", "<|close|>argument<|sep|>", "<|close|>call<|sep|>"),
     ),
     "longcat": (
-        _envelope(""),
+        _envelope("", is_single=True),
         _marked(r"\s*(?P<name>[^\s<{]+)\s*(?=<longcat_arg_key>)", "</longcat_arg_value>", "", ""),
     ),
-    "qwen3_coder": (_marked(r"\s*<function=\s*(?P<name>[^\s<>]+)>", "</parameter>", "</function>"),),
+    "qwen3_coder": (_marked(r"\s*<function=\s*(?P<name>[^\s<>]+)>", "</parameter>", "</function>", is_single=True),),
     "glm47": _GLM,
     "laguna": _GLM,
     "minimax_m2": (_marked(r"""\s*<invoke name=["']?(?P<name>[^\s"'<>]+)["']?>""", "</parameter>", "</invoke>"),),
@@ -92,8 +101,8 @@ _FORMS: Mapping[str, tuple[_Make, ...]] = {
     "muse_spark": (
         _marked(r'\s*<atem:invoke\b[^>]*?\bname="(?P<name>[^"]+)">', "</atem:parameter>", "</atem:invoke>"),
     ),
-    "pythonic": (_called(r"\s*[\[,]\s*(?P<name>[\w.]+)\(", ('"', "'"), ")]", is_python=True),),
+    "pythonic": (_called(r"\s*[\[,]\s*(?P<name>[\w.]+)\(", ('"""', "'''", '"', "'"), ")]", is_python=True),),
     "gemma4": (_called(r"\s*call:(?P<name>[\w-]+)\{", ('<|"|>',), "}"),),
-    "function_gemma": (_called(r"\s*call:(?P<name>\w+)\{", ("<escape>",), "}"),),
+    "function_gemma": (_called(r"\s*call:(?P<name>\w+)\{", ("<escape>",), "}", is_single=True),),
 }
 """By the names of families."""

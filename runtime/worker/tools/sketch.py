@@ -51,6 +51,8 @@ class Form:
     opening: re.Pattern[str]
     """Matches from the end of the call before, or from the opening mark, up to where the arguments begin."""
     follow: Follow
+    is_single: bool = False
+    """The family's parser reads one call behind a mark: what looks like another one is told when the whole is read."""
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ class Sketch:
             found = form.opening.match(self._rest, 0, 4 * MAX_OPENING)
             if found is None:
                 continue
-            if found["name"] not in self.names:
+            if found["name"] not in self.names or (form.is_single and self.calls):
                 break
             call = Begun(found["name"], found.groupdict().get("id"))
             self.calls.append(call)
@@ -123,6 +125,8 @@ class ListFollower:
     """Reads whole calls."""
     closing: str
     """Makes a whole call of one whose last argument has ended."""
+    unsure: str = ""
+    """From the first of these on, only the whole call tells what the arguments are; empty where there is no such."""
     text: str = ""
     """The call, from its beginning."""
     _tries: int = 0
@@ -137,7 +141,7 @@ class ListFollower:
 
     def _tell(self, text: str) -> None:
         self._tries += 1
-        if self._tries > MAX_ARGUMENTS:
+        if self._tries > MAX_ARGUMENTS or (self.unsure and self.unsure in text):
             return
         calls = self.read(text + self.closing)
         if len(calls) != 1 or calls[0].name != self.call.name:
@@ -195,7 +199,7 @@ class CommaFinder(Finder):
     begin: int
     """Where the arguments begin."""
     quotes: tuple[str, ...]
-    """Each stands on both sides of a text."""
+    """Each stands on both sides of a text; one that begins like another stands before it."""
     has_escapes: bool = False
     """A backslash takes the meaning of the character behind it."""
     behind: int | None = None
@@ -209,14 +213,14 @@ class CommaFinder(Finder):
             if self.has_escapes and self._quote and text[at] == "\\":
                 self.begin += 2
                 continue
-            if any(
-                quote.startswith(text[at : at + len(quote)]) and at + len(quote) > len(text) for quote in self.quotes
-            ):
+            # Inside of a text the others are characters like any.
+            quotes = (self._quote,) if self._quote else self.quotes
+            if any(quote.startswith(text[at : at + len(quote)]) and at + len(quote) > len(text) for quote in quotes):
                 return  # the quote may still become whole
-            quote = next((quote for quote in self.quotes if text.startswith(quote, at)), "")
+            quote = next((quote for quote in quotes if text.startswith(quote, at)), "")
             self.begin += len(quote) or 1
             if self._quote:
-                self._quote = "" if quote == self._quote else self._quote
+                self._quote = "" if quote else self._quote
             elif quote:
                 self._quote = quote
             elif text[at] in "([{":

@@ -55,6 +55,10 @@ TEXTS = [
         "pythonic",
         "<|tool_call_start|>[weather(city='a, \\'b\\' (c)', days=3), now(), weather(days=1)]<|tool_call_end|>",
     ),
+    (
+        "pythonic",
+        "<|tool_call_start|>[weather(city=\"\"\"a, \"b\"\"\", x='', y='\"', z='''it's''', days=3)]<|tool_call_end|>",
+    ),
     ("gemma4", '<|tool_call>call:weather{city:<|"|>a, {b} "c"<|"|>,tags:[<|"|>x, y<|"|>,2],days:3}<tool_call|>'),
     (
         "qwen3_coder",
@@ -237,6 +241,33 @@ def test_without_parallel_calls_only_the_first_is_told_early():
     one = reader("pythonic", is_parallel=False)
     told = added_up(parts_of(one, [*'<|tool_call_start|>[weather(city="a"), weather(city="b")]<|tool_call_end|>']))
     assert [arguments for _, _, arguments in told] == ['{"city": "a"}']
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "qwen3_coder",
+            (
+                "<tool_call><function=weather><parameter=city>Paris</parameter></function>"
+                "<function=now><parameter=zone>UTC</parameter></function></tool_call>"
+            ),
+        ),
+        (
+            "function_gemma",
+            (
+                "<start_function_call>call:weather{city:<escape>Paris<escape>}call:now{zone:<escape>UTC<escape>}"
+                "<end_function_call>"
+            ),
+        ),
+        ("pythonic", '<|tool_call_start|>[weather(city="""a", days=2, b""", days=3)]<|tool_call_end|>'),
+        ("pythonic", '<|tool_call_start|>[weather(city="a\\nb", days=3 or so)]<|tool_call_end|>'),
+    ],
+)
+def test_nothing_is_told_early_that_the_whole_call_is_not(name, text):
+    whole = added_up(parts_of(reader(name, is_early=False), [text]))
+    assert len(whole) == 1
+    assert added_up(parts_of(reader(name), [*text])) == whole
 
 
 def test_a_kimi_call_has_its_own_id_from_its_first_delta_on():
