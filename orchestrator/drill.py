@@ -63,6 +63,17 @@ def broken_by(
     raise UnknownTargetError(f"No endpoint and no node that serves one is called '{name}'; {hint}")
 
 
+def unless_isolated(
+    found: Sequence[EndpointStatistics],
+) -> tuple[tuple[EndpointStatistics, ...], tuple[EndpointStatistics, ...]]:
+    """Return which endpoints a drill breaks, and which it leaves alone.
+
+    Who was taken out by hand gets no requests anyway, and mending would put it back.
+    """
+    isolated = tuple(each for each in found if each.breaker.state == "isolated")
+    return tuple(each for each in found if each not in isolated), isolated
+
+
 def roles_hit(broken: Sequence[EndpointStatistics]) -> tuple[str, ...]:
     """Return the roles whose clients may notice."""
     return tuple(dict.fromkeys(place.partition("/")[0] for each in broken for place in each.roles))

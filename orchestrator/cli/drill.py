@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import complete_stack, conf_option, controller, invalid, print_json, run, suggest
+from orchestrator.cli.options import as_applied, complete_stack, conf_option, print_json, run, suggest
 from orchestrator.controller import Controller
 from orchestrator.drill import (
     AFTER,
@@ -21,12 +21,12 @@ from orchestrator.drill import (
     is_passed,
     lines,
     roles_hit,
+    unless_isolated,
 )
 from orchestrator.drill_clients import ask_for
 from orchestrator.gateway_api import GatewayApi, GatewayError, gateway_api
 from schemas.admin import EndpointsReport, EndpointStatistics
 from schemas.kinds import role_kinds
-from schemas.problems import ConfigurationError
 from schemas.stack import Stack
 
 SPARE_S = 30.0
@@ -55,11 +55,7 @@ def drill(stack: str, name: str, seconds: float, clients: int, conf: Path | None
     requests of others are answered by whom theirs would be. It is mended at the end, and also by itself where this
     program is killed. Exits with 1 where a request failed.
     """
-    control = controller(conf, stack)
-    try:
-        composed = control.compose().stack
-    except ConfigurationError as error:
-        raise invalid(error) from error
+    control, composed = as_applied(conf, stack)
     try:
         return run(_drill(control, composed, name, seconds, clients, as_json))
     except GatewayError as error:
@@ -72,12 +68,19 @@ def drill(stack: str, name: str, seconds: float, clients: int, conf: Path | None
 async def _drill(control: Controller, stack: Stack, name: str, seconds: float, clients: int, as_json: bool) -> int:
     gateway = gateway_api(stack, control.cluster())
     endpoints = EndpointsReport.model_validate_json(await gateway.get("/admin/endpoints")).endpoints
-    broken = broken_by(name, endpoints, await _nodes(control, stack))
+    broken, isolated = unless_isolated(broken_by(name, endpoints, await _nodes(control, stack)))
+    for each in isolated:
+        click.echo(f"{each.endpoint} ({each.instance}) is isolated by hand: it is left alone.", err=True)
+    if not broken:
+        close = suggest("breaker", "close", stack.stack, isolated[0].endpoint)
+        message = f"Nothing of '{name}' gets requests, so no client could notice. To put it back: {close}"
+        raise CommandError(ExitCode.ERROR, message)
     kinds = role_kinds(stack)
     roles = {role: kinds[role] for role in roles_hit(broken) if role in kinds}
     if not roles:
         raise CommandError(ExitCode.ERROR, f"No role leads to '{name}', so no client could notice.")
     phases = [Phase(BEFORE), Phase(BROKEN), Phase(AFTER)]
+    failure: GatewayError | None = None
     for phase in phases:
         if not as_json:
             click.echo(f"{phase.name}: clients ask {', '.join(roles)} for {seconds:g} s", err=True)
@@ -89,17 +92,25 @@ async def _drill(control: Controller, stack: Stack, name: str, seconds: float, c
                 await gateway.post("/admin/endpoints/break", {**_choice(each), "seconds": seconds + SPARE_S})
             await ask_for(gateway, roles, phase, seconds, clients)
         finally:
-            await _mend(gateway, broken)
+            failure = await mend(gateway, broken)
     if as_json:
         print_json({"stack": stack.stack, **data(name, broken, phases)})
     else:
         click.echo("\n".join(lines(name, broken, phases)))
+    if failure is not None:
+        raise failure
     return ExitCode.FINE if is_passed(phases) else ExitCode.ERROR
 
 
-async def _mend(gateway: GatewayApi, broken: tuple[EndpointStatistics, ...]) -> None:
+async def mend(gateway: GatewayApi, broken: tuple[EndpointStatistics, ...]) -> GatewayError | None:
+    """Mend every endpoint that can be; return why the first of the others could not."""
+    failures = []
     for each in broken:
-        await gateway.post("/admin/endpoints/close", _choice(each))
+        try:
+            await gateway.post("/admin/endpoints/close", _choice(each))
+        except GatewayError as error:
+            failures.append(error)
+    return failures[0] if failures else None
 
 
 def _choice(each: EndpointStatistics) -> dict[str, str]:

@@ -25,6 +25,7 @@ from orchestrator.transport.base import TransportError
 from schemas.base import NodeName
 from schemas.compose import stack_names
 from schemas.problems import ConfigurationError
+from schemas.stack import Stack
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -63,6 +64,21 @@ def controller(
     root = click.get_current_context().find_root()
     root.obj = conf or root.obj
     return Controller(root.obj, stack, overrides, directories(), policy, note)
+
+
+def as_applied(conf: Path | None, stack: str) -> tuple[Controller, Stack]:
+    """Return a stack with the overrides of its last apply, which what runs was made with, and its controller.
+
+    Raises `CommandError` with every problem of files that cannot be used.
+    """
+    control = controller(conf, stack)
+    last = next(control.journal.latest(), None)
+    if last is not None and last.overrides:
+        control = controller(conf, stack, last.overrides)
+    try:
+        return control, control.compose().stack
+    except ConfigurationError as error:
+        raise invalid(error) from error
 
 
 def note(text: str) -> None:

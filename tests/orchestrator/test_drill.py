@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import httpx
 import pytest
 
+from orchestrator.cli.drill import mend
 from orchestrator.drill import (
     AFTER,
     BEFORE,
@@ -16,7 +20,9 @@ from orchestrator.drill import (
     is_passed,
     lines,
     roles_hit,
+    unless_isolated,
 )
+from orchestrator.gateway_api import GatewayApi
 from schemas.admin import BreakerReport, EndpointStatistics
 
 
@@ -52,6 +58,30 @@ def test_an_unknown_name_says_what_there_is() -> None:
         broken_by("boxx", (ONE, TWO, THREE), NODES)
     with pytest.raises(UnknownTargetError, match="there are: box, mac, one, three, two"):
         broken_by("zebra", (ONE, TWO, THREE), NODES)
+
+
+def test_what_is_isolated_by_hand_is_left_alone() -> None:
+    isolated = TWO.model_copy(update={"breaker": BreakerReport(state="isolated")})
+    assert unless_isolated((ONE, isolated)) == ((ONE,), (isolated,))
+    assert unless_isolated((isolated,)) == ((), (isolated,))
+
+
+async def test_one_endpoint_that_cannot_be_mended_keeps_no_other_from_it() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["endpoint"])
+        if asked[-1] == "two":
+            return httpx.Response(200)
+        return httpx.Response(409, json={"error": {"message": f"not {asked[-1]}"}})
+
+    def make() -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+    failure = await mend(GatewayApi("lab", "http://gateway", make, None), (ONE, TWO, THREE))
+    assert asked == ["one", "two", "three"]
+    assert str(failure) == "not one"
+    assert await mend(GatewayApi("lab", "http://gateway", make, None), (TWO,)) is None
 
 
 def test_all_roles_that_lead_there_are_asked() -> None:
