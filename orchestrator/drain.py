@@ -10,6 +10,8 @@ from orchestrator.groups import GATEWAY_GROUP, Slot, group_nodes, group_of, serv
 from orchestrator.ladders import Rung, ladder
 from orchestrator.observed import HelperSilent, Observed, Reachable
 from orchestrator.plan import Action, ActionId, Change, Drain, Plan, Publish
+from orchestrator.policy import PlanPolicy
+from orchestrator.scope import lost_problems
 from schemas.base import NodeName, UnitId
 from schemas.problems import nearest
 from schemas.routes import Instance
@@ -55,12 +57,14 @@ def drained_note(stack: str, name: str) -> str:
     return f"{name} is drained; orchestrate drain {stack} {name} --undo"
 
 
-def drain_plan(desired: Desired, observed: Observed, name: str, *, undo: bool) -> tuple[Desired, Plan]:
+def drain_plan(
+    desired: Desired, observed: Observed, name: str, *, undo: bool, policy: PlanPolicy | None = None
+) -> tuple[Desired, Plan]:
     """Return the wish with a name drained, or no longer, and the plan that changes only the routes.
 
-    What else differs from the files is left to the next apply.
+    What else differs from the files is left to the next apply. Of the policy only `assume_lost` counts.
     """
-    draft = _Routes(desired, observed)
+    draft = _Routes(desired, observed, lost_problems(policy, desired, observed) if policy is not None else ())
     if undo:
         return draft.undo(name)
     return draft.drain(name)
@@ -69,7 +73,8 @@ def drain_plan(desired: Desired, observed: Observed, name: str, *, undo: bool) -
 class _Routes:
     """The routes of one stack as they are seen, and who serves by them."""
 
-    def __init__(self, desired: Desired, observed: Observed) -> None:
+    def __init__(self, desired: Desired, observed: Observed, problems: tuple[str, ...]) -> None:
+        self._problems = problems
         self._desired = desired
         self._observed = observed
         self._instances: tuple[Instance, ...] = () if observed.routes is None else observed.routes.instances
@@ -124,7 +129,7 @@ class _Routes:
             stack=wish.stack,
             changes=tuple(changes),
             actions=actions,
-            conflicts=tuple(problems),
+            conflicts=(*self._problems, *problems),
             routing=tuple(self._left_without(drained)) if any(c.kind == "drain" for c in changes) else (),
             notes=tuple(drained_notes(wish)),
             nodes_seen=sum(isinstance(node, Reachable) for node in nodes),

@@ -31,7 +31,7 @@ def scope_of(policy: PlanPolicy, desired: Desired, observed: Observed, slots: Ma
     """Return what the targets of a policy select; everything where there are none."""
     if not policy.targets and not policy.restart:
         everything = frozenset(slots)
-        return Scope(everything, frozenset(desired.helpers), True, problems=_lost_problems(policy, desired, observed))
+        return Scope(everything, frozenset(desired.helpers), True, problems=lost_problems(policy, desired, observed))
     named: dict[str, tuple[set[GroupId], set[HelperName]]] = {name: (set(), set()) for name in desired.nodes}
     named[GATEWAY_SERVICE] = ({GATEWAY_GROUP} & set(slots), set())
     for group, slot in slots.items():
@@ -40,7 +40,7 @@ def scope_of(policy: PlanPolicy, desired: Desired, observed: Observed, slots: Ma
     for name, helper in desired.helpers.items():
         for key in (name, *([helper.node] if helper.node is not None else [])):
             named.setdefault(key, (set(), set()))[1].add(name)
-    problems = [*_lost_problems(policy, desired, observed)]
+    problems = [*lost_problems(policy, desired, observed)]
     groups: set[GroupId] = set()
     helpers: set[HelperName] = set()
     restarts: set[GroupId] = set()
@@ -62,7 +62,8 @@ def _names(slot: Slot) -> set[str]:
     return {slot.id, slot.service, *units, *slot.nodes()}
 
 
-def _lost_problems(policy: PlanPolicy, desired: Desired, observed: Observed) -> tuple[str, ...]:
+def lost_problems(policy: PlanPolicy, desired: Desired, observed: Observed) -> tuple[str, ...]:
+    """Return what is wrong with the nodes that are said to be lost: they are none, or they answer."""
     problems = []
     for name in sorted(policy.assume_lost):
         if name not in desired.nodes:

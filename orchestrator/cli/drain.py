@@ -45,7 +45,7 @@ def drain(
         words = f"drain {name} --undo" if undo else f"drain {name}"
         async with control.lock(f"drain {stack} {name}", waits=note):
             planned = await control.plan_of(await control.wanted_as_applied())
-            desired, plan = drain_plan(planned.desired, planned.observed, name, undo=undo)
+            desired, plan = drain_plan(planned.desired, planned.observed, name, undo=undo, policy=control.policy)
             planned = replace(planned, desired=desired, plan=plan)
             if plan.conflicts:
                 raise CommandError(ExitCode.ERROR, "\n".join((*plan.conflicts, "Nothing was changed.")))

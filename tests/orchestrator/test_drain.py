@@ -10,6 +10,7 @@ from orchestrator.drain import covers, drain_plan
 from orchestrator.expand import Desired
 from orchestrator.observed import Observed
 from orchestrator.plan import Drain, Plan, Publish, Start, render
+from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.simulate import apply_action
 from schemas.base import NodeName, UnitId
@@ -121,6 +122,13 @@ def test_a_plan_counts_what_is_drained_as_not_serving():
 def test_what_cannot_be_drained_says_why(name, undo, world, words):
     plan = drain_plan(lab(), world, name, undo=undo)[1]
     assert words in " ".join(plan.conflicts)
+
+
+def test_a_node_said_to_be_lost_that_is_none_or_answers_keeps_a_drain_from_anything():
+    for lost, words in (("mono513", "did you mean mono512?"), ("mono512", "the node answers; leave the option out")):
+        policy = PlanPolicy(assume_lost=frozenset({NodeName(lost)}))
+        plan = drain_plan(lab(), lab_running(), "titan", undo=False, policy=policy)[1]
+        assert words in " ".join(plan.conflicts)
 
 
 def test_a_drain_touches_only_the_routes_of_what_it_names():
