@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ValidationError
+
 from orchestrator.cluster import Cluster
 from orchestrator.delivery import deliver_keys
 from orchestrator.expand import expand
-from orchestrator.readiness import reload_gateway
+from orchestrator.gateway_api import GatewayApi, GatewayError
+from orchestrator.readiness import gateway_url
 from orchestrator.transport.base import TransportError
+from schemas.admin import ConfigReport
 from schemas.stack import Stack
 
 
@@ -18,7 +22,7 @@ class InForce:
     """Whether the keys are those that the gateway asks for now."""
 
     kind: Literal["now", "later", "failed"]
-    """`later`: no gateway runs; one that starts reads them."""
+    """`later`: no gateway runs, and one that starts reads them, or it does not ask for keys before an apply."""
     words: str
 
 
@@ -36,12 +40,25 @@ async def bring_into_force(stack: Stack, cluster: Cluster, owner: str) -> InForc
             f"Until `orchestrate apply {stack.stack}` has done that, the gateway there goes by the keys from before."
         )
         return InForce("failed", message)
-    report = await reload_gateway(
-        node.http, gateway.bind, gateway.port, cluster.directories.known_admin_token(cluster.stack)
-    )
-    if report is None:
-        return InForce("later", "No gateway answers; one that starts reads the keys.")
+    token = cluster.directories.known_admin_token(cluster.stack)
+    api = GatewayApi(stack.stack, gateway_url(gateway.bind, gateway.port), node.http, token)
+    try:
+        report = ConfigReport.from_json(await api.post("/admin/config/reload"))
+    except GatewayError as error:
+        if not error.status:
+            return InForce("later", "No gateway answers; one that starts reads the keys.")
+        return InForce("failed", f"The keys file is written, but the gateway refuses to read it now: {error}")
+    except ValidationError:
+        return InForce("failed", f"The keys file is written, but what answers at {api.url} is not understood.")
+    return in_force(report)
+
+
+def in_force(report: ConfigReport) -> InForce:
+    """Return what a gateway's report, made right after it has read its files, says of the keys."""
     if report.problems:
         problems = "\n".join(str(problem) for problem in report.problems)
         return InForce("failed", f"The gateway goes by what it had before:\n{problems}")
+    if not any(key.startswith("gateway.auth.keys_file") for key in report.routing):
+        # A gateway on another machine reads the files that the last apply brought there.
+        return InForce("later", f"The gateway asks for no keys yet; orchestrate apply {report.stack}")
     return InForce("now", "In force at the gateway.")

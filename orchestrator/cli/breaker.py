@@ -10,10 +10,9 @@ import click
 
 from orchestrator.breakers import changed_line, endpoint_lines, has_answered, history_lines, probed_line
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import complete_stack, conf_option, controller, invalid, print_json, run
+from orchestrator.cli.options import as_applied, complete_stack, conf_option, print_json, run
 from orchestrator.gateway_api import GatewayApi, GatewayError, gateway_api
 from schemas.admin import EndpointsReport, EndpointStatistics
-from schemas.problems import ConfigurationError
 
 Command = Callable[..., Any]
 
@@ -129,14 +128,8 @@ def _ask(
 
 def _api(stack: str, conf: Path | None) -> GatewayApi:
     """Return the way to a stack's gateway, as it was applied."""
-    control = controller(conf, stack)
-    last = next(control.journal.latest(), None)
-    if last is not None and last.overrides:
-        control = controller(conf, stack, last.overrides)
-    try:
-        return gateway_api(control.compose().stack, control.cluster())
-    except ConfigurationError as error:
-        raise invalid(error) from error
+    control, composed = as_applied(conf, stack)
+    return gateway_api(composed, control.cluster())
 
 
 def _print(stack: str, endpoints: tuple[EndpointStatistics, ...]) -> None:

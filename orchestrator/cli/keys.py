@@ -13,13 +13,13 @@ import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import DEFAULT_CONF
-from orchestrator.cli.options import conf_option, controller, print_json, run
+from orchestrator.cli.options import as_applied, conf_option, print_json, run
 from orchestrator.controller import Controller
 from orchestrator.keys import KeyNameError, KeysAt
 from orchestrator.keys_in_force import bring_into_force
 from schemas.compose import stack_names
 from schemas.keys import MOST_RPM, Key, Scope, moment_s
-from schemas.problems import ConfigurationError, nearest
+from schemas.problems import nearest
 from schemas.stack import KeysFile, Stack
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -142,14 +142,13 @@ def _keys_of(conf: Path | None, name: str | None) -> tuple[Controller, Stack, Ke
     """Return a stack and its keys file; without a name, those of the only stack that has one."""
     if name is None:
         place = conf or click.get_current_context().find_root().obj or DEFAULT_CONF
-        found = [each for each in stack_names(place) if _has_keys(controller(conf, each))]
+        found = [each for each in stack_names(place) if _has_keys(conf, each)]
         if len(found) != 1:
             which = f"these name one: {', '.join(found)}" if found else "no stack names one"
             message = f"Say which stack's keys are meant; {which} (`gateway: {{auth: {{keys_file: keys.yaml}}}}`)."
             raise CommandError(ExitCode.ERROR, message)
         name = found[0]
-    control = controller(conf, name)
-    stack = control.compose().stack
+    control, stack = as_applied(conf, name)
     if not isinstance(stack.gateway.auth, KeysFile):
         message = (
             f"Stack {name} asks for no keys. Write `auth: {{keys_file: keys.yaml}}` below `gateway:` in its file first."
@@ -158,10 +157,10 @@ def _keys_of(conf: Path | None, name: str | None) -> tuple[Controller, Stack, Ke
     return control, stack, KeysAt(control.conf, stack.gateway.auth.keys_file)
 
 
-def _has_keys(control: Controller) -> bool:
+def _has_keys(conf: Path | None, name: str) -> bool:
     try:
-        return isinstance(control.compose().stack.gateway.auth, KeysFile)
-    except ConfigurationError:
+        return isinstance(as_applied(conf, name)[1].gateway.auth, KeysFile)
+    except CommandError:
         return False
 
 

@@ -10,9 +10,8 @@ from urllib.parse import quote
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import complete_stack, conf_option, controller, invalid, print_json, run, suggest
+from orchestrator.cli.options import as_applied, complete_stack, conf_option, print_json, run, suggest
 from orchestrator.gateway_api import GatewayError, gateway_api
-from schemas.problems import ConfigurationError
 from schemas.receipt import Receipt, Receipts
 
 
@@ -30,11 +29,7 @@ def receipts(stack: str, request_id: str | None, lines: int, troubled: bool, con
 
     The gateway remembers the last thousand since its start, and nothing of what was asked or answered.
     """
-    control = controller(conf, stack)
-    try:
-        composed = control.compose().stack
-    except ConfigurationError as error:
-        raise invalid(error) from error
+    control, composed = as_applied(conf, stack)
     gateway = gateway_api(composed, control.cluster())
     try:
         if request_id is not None:

@@ -15,14 +15,20 @@ from click.testing import CliRunner
 
 from orchestrator.cli.exits import CommandError
 from orchestrator.cli.main import cli
+from orchestrator.cluster import reach
 from orchestrator.delivery import deliver_keys
 from orchestrator.directories import Directories
 from orchestrator.expand import expand
+from orchestrator.journal import Generation, Journal
 from orchestrator.keys import KeyNameError, KeysAt
+from orchestrator.keys_in_force import bring_into_force, in_force
 from runtime.gateway.security.keyring import Keyring
+from schemas.admin import ConfigReport
+from schemas.base import StackName
 from schemas.keys import Keys, key_digest, moment_s, read_keys
 from schemas.problems import ConfigurationError
 from schemas.stack import Stack
+from tests.fakes.upstream import FakeUpstream, refuses
 from tests.runtime.gateway.harness import stack_document
 
 KEYED = {"auth": {"keys_file": "secrets/keys.yaml"}}
@@ -81,6 +87,16 @@ def test_a_key_is_revoked_by_its_id_or_by_a_name_that_only_it_has(conf: Path) ->
     assert at.revoke("two")[0] == third.id
     with pytest.raises(KeyNameError, match="There are: none"):
         at.revoke("two")
+
+
+def test_an_id_names_its_key_whatever_others_are_called_and_nothing_names_one_without_a_name(conf: Path) -> None:
+    at = KeysAt(conf, "secrets/keys.yaml")
+    first = at.add(("read",))
+    at.add(("read",), name=first.id)
+    with pytest.raises(KeyNameError, match="No key is called ''"):
+        at.revoke("")
+    assert at.revoke(first.id)[0] == first.id
+    assert at.revoke(first.id)[1].name == first.id
 
 
 @pytest.mark.parametrize(
@@ -207,6 +223,65 @@ def test_a_keys_file_that_cannot_be_read_is_a_problem_of_the_configuration(conf:
     at.path.mkdir(parents=True)
     with pytest.raises(ConfigurationError, match=r"secrets/keys\.yaml.*cannot be read: "):
         at.read()
+
+
+def report(**routing: str) -> ConfigReport:
+    return ConfigReport(
+        stack="lab",
+        generation=1,
+        revision=None,
+        routing_digest="0" * 12,
+        routing=routing,
+        is_current=True,
+        loaded_at=0.0,
+        reloads=1,
+        failed_reloads=0,
+        pid=1,
+        endpoints=(),
+    )
+
+
+def test_keys_are_in_force_only_where_the_gateway_asks_for_them() -> None:
+    assert in_force(report(**{"gateway.auth.keys_file": '"keys.yaml"'})).kind == "now"
+    later = in_force(report(**{"gateway.auth.token": '"***"'}))
+    assert (later.kind, later.words) == ("later", "The gateway asks for no keys yet; orchestrate apply lab")
+
+
+async def test_a_gateway_that_refuses_to_read_its_keys_is_told_as_one(conf: Path) -> None:
+    KeysAt(conf, "secrets/keys.yaml").add(("read",))
+    async with FakeUpstream(behave=refuses(403)) as gateway:
+        port = int(gateway.url.rpartition(":")[2])
+        document = stack_document({}, gateway=KEYED | {"port": port}) | role()
+        stack = Stack.model_validate_json(json.dumps(document))
+        cluster = reach(stack.stack, stack.nodes, Directories(conf / "state", conf / "cache"))
+        found = await bring_into_force(stack, cluster, str(conf))
+    assert found.kind == "failed"
+    assert "refuses" in found.words
+
+
+def test_the_commands_go_by_the_overrides_that_were_applied(conf: Path) -> None:
+    write(conf, "lab", {})
+    directories = Directories.from_environment({"ORCHESTRATE_STATE": str(conf.parent / "state")})
+    Journal(directories.stack(StackName("lab"))).record(applied("gateway.auth={keys_file: secrets/keys.yaml}"))
+    at = KeysAt(conf, "secrets/keys.yaml")
+    made = at.add(("read",))
+    for arguments in (("list",), ("list", "lab")):
+        listed = run(conf, *arguments)
+        assert made.id in listed.stdout, listed.output
+
+
+def applied(*overrides: str) -> Generation:
+    return Generation(
+        generation=1,
+        revision=None,
+        is_dirty=False,
+        overrides=overrides,
+        owner="/conf",
+        actor="me",
+        at=0.0,
+        changes=(),
+        outcome="applied",
+    )
 
 
 def role() -> dict[str, Any]:
