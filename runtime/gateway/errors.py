@@ -102,6 +102,14 @@ def clean(text: str) -> str:
     return printable if len(printable) <= LONGEST_TEXT else printable[:LONGEST_TEXT] + "..."
 
 
+def _phrase(status: int) -> str:
+    """Return what a status is called; proxies and overloaded APIs answer with some that no standard names."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"Status {status}"
+
+
 def cleaned_error(status: int, raw: bytes, code_otherwise: str = "upstream_error") -> bytes:
     """Return an upstream's error body as clients may see it: unchanged where it is in shape and gives nothing away.
 
@@ -113,7 +121,7 @@ def cleaned_error(status: int, raw: bytes, code_otherwise: str = "upstream_error
         document = None
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-        return error_body(status, clean(_any_text(document) or HTTPStatus(status).phrase), code=code_otherwise)
+        return error_body(status, clean(_any_text(document) or _phrase(status)), code=code_otherwise)
     if _is_clean(document):
         return raw
     code, param = error.get("code"), error.get("param")

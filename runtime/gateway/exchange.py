@@ -14,6 +14,7 @@ from collections.abc import Callable
 from runtime.gateway import sse
 from runtime.gateway.adapters.collect import Collector
 from runtime.gateway.attempt import (
+    ODD_ANSWER,
     Ask,
     AttemptError,
     BadAnswerError,
@@ -32,6 +33,7 @@ from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import (
     CONTEXT_OVERFLOW,
     NOT_SUPPORTED,
+    OUT_OF_TIME,
     SUCCESS,
     WRONG_DIMENSION,
     Fault,
@@ -51,6 +53,9 @@ LARGEST_READ_HERE = 256 * 1024
 LARGEST_ERROR = 64 * 1024
 ERROR_BODY_S = 5.0
 """How long the body of an error may take."""
+OWN_SHARE = 0.8
+"""Share of its own limit that an endpoint must have had before the end of the request's time is its fault."""
+_TIMED = frozenset({"no first content", "connect timeout", "stalled"})
 
 _OK = 200
 
@@ -103,10 +108,18 @@ class Exchanges:
             self._metrics.first_content(ask.route.name, course.first_at - course.started_at)
             return await stream.pass_on(committed)
         except UpstreamError as error:
-            raise AttemptError(judge_fault(error.fault, is_committed=False), str(error)) from error
+            verdict = judge_fault(error.fault, is_committed=False)
+            if error.fault in _TIMED and self._has_run_out(lease, course):
+                verdict = OUT_OF_TIME
+            raise AttemptError(verdict, str(error)) from error
         finally:
             if connection is not None:
                 self._connections.give_back(origin_of(target.identity), connection)
+
+    def _has_run_out(self, lease: Lease, course: Course) -> bool:
+        """Tell whether the time of the request is over, spent in line or elsewhere, and not that of the endpoint."""
+        now, limit_s = self._now(), min(lease.first_limit_s, lease.target.timeouts.total_s)
+        return now >= course.deadline - 0.01 and now - lease.began_at < OWN_SHARE * limit_s
 
     async def _open(self, ask: Ask, target: Target, course: Course, client: Client, first_due: float) -> Connection:
         """Send the request and wait for the answer's head.
@@ -144,7 +157,7 @@ class Exchanges:
         """
         retry_after = connection.headers.get(b"retry-after", b"").decode("latin-1") or None
         try:
-            raw = await connection.read_all(LARGEST_ERROR, ERROR_BODY_S)
+            raw = await connection.read_all(LARGEST_ERROR, ERROR_BODY_S, self._now() + ERROR_BODY_S)
         except UpstreamError:
             raw = b""
         verdict = judge_status(connection.status, retry_after, raw.decode(errors="replace").lower())
@@ -175,6 +188,8 @@ class Exchanges:
                 raise AttemptError(WRONG_DIMENSION, str(error)) from error
             except BadAnswerError as error:
                 raise UpstreamError("bad answer", str(error)) from error
+            except ODD_ANSWER as error:
+                raise UpstreamError("bad answer", type(error).__name__) from error
         tokens = sse.completion_tokens(body) or 0
         self._metrics.tokens(tokens)
         return Result(SUCCESS, body=body, tokens=tokens)

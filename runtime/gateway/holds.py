@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,15 +47,17 @@ class Holds:
             if not self._held[name]:
                 del self._held[name]
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Wait for another table; return False when the time was over first."""
-        changed = self._changed
-        try:
+    def mark(self) -> asyncio.Event:
+        """Return what tells of the next table from now on."""
+        return self._changed
+
+    async def wait(self, mark: asyncio.Event, timeout_s: float) -> bool:
+        """Wait for the table that `mark` tells of; return False when the time was over first."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await changed.wait()
-        except TimeoutError:
-            return False
-        return True
+                await mark.wait()
+        # Both may come in the same turn of the loop.
+        return mark.is_set()
 
     def wake(self) -> None:
         """Let every held request look at the new table."""

@@ -87,7 +87,7 @@ class Queues:
         """Leave the line; a place that was leased meanwhile goes to the next one, unless it is made use of."""
         self._drop(waiter)
         if waiter.future.done() and not with_lease:
-            lease = waiter.future.result()
+            lease = None if waiter.future.exception() else waiter.future.result()
             if lease is not None:
                 lease.release()
         elif not waiter.future.done():
@@ -118,7 +118,12 @@ class Queues:
 
     def _look(self, waiter: Waiter) -> bool:
         """Tell whether a request need not wait any longer."""
-        found = waiter.take()
+        try:
+            found = waiter.take()
+        except Exception as error:  # noqa: BLE001 - it is told to whom it concerns, not to who has made room
+            self._drop(waiter)
+            waiter.future.set_exception(error)
+            return True
         if isinstance(found, float):
             self._look_again_in(found)
             return False

@@ -74,7 +74,9 @@ class Waits:
             len(ask.body.raw),
             route.queue,
             lambda: self._look(ask, walk, course),
-            is_plain=not walk.tried and not route.is_strict,
+            is_plain=not (walk.tried or walk.too_short or walk.attempts)
+            and route is walk.origin
+            and not any(rung.is_strict for rung in route.rungs()),
             is_again=is_again,
         )
         waiting = self._queues.length(name)
@@ -137,6 +139,7 @@ class Waits:
         return found
 
     async def _held(self, ask: Ask, walk: Walk, course: Course, client: Client) -> None:
+        mark = self._holds.mark()
         wait_s, until = walk.wait_s(), walk.held_until()
         due = min(course.deadline, until) if until > self._now() else course.deadline
         if wait_s is not None:
@@ -144,7 +147,7 @@ class Waits:
         while (left_s := due - self._now()) > 0:
             if ask.body.is_stream:
                 left_s = min(left_s, max(0.0, course.wake_at - self._now()))
-            if await self._holds.wait(left_s):
+            if await self._holds.wait(mark, left_s):
                 return
             if ask.body.is_stream and self._now() >= course.wake_at:
                 await keep_alive("", course, client)

@@ -109,6 +109,9 @@ UNHEARD = frozenset(
         "connection limit",
         "reset",
         "client left",
+        "outrun",
+        "out of time",
+        "simulated failure",
         *SILENT,
     }
 )
@@ -123,6 +126,8 @@ CONTEXT_OVERFLOW = Verdict("context overflow", "neutral", "pass")
 SKIPPED = Verdict("skipped", "success", "pass")
 CLIENT_LEFT = Verdict("client left", "neutral", "stop")
 SIMULATED = Verdict("simulated failure", "neutral", "next")
+OUT_OF_TIME = Verdict("out of time", "neutral", "next")
+"""The request's own time was over before the endpoint's was."""
 OUTRUN = Verdict("outrun", "neutral", "stop")
 """Another endpoint, asked too, was faster."""
 CONNECTION_LIMIT = Verdict("connection limit", "neutral", "next")

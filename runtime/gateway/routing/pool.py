@@ -19,6 +19,7 @@ from runtime.gateway.routing.outcome import (
     OUTRUN,
     REFUSED,
     SILENT,
+    SIMULATED,
     UNHEARD,
     Verdict,
 )
@@ -129,6 +130,7 @@ class Pool:
                 standing.become(breaker.renewed(standing.breaker), self._clock(), "started anew")
             standing.busy_until = standing.absent_until = 0.0
             self.affinity.lost(identity)
+        self.on_room()
 
     def lease(
         self,
@@ -236,12 +238,12 @@ class Pool:
         elif verdict.effect == "failure":
             # Whether there is anything to wake is unknown until it says so again.
             standing.asleep = ""
-        if verdict is OUTRUN:
+        if verdict is OUTRUN and now - lease.began_at > (standing.pace.service_s or 0.0):
             # It would have taken at least that long; without these the slow answers would be missing.
             standing.pace.answered(now - lease.began_at)
         if verdict.label in _CACHE_LOST:
             self.affinity.lost(target.identity)
-        if error is not None and verdict.label not in {COLD, LOADING}:
+        if error is not None and verdict is not SIMULATED and verdict.label not in {COLD, LOADING}:
             standing.last_error = error
             standing.stats.failed_at = now
         if not standing.is_listed and not standing.in_flight and self._standings.get(target.identity) is standing:

@@ -87,3 +87,8 @@ def test_a_text_made_to_hurt_is_cleaned_quickly(unit: str) -> None:
 
 def test_lone_surrogates_can_be_written() -> None:
     assert json.loads(error_body(404, "model '\ud800' unknown"))
+
+
+@pytest.mark.parametrize("status", [499, 520, 522, 529, 599])
+def test_a_status_that_no_standard_names_is_told_by_its_number(status: int) -> None:
+    assert json.loads(cleaned_error(status, b"<html>down</html>"))["error"]["message"] == f"Status {status}"

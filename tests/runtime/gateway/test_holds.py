@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -234,3 +235,17 @@ async def test_nobody_waits_while_another_rung_can_answer(tmp_path: Path) -> Non
         fake.behave = answers()
         await gateway.publish(instance("main", fake.url))
         assert (await asking).headers["x-orchestrate-endpoint"] == "main"
+
+
+async def test_a_table_that_comes_together_with_the_end_of_the_wait_is_seen() -> None:
+    held = holds.Holds()
+    mark = held.mark()
+    loop = asyncio.get_running_loop()
+
+    def busy() -> None:
+        time.sleep(0.1)  # the time is over in the turn in which the table comes
+        loop.call_soon(held.wake)
+
+    loop.call_later(0.01, busy)
+    assert await held.wait(mark, 0.05) is True
+    assert await held.wait(held.mark(), 0.01) is False
