@@ -53,6 +53,10 @@ class WrongDimensionError(BadAnswerError):
     """An endpoint's vectors have another length than is wanted. It may be right for others who ask it."""
 
 
+ODD_ANSWER = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""What reading an answer may raise that nobody has foreseen; it is an answer like any other that is bad."""
+
+
 class Reading(Protocol):
     """What the answer to a request has to be that is passed on as a whole."""
 

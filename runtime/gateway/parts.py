@@ -9,7 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from runtime.gateway.attempt import Ask, AttemptError, BadAnswerError, Course, Parts, Result, WrongDimensionError
+from runtime.gateway.attempt import (
+    ODD_ANSWER,
+    Ask,
+    AttemptError,
+    BadAnswerError,
+    Course,
+    Parts,
+    Result,
+    WrongDimensionError,
+)
 from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import SUCCESS, WRONG_DIMENSION, judge_fault
 
@@ -67,6 +76,8 @@ async def _joined(parts: Parts, results: Sequence[Result]) -> Result:
         raise AttemptError(WRONG_DIMENSION, str(error)) from error
     except BadAnswerError as error:
         raise AttemptError(judge_fault("bad answer", is_committed=False), str(error)) from error
+    except ODD_ANSWER as error:
+        raise AttemptError(judge_fault("bad answer", is_committed=False), type(error).__name__) from error
     return Result(SUCCESS, body=body, tokens=sum(result.tokens for result in results))
 
 

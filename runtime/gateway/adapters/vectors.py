@@ -58,6 +58,8 @@ class VectorReading:
 
     def read(self, raw: bytes, _headers: Mapping[bytes, bytes] = NO_HEADERS) -> bytes:
         """Return the answer for the client; raises `BadAnswerError` or `WrongDimensionError`."""
+        if not raw.rstrip().endswith(b"}"):
+            raise BadAnswerError("it is cut off")
         places = [match.end() for match in _VECTOR.finditer(raw)]
         if len(places) != self.count:
             raise BadAnswerError(f"{len(places)} vectors for {self.count} texts")

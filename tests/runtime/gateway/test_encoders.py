@@ -119,6 +119,19 @@ async def test_fewer_vectors_than_texts_are_a_failure(lab: Any) -> None:
     assert gateway.standing("a").last_error == "bad answer: 1 vectors for 2 texts"
 
 
+def score_beyond_all_numbers(document: dict[str, Any]) -> None:
+    document["results"][0]["relevance_score"] = 10**400
+
+
+async def test_an_answer_that_nobody_has_foreseen_is_one_endpoints_failure(lab: Any) -> None:
+    odd = ranks(change=score_beyond_all_numbers)
+    gateway, _ = await start(lab, odd, ranks(), reranking=over("a", "b", fallback="skip"))
+    answer = await post(gateway, "/v1/rerank", RERANK)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-orchestrate-endpoint"] == "b"
+    assert gateway.standing("a").last_error == "bad answer: OverflowError"
+
+
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v2/rerank"])
 async def test_documents_are_ranked_under_every_path(lab: Any, path: str) -> None:
     gateway, (fake, _) = await start(lab, ranks(), reranking=over("a", fallback="skip"))

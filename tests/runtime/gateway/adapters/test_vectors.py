@@ -132,6 +132,8 @@ def test_vectors_come_in_the_order_of_the_texts() -> None:
         answer("AAA"),
         answer("not base64"),
         b'{"data": [{"index": 7, "embedding": [1.0]}]}',
+        answer([1.0])[:-1],
+        b'{"data": [{"index": 0, "embedding": [1.0]}]',
     ],
 )
 def test_what_is_no_vector_for_each_text_is_a_bad_answer(raw: bytes) -> None:
