@@ -90,7 +90,8 @@ class KeysAt:
         """Take a key out by its id, or by its name where one key has it; raises `KeyNameError`, and as `add` does."""
         with self._changing():
             keys = self.read().keys
-            found = [ident for ident, key in keys.items() if which in (ident, key.name)]
+            # An id names one key whatever others are called, and nothing names one without a name.
+            found = [which] if which in keys else [ident for ident, key in keys.items() if which and key.name == which]
             if len(found) > 1:
                 raise KeyNameError(f"{len(found)} keys are called {which!r}: {', '.join(found)}; name one by its id.")
             if not found:

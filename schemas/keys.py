@@ -22,6 +22,7 @@ Scope = Literal["inference", "metrics", "read", "admin"]
 KEY_PREFIX = "sk-orc-"
 """Every key begins so: clients that look for `sk-` take it, and those who look for lost secrets find it."""
 MOST_RPM = 100_000
+LONGEST_NAME = 64
 
 _ABOVE = "# The keys of a gateway, as SHA-256 digests. Written by `orchestrate keys`; safe to keep in git.\n"
 
@@ -55,7 +56,7 @@ class Key(Frozen):
     """The digest of the whole key."""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
     """What it may do."""
-    name: Annotated[str, StringConstraints(max_length=64)] = ""
+    name: Annotated[str, StringConstraints(max_length=LONGEST_NAME)] = ""
     """Whose it is, in words."""
     roles: tuple[PublicName, ...] = ()
     """The only names that it may send as `model`: roles, aliases or models; none here allows all."""
