@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sanic import Request, Sanic
@@ -13,6 +14,7 @@ from runtime.gateway.services import Services
 from schemas.receipt import Receipts
 
 FEWEST, MOST, USUAL = 1, 1000, 50
+_NUMBER = re.compile(r"[0-9]{1,4}")
 
 
 def register(app: Sanic[Any, Any], services: Services) -> None:
@@ -39,7 +41,7 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 
 def _limit(request: Request) -> int:
     given = request.args.get("limit", str(USUAL))
-    if not given.isascii() or not given.isdigit() or not FEWEST <= int(given[:9]) <= MOST:
+    if _NUMBER.fullmatch(given) is None or not FEWEST <= int(given) <= MOST:
         raise ApiError(400, f"'limit' is a number from {FEWEST} to {MOST}.", code="invalid_value", param="limit")
     return int(given)
 

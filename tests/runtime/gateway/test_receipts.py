@@ -61,7 +61,7 @@ async def test_receipts_hold_nothing_of_what_was_asked(tmp_path: Path) -> None:
             assert len(listed.json()["receipts"]) == 1 and "xyzzy" not in listed.text
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=99999999999", "troubled=maybe"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=00000000199999", "troubled=maybe"])
 async def test_a_bad_question_for_receipts_names_the_parameter(tmp_path: Path, query: str) -> None:
     async with local_gateway(tmp_path, stack_document({"a": "http://127.0.0.1:9"})) as gateway:
         async with gateway.client() as client:
