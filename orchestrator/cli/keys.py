@@ -18,7 +18,7 @@ from orchestrator.controller import Controller
 from orchestrator.keys import KeyNameError, KeysAt
 from orchestrator.keys_in_force import bring_into_force
 from schemas.compose import stack_names
-from schemas.keys import MOST_RPM, Key, Scope, moment_s
+from schemas.keys import LONGEST_NAME, MOST_RPM, Key, Scope, moment_s
 from schemas.problems import nearest
 from schemas.stack import KeysFile, Stack
 
@@ -66,6 +66,8 @@ def new(
 ) -> int:
     """Make a key and print it, this once: only its digest is kept."""
     life_s = None if expires is None else _seconds(expires)
+    if len(name) > LONGEST_NAME:
+        raise click.BadParameter(f"expected at most {LONGEST_NAME} characters, found {len(name)}", param_hint="--name")
 
     async def work() -> int:
         control, composed, at = _keys_of(conf, stack)

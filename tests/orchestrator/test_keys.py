@@ -162,6 +162,12 @@ def test_a_life_has_a_unit(conf: Path, text: str) -> None:
     assert run(conf, "new", "--scope", "read", "--expires", text).exit_code == 2
 
 
+def test_a_name_has_at_most_64_characters(conf: Path) -> None:
+    refused = run(conf, "new", "--scope", "read", "--name", "x" * 65)
+    assert (refused.exit_code, "--name" in refused.output, "found 65" in refused.output) == (2, True, True)
+    assert run(conf, "new", "--scope", "read", "--name", "x" * 64).exit_code == 0
+
+
 def test_of_several_stacks_with_keys_one_has_to_be_named(conf: Path) -> None:
     write(conf, "other", KEYED)
     failed = run(conf, "list")
