@@ -243,9 +243,10 @@ class Speculation:
                 row = self._as_wide(lone.drafted.rows(feed, 1))
             feed = lone.chooser.choose_ahead(row, ahead)
             guesses.append(feed)
-        rows = lone.own.rows(mx.concatenate([mx.array(tokens[-1:]), *guesses]), count + 1)
-        choices = [lone.chooser.choose_ahead(rows[ahead : ahead + 1], ahead) for ahead in range(count + 1)]
         try:
+            # What numpy multiplies is computed at once, and the guesses with it.
+            rows = lone.own.rows(mx.concatenate([mx.array(tokens[-1:]), *guesses]), count + 1)
+            choices = [lone.chooser.choose_ahead(rows[ahead : ahead + 1], ahead) for ahead in range(count + 1)]
             mx.eval(choices, guesses)
         except Exception:
             # What the model has computed is of no use with guesses that cannot be computed.

@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mlx import nn
 
 from runtime.worker import arguments
 from runtime.worker.batch import Batch
 from runtime.worker.compute import Compute
 from runtime.worker.model import LoadedModel, load
+from runtime.worker.products import use_numpy
 from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.request import Sampling
 from runtime.worker.speculation import DraftError, Speculation
@@ -180,6 +183,37 @@ def test_a_draft_that_fails_is_dropped_and_the_request_goes_on_in_the_batch(
     gauges = run.compute.gauges
     assert gauges.draft_failure == "ValueError('no such kernel')"
     assert gauges.draft_bytes == 0
+
+
+class FailingLate:
+    """A model whose logits cannot be computed, which is found only when somebody reads them."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    @property
+    def layers(self) -> Any:
+        return self._module.layers
+
+    def __call__(self, *inputs: Any, **more: Any) -> Any:
+        return self._module(*inputs, **more) + mx.linalg.inv(mx.zeros((2, 2)), stream=mx.cpu)[0, 0]
+
+
+@pytest.mark.parametrize("is_quantised", [False, True])
+def test_guesses_that_cannot_be_computed_are_blamed_on_the_draft(
+    stranger: LoadedModel,
+    is_quantised: bool,
+    tmp_path: Path,
+) -> None:
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+    model = load(write_model(tmp_path / "model", hidden_size=64, **heads), None, lambda _: None)
+    if is_quantised:
+        nn.quantize(model.module, 32, 4)
+        use_numpy(model.module)
+    run = drafting(model, replace(stranger, module=FailingLate(stranger.module)))
+    wanted = asking(1, prompt(model, 40))
+    assert run.finish(wanted) == alone(model, wanted)
+    assert "Inverse" in (run.compute.gauges.draft_failure or "")
 
 
 @pytest.mark.parametrize("after", [0, 1, 100])
