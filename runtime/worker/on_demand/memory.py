@@ -25,13 +25,12 @@ def give_back() -> None:
         trim(0)
 
 
-def weights_bytes(model_dir: Path) -> int:
-    """Return the size of a model's weights files."""
-    return sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
+def weights_of(settings: Settings) -> int:
+    """Return the size of the weights files of a model and its draft, in bytes."""
+    places = (settings.model_dir, settings.draft_dir)
+    return sum(path.stat().st_size for place in places if place for path in Path(place).glob("*.safetensors"))
 
 
 def need_bytes(settings: Settings) -> int:
     """Return what a loaded model may need in all, by the weights of it and its draft, and its prompt cache if set."""
-    weights = weights_bytes(Path(settings.model_dir))
-    weights += 0 if settings.draft_dir is None else weights_bytes(Path(settings.draft_dir))
-    return int(weights * (1 + OVERHEAD_SHARE)) + (settings.prompt_cache_bytes or 0) + PROCESS_BYTES
+    return int(weights_of(settings) * (1 + OVERHEAD_SHARE)) + (settings.prompt_cache_bytes or 0) + PROCESS_BYTES

@@ -41,7 +41,6 @@ class Place:
         """Where this worker listens."""
         self._settings = settings
         self._terms = terms
-        self._directory = Path(settings.model_dir)
         self._registry = Registry(Path(terms.room), None if terms.budget is None else Path(terms.budget))
         self._need = terms.memory_bytes or memory.need_bytes(settings)
         self._key = secrets.token_urlsafe(24)
@@ -67,11 +66,11 @@ class Place:
 
     def expected_s(self) -> float:
         """Return how long a load will take."""
-        return expected_s(self._registry.last_load_s(self._settings.model_dir), memory.weights_bytes(self._directory))
+        return expected_s(self._registry.last_load_s(self._settings.model_dir), memory.weights_of(self._settings))
 
     def longest_s(self) -> float:
         """Return after how long a load counts as stuck."""
-        return longest_s(memory.weights_bytes(self._directory))
+        return longest_s(memory.weights_of(self._settings))
 
     def remember_load(self, load_s: float) -> None:
         """Note how long a load took, for the loads to come."""

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from runtime.worker.on_demand import registry
+from runtime.worker.on_demand.place import Place
 from runtime.worker.on_demand.registry import Entry, NoRoomError, Registry
-from runtime.worker.on_demand.room import GIB
+from runtime.worker.on_demand.room import GIB, expected_s, longest_s
+from runtime.worker.settings import OnDemand, Settings
 from tests.fakes.upstream import Exchange, FakeUpstream
 
 
@@ -134,3 +136,17 @@ def test_the_last_load_of_a_model_is_remembered_for_all_workers_of_the_node(tmp_
     one.close()
     two.close()
     assert not list((tmp_path / "room" / "workers").iterdir())
+
+
+def test_a_load_takes_as_long_as_the_model_and_its_draft_together(tmp_path: Path) -> None:
+    for name, size in (("model", 3 * GIB), ("draft", GIB)):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.truncate(size)  # takes no room on the disk
+    settings = Settings(str(tmp_path / "model"), "m", "127.0.0.1", 1, token=None, draft_dir=str(tmp_path / "draft"))
+    place = Place(settings, OnDemand(str(tmp_path / "room"), "s"))
+    try:
+        assert place.expected_s() == expected_s(None, 4 * GIB)
+        assert place.longest_s() == longest_s(4 * GIB)
+    finally:
+        place.leave()
