@@ -10,9 +10,11 @@ from pathlib import Path
 
 from runtime.worker.batch import Batch, Event, Job
 from runtime.worker.compute import prefill_bounds
+from runtime.worker.encode.modules import ModelFilesError
 from runtime.worker.model import LoadedModel
 from runtime.worker.prefill import Portions
 from runtime.worker.settings import Settings
+from runtime.worker.speculation import DraftError
 from runtime.worker.steps import Gauges, GroupEndedError, Resting, Steps
 from runtime.worker.threads import STOP_S, ModelThread, Progress
 from schemas.messages import Phase
@@ -118,6 +120,10 @@ class GenerationThread:
             self._serve(model)
         except GroupEndedError as error:
             logger.info("generation ends: %s", error)
+            self._report(None)
+        except (ModelFilesError, DraftError) as error:
+            logger.critical("the model cannot be served: %s", error)
+            self.failure = str(error)
             self._report(None)
         except BaseException as error:
             logger.critical("the generation thread died", exc_info=True)

@@ -1,6 +1,7 @@
 """What goes wrong inside generation ends no more than it must."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from runtime.worker.model import LoadedModel, load
 from runtime.worker.request import Request, Sampling, TextPrompt
 from runtime.worker.sampling import Chooser
 from runtime.worker.settings import Settings
+from tests.runtime.worker.tiny import write_model
 
 DEADLINE_S = 60.0
 
@@ -139,6 +141,23 @@ async def test_a_model_that_stays_broken_ends_the_thread_and_asks_the_process_to
         assert not harness.engine.readiness().is_ready
         with pytest.raises(UnavailableError):
             await text_of(harness.engine, request())
+
+
+async def test_a_draft_of_another_vocabulary_ends_the_worker_with_a_line_that_says_so(
+    tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draft = write_model(tmp_path / "draft", layers=1)
+    tokenizer = json.loads((draft / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    (draft / "tokenizer.json").write_text(json.dumps(tokenizer))
+    harness = Harness(tiny_model_dir, draft_dir=str(draft))
+    harness.engine.start()
+    await harness.until(harness.ended.is_set)
+    (told,) = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert told.exc_info is None
+    assert told.getMessage().startswith("the model cannot be served: the draft model has another vocabulary: its token")
+    await harness.engine.drain()
 
 
 async def test_requests_that_an_abort_ends_have_failed_and_keep_their_text(tiny_model_dir: Path) -> None:
