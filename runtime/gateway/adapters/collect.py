@@ -35,7 +35,7 @@ class Collector:
             if key in document:
                 self._common.setdefault(key, document[key])
         self._usage = document.get("usage") or self._usage
-        for choice in document.get("choices") or ():
+        for choice in _list(document.get("choices")):
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
                 self._take(choice)
 
@@ -64,7 +64,7 @@ class Collector:
         for key in _TEXTS:
             if isinstance(delta.get(key), str):
                 self._texts.setdefault(key, []).append(delta[key])
-        for call in delta.get("tool_calls") or ():
+        for call in _list(delta.get("tool_calls")):
             if isinstance(call, dict):
                 self._take_call(call)
 
@@ -87,3 +87,8 @@ class Collector:
 
     def _text(self, key: str) -> str:
         return "".join(self._texts.get(key, ()))
+
+
+def _list(value: object) -> list[Any]:
+    """Return a list; an empty one for what is none."""
+    return value if isinstance(value, list) else []

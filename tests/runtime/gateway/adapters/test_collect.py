@@ -64,6 +64,11 @@ def test_tool_calls_are_put_together_by_their_index() -> None:
     ]
 
 
+def test_pieces_of_no_known_shape_are_passed_over() -> None:
+    odd = [event({"choices": choices}) for choices in (7, "no", {"index": 0}, [7], [{"delta": {"tool_calls": 7}}])]
+    assert message(*odd, word(0), FINISH) == {"role": "assistant", "content": "w0 "}
+
+
 def test_texts_of_completions() -> None:
     pieces = [event({"id": "c", "choices": [{"index": 0, "text": text, "finish_reason": None}]}) for text in "ab"]
     end = event({"id": "c", "choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
