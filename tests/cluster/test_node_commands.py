@@ -212,6 +212,7 @@ def wrap_python(host: Host, code: str) -> Path:
     folder.mkdir()
     (folder / "usercustomize.py").write_text(code)
     program = folder / "python3.11"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec /usr/bin/python3 "$@"\n')
+    # Without site packages, as the shim is started, Python would not look at the code.
+    program.write_text(f'#!/bin/sh\n[ "$1" = -S ] && shift\nPYTHONPATH={folder} exec /usr/bin/python3 "$@"\n')
     program.chmod(0o755)
     return folder
