@@ -11,7 +11,8 @@ import contextlib
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Self
+
+from tests.fakes.listening import Listening
 
 
 @dataclass(frozen=True)
@@ -36,46 +37,19 @@ class Faults:
     """Sent in place of the endpoint's answer."""
 
 
-class FaultProxy:
+class FaultProxy(Listening):
     """The proxy. `faults` may be replaced at any time; each answer has those of its beginning."""
 
     def __init__(self, port: int) -> None:
         """`port` is the endpoint's, on loopback."""
+        super().__init__()
         self.faults = Faults()
-        self.connections = 0
-        """Connections that were made to it."""
-        self.port = 0
         self._behind = port
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def start(self, port: int = 0) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        """Stop listening and cut every connection."""
-        if self._server is not None:
-            self._server.close()
-        for writer in list(self._open):
-            writer.transport.abort()
-        await asyncio.sleep(0)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         behind, ahead = await asyncio.open_connection("127.0.0.1", self._behind)
-        self._open |= {writer, ahead}
+        self.open_connections |= {writer, ahead}
         requests = asyncio.ensure_future(self._pass_requests(reader, writer, ahead))
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while await self._pass_answer(behind, writer):
@@ -85,7 +59,7 @@ class FaultProxy:
         # A link that is down says nothing: the connection stays as it is until the other side gives it up.
         await asyncio.gather(requests, return_exceptions=True)
         for each in (writer, ahead):
-            self._open.discard(each)
+            self.open_connections.discard(each)
             each.close()
 
     async def _pass_requests(

@@ -15,7 +15,9 @@ import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
+
+from tests.fakes.listening import Listening
 
 
 @dataclass
@@ -193,40 +195,13 @@ async def resets(exchange: Exchange) -> None:
     exchange.reset()
 
 
-class FakeUpstream:
+class FakeUpstream(Listening):
     """The server. `behave` answers every request; it may be replaced at any time."""
 
     def __init__(self, behave: Behaviour | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.behave: Behaviour = behave or answers()
         self.seen: list[Seen] = []
-        self.connections = 0
-        self.open_connections: set[asyncio.StreamWriter] = set()
-        self.port = 0
-        self._tls = tls
-        self._server: asyncio.Server | None = None
-
-    @property
-    def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
-
-    async def start(self, port: int = 0, host: str = "127.0.0.1") -> None:
-        self._server = await asyncio.start_server(self._serve, host, port, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        """Stop listening and cut every connection."""
-        if self._server is not None:
-            self._server.close()
-        for writer in list(self.open_connections):
-            writer.transport.abort()
-        await asyncio.sleep(0)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
