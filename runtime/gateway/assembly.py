@@ -15,6 +15,7 @@ from runtime.gateway.app import create_app
 from runtime.gateway.attempt import Ask, Course
 from runtime.gateway.connections import Connections
 from runtime.gateway.exchange import Exchanges
+from runtime.gateway.facts.known import FactBook
 from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live, gauges
 from runtime.gateway.observe.metrics import Metrics
@@ -58,6 +59,7 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
     prober = Prober(exchanges, pool, metrics, now, random.random)
     pool.on_room = queues.changed
     receipts = Receipts()
+    facts = FactBook()
 
     def note(ask: Ask, course: Course, endpoint: str, outcome: str, ended_at: float) -> None:
         table = live.table
@@ -77,5 +79,5 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
 
     guard = Guard(sources.bind, now, time.time)
     reloader = Reloader(sources, live, pool, metrics, compose, take_over, guard)
-    services = Services(live, pool, metrics, relay, reloader, holds, queues, prober, now, guard, receipts)
+    services = Services(live, pool, metrics, relay, reloader, holds, queues, prober, now, guard, receipts, facts)
     return Gateway(create_app(services), services, connections, prober, queues)

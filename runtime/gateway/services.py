@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runtime.gateway.facts.known import FactBook
 from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
@@ -34,3 +35,5 @@ class Services:
     guard: Guard
     """Who may ask."""
     receipts: Receipts
+    facts: FactBook
+    """What is known of the endpoints' models: `facts.of(target)`."""
