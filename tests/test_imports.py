@@ -88,6 +88,7 @@ MUST_BE_PURE = (
     "runtime/gateway/routing/standing.py", "runtime/gateway/routing/pace.py", "runtime/gateway/routing/budget.py",
     "runtime/gateway/routing/affinity.py", "orchestrator/drill.py", "schemas/receipt.py",
     "runtime/gateway/observe/receipts.py",
+    "runtime/gateway/protocols/translation.py", "runtime/gateway/protocols/dialect.py",
 )  # fmt: skip
 
 

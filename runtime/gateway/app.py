@@ -1,4 +1,4 @@
-"""I/O: the Sanic application: routes, limits, and errors in OpenAI's shape. Wiring only."""
+"""I/O: the Sanic application: routes, limits, and errors in the shape of the path. Wiring only."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class StrictRequest(Request):
         await read_body(self, MOST_IGNORED)
 
 
-class OpenAIErrors(ErrorHandler):
-    """Answers every error in OpenAI's shape; Sanic's own pages are never shown."""
+class ShapedErrors(ErrorHandler):
+    """Answers every error in the shape that the clients of its path know; Sanic's own pages are never shown."""
 
     def __init__(self, live: Live, guard: Guard) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def create_app(services: Services) -> Sanic[Any, Any]:
         services.guard,
         config=_config(),
         request_class=StrictRequest,
-        error_handler=OpenAIErrors(services.live, services.guard),
+        error_handler=ShapedErrors(services.live, services.guard),
         configure_logging=False,
     )
     openai.register(app, services)

@@ -86,6 +86,8 @@ class Ask:
     """Endpoints that are to fail for this request, by name: a rehearsal that an administrator has asked for."""
     parts: Parts | None = None
     """The requests that the endpoint gets in place of this one, where this is more than it takes at once."""
+    may_restart: bool = True
+    """Whether its client can be told that an answer begins anew: only OpenAI's streams have an event for it."""
 
 
 @dataclass(frozen=True, slots=True)

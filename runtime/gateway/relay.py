@@ -68,7 +68,8 @@ class Relay:
 
         Raises `attempt.ClientLeftError`; an endpoint's troubles end in an answer or in the stream's last event.
         """
-        course = Course(self._now(), ask.route.total_s, may_restart=ask.route.may_restart and ask.body.is_stream)
+        may_restart = ask.route.may_restart and ask.body.is_stream and ask.may_restart
+        course = Course(self._now(), ask.route.total_s, may_restart=may_restart)
         endpoint, outcome = "", CLIENT_LEFT.label
         try:
             endpoint, result, outcome = await self._run(ask, course, client)

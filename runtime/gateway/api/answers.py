@@ -16,6 +16,7 @@ from sanic.response import HTTPResponse
 
 from runtime.gateway.errors import ApiError
 from runtime.gateway.live import Live
+from runtime.gateway.protocols.dialect import dialect_of
 
 JSON = "application/json"
 EXPOSED = ", ".join(
@@ -78,8 +79,16 @@ def json_answer(request: Request, live: Live, document: object, status: int = 20
 
 
 def error_answer(request: Request, live: Live, error: ApiError) -> HTTPResponse:
-    """Answer with an error in OpenAI's shape."""
-    answer = HTTPResponse(error.body(), error.status, headers(request, live), JSON)
+    """Answer with an error in the shape that the clients of the request's path know."""
+    body = dialect_of(request.path).error(
+        error.status,
+        error.message,
+        code=error.code,
+        param=error.param,
+        loading=error.loading,
+        request_id=request_id(request),
+    )
+    answer = HTTPResponse(body, error.status, headers(request, live), JSON)
     if error.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["www-authenticate"] = 'Bearer realm="orchestrate"'
     if error.retry_after_s is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePath
 from typing import cast
@@ -19,6 +19,8 @@ from runtime.gateway.attempt import Ask, ClientLeftError, Reading
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError, clean
 from runtime.gateway.live import Live
+from runtime.gateway.protocols.dialect import OPENAI, Dialect, dialect_of
+from runtime.gateway.relay import Answer as Carried
 from runtime.gateway.routing.table import MIB, Route, RoutingTable
 from runtime.gateway.security.callers import may_name
 from runtime.gateway.services import Services
@@ -32,12 +34,6 @@ BUFFERED = 16 * 1024
 """Bytes in the transport below which a write cannot wait: Sanic's lower limit."""
 DEFAULT_BODY_LIMIT = 20 * MIB
 """The largest body while there is no table."""
-
-_PATHS: Mapping[ModelKind, str] = {
-    "chat": "/v1/chat/completions",
-    "embedding": "/v1/embeddings",
-    "reranking": "/v1/rerank",
-}
 
 
 async def body_of(request: Request, services: Services) -> bytes:
@@ -54,9 +50,10 @@ def route_of(request: Request, live: Live, model: str, kind: ModelKind) -> Route
     """
     route = table_of(live).routes.get(model)
     if route is None or not may_name(request, model):
-        raise not_found(model)
+        raise not_found(model, dialect_of(request.path))
     if route.kind != kind:
-        message = f"'{model}' is for {route.kind}, not for {kind}: send such requests to POST {_PATHS[route.kind]}."
+        path = dialect_of(request.path).paths[route.kind]
+        message = f"'{model}' is for {route.kind}, not for {kind}: send such requests to POST {path}."
         raise ApiError(400, message, code="wrong_kind", param="model")
     return route
 
@@ -75,30 +72,39 @@ def ask_of(
 
 
 async def relayed(request: Request, services: Services, ask: Ask) -> HTTPResponse | None:
-    """Answer a client through the relay; None where the answer was streamed."""
-    live = services.live
-    client = StreamClient(request, live)
+    """Answer a client of OpenAI's API through the relay; None where the answer was streamed."""
+    answer = await carried(request, services, ask, StreamClient(request, services.live))
+    if answer is None:
+        return None
+    return Answer(answer.body, answer.status, marks_of(request, services.live, answer), JSON)
+
+
+async def carried(request: Request, services: Services, ask: Ask, client: StreamClient) -> Carried | None:
+    """Let the relay answer a client; return what it says as a whole, or None where it was streamed."""
     if REHEARSAL in request.headers:
         ask = replace(ask, failing=failing_of(request, services, ask.route))
     try:
-        answer = await services.relay.relay(ask, client)
+        return await services.relay.relay(ask, client)
     except ClientLeftError:
         cast(asyncio.Transport, request.transport).abort()
         raise RequestCancelled from None
-    if answer is None:
-        return None
+
+
+def marks_of(request: Request, live: Live, answer: Carried) -> dict[str, str]:
+    """Return the headers of an answer that the relay gave as a whole."""
     marks = headers(request, live, endpoint=answer.endpoint, attempts=answer.attempts, fallback=answer.fallback)
     if answer.retry_after_s is not None:
         marks["retry-after"] = str(answer.retry_after_s)
-    return Answer(answer.body, answer.status, marks, JSON)
+    return marks
 
 
 class StreamClient:
     """The client's side of a stream, over Sanic."""
 
-    def __init__(self, request: Request, live: Live) -> None:
+    def __init__(self, request: Request, live: Live, content_type: str = "text/event-stream") -> None:
         self._request = request
         self._live = live
+        self._content_type = content_type
         self._transport = cast(asyncio.Transport, request.transport)
         self._response: HTTPResponse | None = None
 
@@ -110,7 +116,7 @@ class StreamClient:
         marks = headers(self._request, self._live, endpoint=endpoint, attempts=attempts, fallback=fallback)
         marks["cache-control"] = "no-store"
         # Sanic sends the headers together with the first bytes.
-        self._response = Answer(None, 200, marks, "text/event-stream")
+        self._response = Answer(None, 200, marks, self._content_type)
         await self._request.respond(self._response)
 
     async def send(self, data: bytes) -> None:
@@ -136,7 +142,8 @@ def table_of(live: Live) -> RoutingTable:
     return live.table
 
 
-def not_found(model: str) -> ApiError:
+def not_found(model: str, dialect: Dialect = OPENAI) -> ApiError:
     """Return the error for a name that nobody serves."""
-    message = f"The model '{model}' does not exist, or is not for this key; GET /v1/models lists what is there."
+    path = dialect.models_path
+    message = f"The model '{model}' does not exist, or is not for this key; GET {path} lists what is there."
     return ApiError(404, message, code="model_not_found", param="model")

@@ -72,6 +72,8 @@ async def _send_away(request: Request, stay: Stay) -> None:
         raise ApiError(401, message, code=f"{stay.reason}_api_key")
     try:
         async with asyncio.timeout(FAREWELL_S):
-            await response.send(error_event(message, f"{stay.reason}_api_key"))
+            said = error_event(message, f"{stay.reason}_api_key")
+            translate = getattr(request.ctx, "translate", None)
+            await response.send(said if translate is None else translate(said))
     except TimeoutError:
         cast(asyncio.Transport, request.transport).abort()
