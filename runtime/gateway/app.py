@@ -15,7 +15,7 @@ from sanic.handlers import ErrorHandler
 from sanic.helpers import STATUS_CODES
 from sanic.models.protocol_types import TransportProtocol
 
-from runtime.gateway.api import admin, embeddings, endpoints, health, openai, receipts, rerank
+from runtime.gateway.api import admin, embeddings, endpoints, health, openai, openapi, receipts, rerank
 from runtime.gateway.api.answers import error_answer, read_body
 from runtime.gateway.errors import ApiError
 from runtime.gateway.framing import find_fault
@@ -125,6 +125,7 @@ def create_app(services: Services) -> Sanic[Any, Any]:
     receipts.register(app, services)
     endpoints.register(app, services)
     health.register(app, services)
+    openapi.register(app, services)
     app.require_scopes()
     return app
 

@@ -15,7 +15,7 @@ DEEPEST = 64
 """Levels of nesting: deeper documents exhaust the stacks of parsers further on."""
 LONGEST_MODEL = 256
 
-_FORBIDDEN = frozenset(
+FORBIDDEN = frozenset(
     {
         *("api_base", "api_key", "api_type", "api_version", "base_url", "custom_llm_provider", "default_headers"),
         *("endpoint_url", "extra_body", "extra_headers", "extra_query", "fallbacks", "headers", "http_proxy"),
@@ -24,6 +24,7 @@ _FORBIDDEN = frozenset(
 )
 """URLs, credentials and headers come from the stack files only. Other proxies take these from bodies, some of them
 inside lists of fallbacks; a helper may be such a proxy."""
+_MODEL = b'"model"'
 _MODEL_KEY = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
 
@@ -47,7 +48,7 @@ def parse_chat(raw: bytes) -> Body:
     if not isinstance(messages, list) or not messages:
         raise invalid("messages", "must be a list with at least one message")
     for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
+        _check_message(message, index)
     return body_of(raw, document)
 
 
@@ -63,11 +64,13 @@ def with_model(body: Body, model: str) -> bytes:
     """Return the body asking for another model. Everything else keeps its bytes where that is provably the same."""
     if body.model == model:
         return body.raw
-    # One match means one key "model" in the whole document, unless another one is written with \\u escapes, whose
-    # letters all begin with \\u006. Text inside strings has its quotes escaped and cannot match.
-    written = _MODEL_KEY.findall(body.raw)
-    if len(written) == 1 and b"\\u006" not in body.raw:
-        return _MODEL_KEY.sub(lambda _: b'"model":' + json.dumps(model).encode(), body.raw, count=1)
+    # The word once in quotes means one key "model" in the whole document, unless another one is written with \\u
+    # escapes, whose letters all begin with \\u006. Text inside strings has its quotes escaped and cannot match.
+    raw = body.raw
+    if raw.count(_MODEL) == 1 and b"\\u006" not in raw:
+        written = _MODEL_KEY.match(raw, raw.index(_MODEL))
+        if written is not None:
+            return b'%b"model":%b%b' % (raw[: written.start()], json.dumps(model).encode(), raw[written.end() :])
     return json.dumps({**body.document, "model": model}, separators=(",", ":")).encode()
 
 
@@ -129,7 +132,7 @@ def _is_deeper(document: object, levels: int) -> bool:
 def body_of(raw: bytes, document: dict[str, Any]) -> Body:
     """Check what the bodies of all kinds have in common; raises `ApiError` with status 400."""
     for key, value in document.items():
-        if key in _FORBIDDEN:
+        if key in FORBIDDEN:
             raise ApiError(400, f"'{key}' is not accepted in requests.", code="unsupported_parameter", param=key)
         if value is not None and key in _TYPES and not _TYPES[key].accepts(value):
             raise invalid(key, f"must be {_TYPES[key].description}")
@@ -139,16 +142,17 @@ def body_of(raw: bytes, document: dict[str, Any]) -> Body:
     return Body(raw, document, model, document.get("stream") is True)
 
 
-def _check_message(message: object, where: str) -> None:
+def _check_message(message: object, index: int) -> None:
     if not isinstance(message, dict):
-        raise invalid(where, "must be an object")
-    if not isinstance(message.get("role"), str) or not message["role"]:
-        raise invalid(f"{where}.role", "must be a text")
+        raise invalid(f"messages[{index}]", "must be an object")
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise invalid(f"messages[{index}].role", "must be a text")
     content = message.get("content")
     if content is None or isinstance(content, str):
         return
     if not isinstance(content, list) or not all(isinstance(part, dict | str) for part in content):
-        raise invalid(f"{where}.content", "must be a text or a list of parts")
+        raise invalid(f"messages[{index}].content", "must be a text or a list of parts")
 
 
 def _is_prompt(prompt: object) -> bool:

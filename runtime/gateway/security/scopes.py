@@ -21,6 +21,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v2/rerank"): "inference",
     ("POST", "/rerank"): "inference",
     ("GET", "/v1/models"): "inference",
+    ("GET", "/openapi.json"): "inference",
     ("GET", "/v1/models/<name:path>"): "inference",
     ("GET", "/admin/config"): "read",
     ("POST", "/admin/config/reload"): "admin",

@@ -12,7 +12,7 @@ from runtime.gateway.security.scopes import NEEDS, UnscopedRouteError
 from tests.runtime.gateway.harness import CHAT, STREAM
 from tests.runtime.gateway.security.conftest import Keyed
 
-MODELS = ("/v1/", "/v2/", "/rerank", "/api/")
+MODELS = ("/v1/", "/v2/", "/rerank", "/api/", "/openapi.json")
 ALLOWED = {
     "open": {"none", "inference", "metrics", "read", "admin", "own", "expired", "wrong", "two"},
     "inference": {"inference", "admin", "own"},

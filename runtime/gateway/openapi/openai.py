@@ -1,0 +1,199 @@
+"""Pure: the bodies of the OpenAI API: chat and text completions, embeddings, and the models list."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from runtime.gateway.openapi.shapes import Asked, Count, Described, ModelName, Text, Token
+
+
+class Message(Described):
+    """One message of a conversation."""
+
+    role: Text
+    """`system`, `developer`, `user`, `assistant` or `tool`."""
+    content: str | list[dict[str, Any] | str] | None = None
+    """A text, or parts such as `{"type": "text", "text": ".."}`. Images come as `data:` URLs."""
+
+
+class Generation(Asked):
+    """What every request for generated text may say. Null is as if a parameter was not there."""
+
+    model: ModelName
+    """A role, an alias, a service, an endpoint or a model."""
+    stream: bool | None = None
+    """Whether the answer comes as server-sent events."""
+    stream_options: dict[str, Any] | None = None
+    """`{"include_usage": true}` asks for a last event with what was used."""
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    n: Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logprobs: bool | int | None = None
+    """True or false for chat, how many for text completions."""
+    top_logprobs: int | None = None
+    logit_bias: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    user: str | None = None
+
+
+class ChatRequest(Generation):
+    """A request for the next message of a conversation."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+
+
+class CompletionRequest(Generation):
+    """A request to go on with a text."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1)]
+        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)]
+    )
+    """A text, several, or tokens."""
+
+
+class EmbeddingsRequest(Asked):
+    """A request for the vectors of texts."""
+
+    model: ModelName
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1)]
+        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)]
+    )
+    """A text, several, or tokens."""
+    encoding_format: Literal["float", "base64"] | None = None
+    """`base64` carries float32, little end first."""
+    dimensions: Count | None = None
+    """Has to be the length that the model's vectors have."""
+    user: str | None = None
+    stream: Literal[False] | None = None
+
+
+class Usage(Described):
+    """How many tokens a request took."""
+
+    prompt_tokens: Token
+    completion_tokens: Token = 0
+    total_tokens: Token
+    estimated: Literal[True] | None = None
+    """The endpoint did not say; this is the gateway's estimate."""
+
+
+class ChatMessage(Described):
+    """What a model has said."""
+
+    role: str
+    content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class ChatChoice(Described):
+    """One of the answers that were asked for."""
+
+    index: int
+    message: ChatMessage
+    finish_reason: str | None
+
+
+class ChatCompletion(Described):
+    """A whole answer to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage | None = None
+
+
+class ChatChunkChoice(Described):
+    """What an event adds to one of the answers."""
+
+    index: int
+    delta: dict[str, Any]
+    finish_reason: str | None = None
+
+
+class ChatCompletionChunk(Described):
+    """The data of one event of a streamed answer; after the last one comes `[DONE]`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    """Empty in the event that tells what was used."""
+    usage: Usage | None = None
+
+
+class CompletionChoice(Described):
+    """One of the continuations that were asked for."""
+
+    index: int
+    text: str
+    finish_reason: str | None = None
+
+
+class Completion(Described):
+    """A whole continuation of a text, or what one event adds to it; after the last event comes `[DONE]`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class Embedding(Described):
+    """The vector of one text."""
+
+    object: Literal["embedding"]
+    index: Token
+    embedding: list[float] | str
+    """Numbers, or base64 of float32, little end first."""
+
+
+class Embeddings(Described):
+    """The vectors of texts, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ModelCard(Described):
+    """A name that may be sent as `model`."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    kind: str
+    """What the name stands for: `role`, `alias`, `service` or `model`."""
+    task: str
+    """What may be asked of it: `chat`, `embedding` or `reranking`."""
+
+
+class ModelList(Described):
+    """The names that may be sent as `model`."""
+
+    object: Literal["list"]
+    data: list[ModelCard]

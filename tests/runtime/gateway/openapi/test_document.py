@@ -1,0 +1,160 @@
+"""The OpenAPI document: it describes what is served, no more and no less, and is as strict as the parsers are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from runtime.gateway.adapters.ranking import parse_rerank
+from runtime.gateway.adapters.vectors import parse_embeddings
+from runtime.gateway.bodies import FORBIDDEN, parse_chat, parse_completion
+from runtime.gateway.errors import ApiError
+from runtime.gateway.openapi.document import OPERATIONS, UndocumentedRouteError, document_of, statuses
+from runtime.gateway.openapi.errors import shape_of
+from runtime.gateway.openapi.operations import Operation
+from runtime.gateway.protocols.dialect import dialect_of
+from runtime.gateway.security.scopes import NEEDS
+from schemas.on_demand import Loading
+from tests.runtime.gateway.harness import local_gateway, stack_document
+
+PARSERS: dict[str, Callable[[bytes], object]] = {
+    "/v1/chat/completions": parse_chat,
+    "/v1/completions": parse_completion,
+    "/v1/embeddings": parse_embeddings,
+    "/v1/rerank": parse_rerank,
+    "/v2/rerank": parse_rerank,
+    "/rerank": parse_rerank,
+}
+"""What reads the bodies of each path that models answer."""
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 2, 4096, 0.5, -0.5, 1e-300, 2**70),
+    *(
+        "",
+        "text",
+        "float",
+        "base64",
+        "none",
+        "auto",
+        "required",
+        "json",
+        "low",
+        "high",
+        "5m",
+        "data:image/png;base64,AA==",
+    ),
+    *([], [1], [-1], [0.5], ["text"], [""], [None], [True], [[1]], [[]], [[-1]], [["text"]], ["text", 1], [{}], [[{}]]),
+    *({}, {"text": "x"}, {"text": 1}, {"type": "text"}, {"include_usage": True}),
+)
+"""One of every kind, and those that parsers know. JSON Schema takes 1.0 for a whole number; the parsers do not."""
+
+
+@cache
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(document_of(NEEDS, "0.1.0"))
+    return found
+
+
+def validator(shape: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": f"#/components/schemas/{shape}", "components": document()["components"]})
+
+
+def order(operation: Operation) -> int:
+    """Return the place of an operation in the document, where the methods of a path stand together."""
+    return [each.path for each in OPERATIONS].index(operation.path)
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_a_route_without_a_description_and_a_description_without_a_route_are_refused() -> None:
+    with pytest.raises(UndocumentedRouteError, match="GET /nobody/has/described is not described"):
+        document_of({*NEEDS, ("GET", "/nobody/has/described")}, "0")
+    with pytest.raises(UndocumentedRouteError, match="GET /health is described and not served"):
+        document_of(set(NEEDS) - {("GET", "/health")}, "0")
+
+
+async def test_the_document_is_served_and_describes_what_the_router_knows(tmp_path: Path) -> None:
+    async with local_gateway(tmp_path, stack_document({})) as gateway, gateway.client() as client:
+        answers = [await client.get("/openapi.json") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    assert answers[0].headers["content-type"] == "application/json"
+    assert answers[0].json()["paths"] == document()["paths"] == answers[1].json()["paths"]
+
+
+def test_everything_that_is_referred_to_is_there() -> None:
+    for reference in references(document()):
+        found: Any = document()
+        for step in reference.removeprefix("#/").split("/"):
+            found = found[step]
+    for name, schema in document()["components"]["schemas"].items():
+        assert "__" not in name, "two types have one name"
+        Draft202012Validator.check_schema(schema)
+
+
+def test_every_operation_has_a_name_a_scope_and_its_errors() -> None:
+    described = [(path, name, each) for path, item in document()["paths"].items() for name, each in item.items()]
+    names = [operation["operationId"] for _, _, operation in described]
+    assert len(names) == len(set(names)) == len(OPERATIONS)
+    for (path, method, operation), known in zip(described, sorted(OPERATIONS, key=order), strict=True):
+        need = NEEDS[method.upper(), known.path]
+        assert [next(iter(each.values())) for each in operation["security"]] == ([] if need == "open" else [[need]] * 2)
+        assert {"400", "413", "500"} <= set(operation["responses"])
+        assert (need == "open") == ("401" not in operation["responses"])
+        in_path = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"}
+        assert in_path == set(re.findall(r"{(\w+)}", path))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: f"{operation.method} {operation.path}")
+def test_examples_and_errors_are_as_described(operation: Operation) -> None:
+    if operation.body is not None:
+        assert operation.example is not None
+        validator(operation.body.__name__).validate(operation.example)
+    dialect, shape = dialect_of(operation.path), validator(shape_of(operation.path).__name__)
+    for loading in (None, Loading(phase="loading", progress=0.5)):
+        shape.validate(json.loads(dialect.error(400, "no", code="c", param="p", loading=loading, request_id="r")))
+        shape.validate(json.loads(dialect.error(503, "no")))
+    assert all(answer is not None for status, answer in statuses(operation).items() if status.startswith("2"))
+
+
+def test_every_body_that_models_answer_has_its_parser_here() -> None:
+    assert set(PARSERS) == {
+        each.path for each in OPERATIONS if each.body and NEEDS[each.method, each.path] == "inference"
+    }
+
+
+@pytest.mark.parametrize("path", PARSERS)
+def test_the_document_is_as_strict_as_the_parser(path: str) -> None:
+    operation = next(each for each in OPERATIONS if each.path == path)
+    assert operation.body is not None and operation.example is not None
+    good = dict(operation.example)
+    check, differences = validator(operation.body.__name__), []
+    bodies = [{key: value for key, value in good.items() if key != left_out} for left_out in ("", *good)]
+    for key in (*operation.body.model_fields, "some_unknown_parameter", *sorted(FORBIDDEN)):
+        bodies += [{**good, key: value} for value in VALUES]
+    for body in bodies:
+        try:
+            PARSERS[path](json.dumps(body).encode())
+            said = ""
+        except ApiError as error:
+            assert error.status == 400
+            said = error.message
+        if check.is_valid(body) == bool(said):
+            changed = {key: value for key, value in body.items() if key not in good or good[key] != value}
+            differences.append(f"{changed or sorted(body)}: parser: {said or 'accepted'}")
+    assert not differences, "\n".join(differences)
