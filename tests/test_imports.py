@@ -89,6 +89,8 @@ MUST_BE_PURE = (
     "runtime/gateway/routing/affinity.py", "orchestrator/drill.py", "schemas/receipt.py",
     "runtime/gateway/observe/receipts.py",
     "runtime/gateway/protocols/translation.py", "runtime/gateway/protocols/dialect.py",
+    "runtime/gateway/protocols/responses/answer.py", "runtime/gateway/protocols/responses/document.py",
+    "runtime/gateway/protocols/responses/items.py", "runtime/gateway/protocols/responses/request.py",
     "runtime/gateway/openapi/document.py", "runtime/gateway/openapi/shapes.py",
     "runtime/gateway/openapi/operations.py", "runtime/gateway/openapi/errors.py",
 )  # fmt: skip

@@ -15,7 +15,7 @@ from sanic.handlers import ErrorHandler
 from sanic.helpers import STATUS_CODES
 from sanic.models.protocol_types import TransportProtocol
 
-from runtime.gateway.api import admin, embeddings, endpoints, health, openai, openapi, receipts, rerank
+from runtime.gateway.api import admin, embeddings, endpoints, health, openai, openapi, receipts, rerank, responses
 from runtime.gateway.api.answers import error_answer, read_body
 from runtime.gateway.errors import ApiError
 from runtime.gateway.framing import find_fault
@@ -121,6 +121,7 @@ def create_app(services: Services) -> Sanic[Any, Any]:
     openai.register(app, services)
     embeddings.register(app, services)
     rerank.register(app, services)
+    responses.register(app, services)
     admin.register(app, services)
     receipts.register(app, services)
     endpoints.register(app, services)

@@ -136,23 +136,106 @@ def body_of(raw: bytes, document: dict[str, Any]) -> Body:
             raise ApiError(400, f"'{key}' is not accepted in requests.", code="unsupported_parameter", param=key)
         if value is not None and key in _TYPES and not _TYPES[key].accepts(value):
             raise invalid(key, f"must be {_TYPES[key].description}")
+    _check_conflicts(document)
     model = document.get("model")
     if not isinstance(model, str) or not model or len(model) > LONGEST_MODEL:
         raise invalid("model", "must name a role, an alias or a model")
     return Body(raw, document, model, document.get("stream") is True)
 
 
+def check_url(url: object, where: str) -> None:
+    """Refuse the URL of an image, or of another file, that an endpoint would fetch: from inside of the network.
+
+    Raises `ApiError` with status 400, naming `where`.
+    """
+    if not isinstance(url, str):
+        raise invalid(where, "must be a text: a data: URL")
+    if url[:5].lower() != "data:":
+        raise invalid(where, "must be a data: URL: nothing is fetched from other addresses")
+
+
 def _check_message(message: object, index: int) -> None:
     if not isinstance(message, dict):
         raise invalid(f"messages[{index}]", "must be an object")
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
+    if not isinstance(message.get("role"), str) or not message["role"]:
         raise invalid(f"messages[{index}].role", "must be a text")
     content = message.get("content")
-    if content is None or isinstance(content, str):
+    if content is not None and not isinstance(content, str):
+        if not isinstance(content, list):
+            raise invalid(f"messages[{index}].content", "must be a text or a list of parts")
+        for number, part in enumerate(content):
+            _check_part(part, f"messages[{index}].content[{number}]")
+    if message.get("tool_calls") is not None:
+        _check_calls(message["tool_calls"], f"messages[{index}].tool_calls")
+
+
+def _check_part(part: object, where: str) -> None:
+    if isinstance(part, str):
         return
-    if not isinstance(content, list) or not all(isinstance(part, dict | str) for part in content):
-        raise invalid(f"messages[{index}].content", "must be a text or a list of parts")
+    if not isinstance(part, dict):
+        raise invalid(where, "must be a text or an object")
+    if part.get("type") == "text":
+        if not isinstance(part.get("text"), str):
+            raise invalid(f"{where}.text", "must be a text")
+        return
+    # `image_url` is OpenAI's; vLLM fetches `video_url` and `audio_url` too, and needs no `type`.
+    for key, value in part.items():
+        if key.endswith("_url") and (value is not None or part.get("type") == key):
+            check_url(value.get("url") if isinstance(value, dict) else value, f"{where}.{key}")
+
+
+def _check_calls(calls: object, where: str) -> None:
+    if not isinstance(calls, list):
+        raise invalid(where, "must be a list")
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise invalid(f"{where}[{index}].function", "must be an object with a name")
+
+
+def _check_tools(document: Mapping[str, Any]) -> None:
+    """Check that tools have names, and that the one that must be called is among them."""
+    tools, choice = document.get("tools"), document.get("tool_choice")
+    if tools is not None and not isinstance(tools, list):
+        raise invalid("tools", "must be a list")
+    names = set()
+    for index, tool in enumerate(tools or ()):
+        if not isinstance(tool, dict):
+            raise invalid(f"tools[{index}]", "must be an object")
+        if tool.get("type", "function") != "function":
+            continue
+        function = tool.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise invalid(f"tools[{index}].function", "must be an object with a name")
+        names.add(function["name"])
+    match choice:
+        case None | "auto" | "none":
+            return
+        case "required":
+            if not tools:
+                raise invalid("tool_choice", "must not be 'required': there are no tools")
+        case {"type": "function"}:
+            function = choice.get("function")
+            name = function.get("name") if isinstance(function, dict) else None
+            if not isinstance(name, str) or name not in names:
+                raise invalid("tool_choice", "must name one of the tools")
+        case str():
+            raise invalid("tool_choice", "must be 'auto', 'none', 'required' or an object")
+        case dict():
+            return
+        case _:
+            raise invalid("tool_choice", "must be 'auto', 'none', 'required' or an object")
+
+
+def _check_conflicts(document: Mapping[str, Any]) -> None:
+    """Refuse parameters that contradict each other, as OpenAI does."""
+    if document.get("stream_options") is not None and document.get("stream") is not True:
+        raise invalid("stream_options", "is for streams only: 'stream' is not true")
+    fewest, most = document.get("max_tokens"), document.get("max_completion_tokens")
+    if fewest is not None and most is not None and fewest != most:
+        raise invalid("max_tokens", "says something else than 'max_completion_tokens': send one of them")
+    if document.get("top_logprobs") and not document.get("logprobs"):
+        raise invalid("top_logprobs", "is for 'logprobs' only: that is not true")
 
 
 def _is_prompt(prompt: object) -> bool:
