@@ -15,7 +15,20 @@ from sanic.handlers import ErrorHandler
 from sanic.helpers import STATUS_CODES
 from sanic.models.protocol_types import TransportProtocol
 
-from runtime.gateway.api import admin, embeddings, endpoints, health, openai, openapi, receipts, rerank, responses
+from runtime.gateway.api import (
+    admin,
+    anthropic,
+    embeddings,
+    endpoints,
+    health,
+    ollama,
+    openai,
+    openapi,
+    receipts,
+    rerank,
+    responses,
+    root,
+)
 from runtime.gateway.api.answers import error_answer, read_body
 from runtime.gateway.errors import ApiError
 from runtime.gateway.framing import find_fault
@@ -122,6 +135,9 @@ def create_app(services: Services) -> Sanic[Any, Any]:
     embeddings.register(app, services)
     rerank.register(app, services)
     responses.register(app, services)
+    anthropic.register(app, services)
+    ollama.register(app, services)
+    root.register(app, services)
     admin.register(app, services)
     receipts.register(app, services)
     endpoints.register(app, services)

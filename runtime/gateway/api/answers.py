@@ -12,11 +12,12 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from sanic import Request
+from sanic.compat import Header
 from sanic.response import HTTPResponse
 
 from runtime.gateway.errors import ApiError
 from runtime.gateway.live import Live
-from runtime.gateway.protocols.dialect import dialect_of
+from runtime.gateway.protocols.dialect import Dialect, dialect_of
 
 JSON = "application/json"
 EXPOSED = ", ".join(
@@ -40,7 +41,7 @@ def request_id(request: Request) -> str:
     found: str | None = getattr(request.ctx, "request_id", None)
     if found is None:
         given = request.headers.getone("x-request-id", "")
-        found = given if _REQUEST_ID.fullmatch(given) else f"{_PREFIX}-{next(_numbers):x}"
+        found = given if given and _REQUEST_ID.fullmatch(given) else f"{_PREFIX}-{next(_numbers):x}"
         request.ctx.request_id = found
     return found
 
@@ -62,14 +63,30 @@ def headers(
     return {"x-orchestrate-endpoint": endpoint, **common} if endpoint else common
 
 
+def id_marks(request: Request, dialect: Dialect) -> dict[str, str]:
+    """Return the header with the request's id that the clients of a dialect look for, where they look for one."""
+    return {dialect.id_header: request_id(request)} if dialect.id_header else {}
+
+
 class Answer(HTTPResponse):
     """An answer whose header values are known to be clean: ours, or checked when the request was read."""
+
+    def __init__(self, body: bytes | None, status: int, marks: dict[str, str], content_type: str) -> None:
+        # Sanic's own makes two case-insensitive multiple mappings of headers whose names are all ours; nothing of the
+        # base classes is done but what their `__slots__` name. A test sends such an answer through Sanic.
+        self.asgi = False
+        self.body = body or b""
+        self.content_type = content_type
+        self.stream = None
+        self.status = status
+        self.headers = cast(Header, marks)
+        self._cookies = None
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the headers as bytes. Sanic's own way searches every name and value for line ends."""
         self.headers.setdefault("content-type", self.content_type)
-        return ((name.encode("ascii"), str(value).encode("latin-1")) for name, value in self.headers.items())
+        return iter([(name.encode("ascii"), str(value).encode("latin-1")) for name, value in self.headers.items()])
 
 
 def json_answer(request: Request, live: Live, document: object, status: int = 200) -> Answer:
@@ -80,7 +97,8 @@ def json_answer(request: Request, live: Live, document: object, status: int = 20
 
 def error_answer(request: Request, live: Live, error: ApiError) -> HTTPResponse:
     """Answer with an error in the shape that the clients of the request's path know."""
-    body = dialect_of(request.path).error(
+    dialect = dialect_of(request.path)
+    body = dialect.error(
         error.status,
         error.message,
         code=error.code,
@@ -88,7 +106,7 @@ def error_answer(request: Request, live: Live, error: ApiError) -> HTTPResponse:
         loading=error.loading,
         request_id=request_id(request),
     )
-    answer = HTTPResponse(body, error.status, headers(request, live), JSON)
+    answer = HTTPResponse(body, error.status, headers(request, live) | id_marks(request, dialect), JSON)
     if error.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["www-authenticate"] = 'Bearer realm="orchestrate"'
     if error.retry_after_s is not None:

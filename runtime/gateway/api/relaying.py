@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 from typing import cast
@@ -19,7 +19,7 @@ from runtime.gateway.attempt import Ask, ClientLeftError, Reading
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError, clean
 from runtime.gateway.live import Live
-from runtime.gateway.protocols.dialect import OPENAI, Dialect, dialect_of
+from runtime.gateway.protocols.dialect import OLLAMA, OPENAI, Dialect, dialect_of
 from runtime.gateway.relay import Answer as Carried
 from runtime.gateway.routing.table import MIB, Route, RoutingTable
 from runtime.gateway.security.callers import may_name
@@ -105,6 +105,8 @@ class StreamClient:
         self._request = request
         self._live = live
         self._content_type = content_type
+        self._more_marks: Mapping[str, str] = {}
+        """Headers beside those that all streams have."""
         self._transport = cast(asyncio.Transport, request.transport)
         self._response: HTTPResponse | None = None
 
@@ -115,6 +117,7 @@ class StreamClient:
     async def start(self, endpoint: str, attempts: int, fallback: str) -> None:
         marks = headers(self._request, self._live, endpoint=endpoint, attempts=attempts, fallback=fallback)
         marks["cache-control"] = "no-store"
+        marks.update(self._more_marks)
         # Sanic sends the headers together with the first bytes.
         self._response = Answer(None, 200, marks, self._content_type)
         await self._request.respond(self._response)
@@ -144,6 +147,7 @@ def table_of(live: Live) -> RoutingTable:
 
 def not_found(model: str, dialect: Dialect = OPENAI) -> ApiError:
     """Return the error for a name that nobody serves."""
-    path = dialect.models_path
-    message = f"The model '{model}' does not exist, or is not for this key; GET {path} lists what is there."
+    # Ollama's clients look for its words.
+    absent = f"model '{model}' not found" if dialect is OLLAMA else f"The model '{model}' does not exist"
+    message = f"{absent}, or is not for this key; GET {dialect.models_path} lists what is there."
     return ApiError(404, message, code="model_not_found", param="model")

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from runtime.gateway.api.answers import JSON, Answer, request_id
+from runtime.gateway.api.answers import JSON, Answer, id_marks, request_id
 from runtime.gateway.api.relaying import StreamClient, carried, marks_of
 from runtime.gateway.attempt import ODD_ANSWER, Ask, BadAnswerError
 from runtime.gateway.errors import ApiError
@@ -32,9 +32,10 @@ async def translated(request: Request, services: Services, ask: Ask, translation
     answer = await carried(request, services, ask, TranslatingClient(request, services.live, translation))
     if answer is None:
         return None
-    marks = marks_of(request, services.live, answer)
+    dialect = dialect_of(request.path)
+    marks = marks_of(request, services.live, answer) | id_marks(request, dialect)
     if answer.status != HTTPStatus.OK:
-        body = dialect_of(request.path).translated(answer.status, answer.body, request_id(request))
+        body = dialect.translated(answer.status, answer.body, request_id(request))
         return Answer(body, answer.status, marks, JSON)
     try:
         if len(answer.body) > LARGEST_TRANSLATED_HERE:
@@ -53,6 +54,7 @@ class TranslatingClient(StreamClient):
     def __init__(self, request: Request, live: Live, translation: Translation) -> None:
         super().__init__(request, live, translation.content_type)
         self._translation = translation
+        self._more_marks = id_marks(request, dialect_of(request.path))
         # Whoever ends the stream from outside (a revoked key) says so in the same protocol.
         request.ctx.translate = translation.feed
 

@@ -50,6 +50,8 @@ class Dialect:
     """Where its clients see which models there are."""
     paths: Mapping[ModelKind, str]
     """Where its clients send requests of each kind."""
+    id_header: str = ""
+    """The header in which its clients look for a request's id, beside ours; empty where they look for none."""
 
     def error(
         self,
@@ -98,7 +100,7 @@ _PATHS: Mapping[ModelKind, str] = {
 OPENAI = Dialect(_openai, "/v1/models", _PATHS)
 """Also that of everything that is no protocol of others."""
 OLLAMA = Dialect(_ollama, "/api/tags", {**_PATHS, "chat": "/api/chat", "embedding": "/api/embed"})
-ANTHROPIC = Dialect(_anthropic, "/v1/models", {**_PATHS, "chat": "/v1/messages"})
+ANTHROPIC = Dialect(_anthropic, "/v1/models", {**_PATHS, "chat": "/v1/messages"}, "request-id")
 
 
 def dialect_of(path: str) -> Dialect:

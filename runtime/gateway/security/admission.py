@@ -30,10 +30,12 @@ class GuardedApp(Sanic[Any, Any]):
         self, handler: Any, uri: str, methods: Iterable[str] = ("GET",), **options: Any
     ) -> Any:
         """Add a route that asks for the scope in the table; raises `UnscopedRouteError` where there is none."""
-        for method in methods:
+        name = options.pop("name", None) or handler.__name__
+        for number, method in enumerate(methods):
             need = need_of(method, uri)
-            options["name"] = options.get("name") or handler.__name__
-            super().add_route(_guarded(handler, need, self.ctx.guard), uri, methods=[method], **options)
+            # Sanic takes no name twice, and each method is a route of its own here.
+            unique = name if number == 0 else f"{name}_{method.lower()}"
+            super().add_route(_guarded(handler, need, self.ctx.guard), uri, methods=[method], name=unique, **options)
             self.ctx.guarded.add((method, "/" + uri.lstrip("/")))
         return handler
 

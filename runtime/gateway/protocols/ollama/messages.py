@@ -1,0 +1,85 @@
+"""Pure: the messages of an Ollama conversation in OpenAI's words.
+
+They differ in the arguments of tool calls, which are an object in Ollama and a text in OpenAI; in results of tools,
+which name the tool in Ollama (`tool_name`) and the call in OpenAI; in pictures, which are a list of base64 texts beside
+the content; and in `thinking`. Read in ollama `api/types.go` (`Message`) and `docs/api.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.gateway.bodies import invalid
+from runtime.gateway.protocols.ollama.fields import image, listed, mapped, text
+
+
+def openai_messages(messages: list[Any]) -> list[dict[str, Any]]:
+    """Return a conversation in OpenAI's words; raises `ApiError` with status 400."""
+    told = _Conversation()
+    return [told.said(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def content_of(said: str, images: list[Any], where: str) -> str | list[dict[str, Any]]:
+    """Return the content of a message, in parts where pictures belong to it."""
+    if not images:
+        return said
+    parts = [image(value, f"{where}[{index}]") for index, value in enumerate(images)]
+    return [*([{"type": "text", "text": said}] if said else []), *parts]
+
+
+class _Conversation:
+    """Remembers the calls that have no result yet: Ollama's clients need not number them."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str, str]] = []
+        """Ids of the calls without a result, in their order, each with the name of its tool."""
+        self._calls = 0
+
+    def said(self, message: object, where: str) -> dict[str, Any]:
+        if not isinstance(message, dict):
+            raise invalid(where, "must be an object")
+        role = text(message, "role", f"{where}.").lower()
+        if not role:
+            raise invalid(f"{where}.role", "must be a text")
+        said = text(message, "content", f"{where}.")
+        images = listed(message, "images", f"{where}.")
+        made: dict[str, Any] = {"role": role, "content": content_of(said, images, f"{where}.images")}
+        if role == "assistant":
+            if thinking := text(message, "thinking", f"{where}."):
+                made["reasoning_content"] = thinking
+            calls = listed(message, "tool_calls", f"{where}.")
+            if calls:
+                made["tool_calls"] = [
+                    self._called(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)
+                ]
+        elif role == "tool":
+            made |= self._answered(message, where)
+        return made
+
+    def _called(self, call: object, where: str) -> dict[str, Any]:
+        if not isinstance(call, dict):
+            raise invalid(where, "must be an object")
+        function = mapped(call, "function", f"{where}.")
+        name = text(function, "name", f"{where}.function.")
+        if not name:
+            raise invalid(f"{where}.function.name", "must be a text")
+        arguments = mapped(function, "arguments", f"{where}.function.")
+        self._calls += 1
+        # Nine letters and digits: Mistral's templates take ids of no other form.
+        call_id = text(call, "id", f"{where}.") or f"call{self._calls:05d}"
+        self._open.append((call_id, name))
+        written = json.dumps(arguments, ensure_ascii=False)
+        return {"id": call_id, "type": "function", "function": {"name": name, "arguments": written}}
+
+    def _answered(self, message: Mapping[str, Any], where: str) -> dict[str, Any]:
+        name = text(message, "tool_name", f"{where}.")
+        call_id = text(message, "tool_call_id", f"{where}.")
+        if not call_id:
+            found = next((call for call, called in self._open if not name or called == name), None)
+            if found is None:
+                raise invalid(f"{where}.tool_name", "must name a tool that was called before and has no result yet")
+            call_id = found
+        self._open = [each for each in self._open if each[0] != call_id]
+        return {"tool_call_id": call_id, **({"name": name} if name else {})}
