@@ -16,6 +16,7 @@ from runtime.gateway.attempt import Ask, Course
 from runtime.gateway.connections import Connections
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.facts.known import FactBook
+from runtime.gateway.facts.poller import FactPoller
 from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live, gauges
 from runtime.gateway.observe.metrics import Metrics
@@ -39,16 +40,21 @@ class Gateway:
     connections: Connections
     prober: Prober
     queues: Queues
+    fact_poller: FactPoller
 
     def close(self) -> None:
         """End what goes on beside requests, and close idle connections to endpoints."""
         self.prober.close()
+        self.fact_poller.close()
         self.queues.close()
         self.connections.close()
 
 
-def assemble(sources: Sources, compose: Compose) -> Gateway:
-    """Build a gateway for the running event loop. Its table is empty until the first reload."""
+def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -> Gateway:
+    """Build a gateway for the running event loop. Its table is empty until the first reload.
+
+    With `asks_servers` the servers behind its endpoints are asked about their models, every minute.
+    """
     now = asyncio.get_running_loop().time
     live = Live(stack=sources.stack, pid=os.getpid(), started_at=time.time())
     pool = Pool(now, random.random)
@@ -60,6 +66,9 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
     pool.on_room = queues.changed
     receipts = Receipts()
     facts = FactBook()
+    facts.on_note = lambda identity, heard: pool.hear(identity, is_loaded=heard.is_loaded)
+    fact_poller = FactPoller(connections, facts, now, random.random)
+    pool.on_waking = fact_poller.hasten
 
     def note(ask: Ask, course: Course, endpoint: str, outcome: str, ended_at: float) -> None:
         table = live.table
@@ -74,10 +83,14 @@ def assemble(sources: Sources, compose: Compose) -> Gateway:
 
     def take_over(table: RoutingTable) -> None:
         prober.adopt(table)
+        if asks_servers:
+            fact_poller.adopt(table)
         holds.wake()
         queues.changed()
 
     guard = Guard(sources.bind, now, time.time)
     reloader = Reloader(sources, live, pool, metrics, compose, take_over, guard)
-    services = Services(live, pool, metrics, relay, reloader, holds, queues, prober, now, guard, receipts, facts)
-    return Gateway(create_app(services), services, connections, prober, queues)
+    services = Services(
+        live, pool, metrics, relay, reloader, holds, queues, prober, now, guard, receipts, facts, fact_poller
+    )
+    return Gateway(create_app(services), services, connections, prober, queues, fact_poller)

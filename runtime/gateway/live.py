@@ -157,6 +157,7 @@ def _state(
         if standing.asleep == LOADING:
             return "loading" if standing.busy_until > now or standing.in_flight else "ready"
         is_dropped = target.idle_stop_s is not None and now - standing.heard_at > target.idle_stop_s
+        is_dropped = is_dropped or (target.is_on_demand and standing.is_unloaded)
         return "cold" if standing.asleep or (is_dropped and not standing.in_flight) else "ready"
     if standing.stats.is_silent:
         return "wedged"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.gateway.facts.known import FactBook
+from runtime.gateway.facts.poller import FactPoller
 from runtime.gateway.holds import Holds
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
@@ -37,3 +38,5 @@ class Services:
     receipts: Receipts
     facts: FactBook
     """What is known of the endpoints' models: `facts.of(target)`."""
+    fact_poller: FactPoller
+    """Asks for them: `await fact_poller.refresh(age_s, within_s)` for what must be as it is now."""

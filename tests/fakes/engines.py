@@ -169,6 +169,8 @@ class FakeEngine(FakeUpstream):
         self.server = server
         self.key = key
         self.chat = answers()
+        self.questions: list[str] = []
+        """The paths that a gateway asked about its models."""
 
     async def _answer(self, exchange: Exchange) -> None:
         seen = exchange.seen
@@ -176,6 +178,18 @@ class FakeEngine(FakeUpstream):
             await exchange.answer(401, {"error": {"message": "invalid key"}})
         elif seen.body:
             await self.post(exchange)
+        elif seen.path in self.documents:
+            await self.tell(exchange, self.documents[seen.path])
+        else:
+            await exchange.answer(404, b"404 page not found", content_type="text/plain", server=self.server)
+
+    async def _say(self, exchange: Exchange) -> None:
+        seen = exchange.seen
+        self.questions.append(seen.path)
+        if self.key is not None and seen.headers.get("authorization") != f"Bearer {self.key}":
+            await exchange.answer(401, {"error": {"message": "invalid key"}})
+        elif seen.body and seen.path in self.documents:
+            await self.tell(exchange, self.documents[seen.path].get(seen.document.get("model"), {}))
         elif seen.path in self.documents:
             await self.tell(exchange, self.documents[seen.path])
         else:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.prefer import PROBE_HEADER
 from tests.fakes.listening import Listening
 
 
@@ -81,6 +82,9 @@ class Exchange:
         """Close the connection properly."""
         self.keeps_alive = False
 
+
+QUESTION = (PROBE_HEADER, "facts")
+"""Marks the questions that a gateway asks about models."""
 
 Behaviour = Callable[[Exchange], Awaitable[None]]
 
@@ -202,6 +206,8 @@ class FakeUpstream(Listening):
         super().__init__(tls)
         self.behave: Behaviour = behave or answers()
         self.seen: list[Seen] = []
+        self.pages: dict[str, Any] = {}
+        """What it says of itself to a gateway, by path. Such questions are no requests: `seen` has none of them."""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -218,9 +224,13 @@ class FakeUpstream(Listening):
         fields = dict(line.split(": ", 1) for line in raw[1:] if line)
         headers = {name.lower(): value for name, value in fields.items()}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        seen = Seen(raw[0].split(" ")[1], headers, body, number)
-        self.seen.append(seen)
+        path = raw[0].split(" ")[1]
+        seen = Seen(path, headers, body, number)
         exchange = Exchange(seen, writer)
+        if QUESTION in headers.items():
+            await self._say(exchange)
+            return exchange.keeps_alive
+        self.seen.append(seen)
         answering = asyncio.ensure_future(self.behave(exchange))
         watching = asyncio.ensure_future(_until_cut(reader, seen))
         try:
@@ -232,6 +242,10 @@ class FakeUpstream(Listening):
             for task in (answering, watching):
                 task.cancel()
             await asyncio.gather(answering, watching, return_exceptions=True)
+
+    async def _say(self, exchange: Exchange) -> None:
+        page = self.pages.get(exchange.seen.path)
+        await exchange.answer(404 if page is None else 200, page or {})
 
 
 async def _until_cut(reader: asyncio.StreamReader, seen: Seen) -> None:

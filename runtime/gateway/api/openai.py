@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,8 +13,10 @@ from sanic.response import HTTPResponse
 from runtime.gateway.api.answers import json_answer
 from runtime.gateway.api.relaying import ask_of, body_of, not_found, relayed, route_of, table_of
 from runtime.gateway.bodies import Body, parse_chat, parse_completion
+from runtime.gateway.facts import names
+from runtime.gateway.facts.cards import told
+from runtime.gateway.facts.names import Named
 from runtime.gateway.live import Live
-from runtime.gateway.routing.table import Card
 from runtime.gateway.security.callers import may_name
 from runtime.gateway.services import Services
 
@@ -29,16 +32,17 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 
     async def models(request: Request) -> HTTPResponse:
         table = table_of(services.live)
-        listed = [_model(card, services.live) for card in table.cards if may_name(request, card.id)]
+        known = names.listed(table, services.facts, partial(may_name, request))
+        listed = [_model(named, services.live) for named in known]
         return json_answer(request, services.live, {"object": "list", "data": listed})
 
     async def model(request: Request, name: str) -> HTTPResponse:
         # Clients may or may not encode the slashes of an id; the router hands the rest of the path on as it came.
         wanted = unquote(name)
-        card = next((card for card in table_of(services.live).cards if card.id == wanted), None)
-        if card is None or not may_name(request, wanted):
+        known = names.find(table_of(services.live), services.facts, wanted, partial(may_name, request))
+        if known is None:
             raise not_found(wanted)
-        return json_answer(request, services.live, _model(card, services.live))
+        return json_answer(request, services.live, _model(known, services.live))
 
     app.add_route(models, "/v1/models", methods=["GET"], name="models")
     app.add_route(model, "/v1/models/<name:path>", methods=["GET"], name="model")
@@ -53,7 +57,7 @@ def _completions(services: Services, path: str, parse: Callable[[bytes], Body]) 
     return handle
 
 
-def _model(card: Card, live: Live) -> dict[str, object]:
-    created = int(live.started_at)
+def _model(known: Named, live: Live) -> dict[str, object]:
+    card, created = known.card, int(live.started_at)
     named = {"id": card.id, "object": "model", "created": created, "owned_by": card.owner}
-    return {**named, "kind": card.kind, "task": card.task}
+    return {**named, "kind": card.kind, "task": card.task, **told(known.facts)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from runtime.gateway.routing.table import EndpointIdentity
@@ -90,8 +90,8 @@ class FactBook:
 
     def __init__(self) -> None:
         self._known: dict[EndpointIdentity, Facts] = {}
-        self.on_change: Callable[[EndpointIdentity, Facts, Facts], None] = lambda *_: None
-        """Called with what was known before and what is known now, where that differs but for the time."""
+        self.on_note: Callable[[EndpointIdentity, Facts], None] = lambda *_: None
+        """Called with what was just heard of an endpoint."""
 
     def of(self, target: Endpoint) -> Facts:
         """Return what is known of an endpoint: `UNKNOWN` until its server said something."""
@@ -99,10 +99,8 @@ class FactBook:
 
     def note(self, identity: EndpointIdentity, facts: Facts) -> None:
         """Take over what was just heard of an endpoint."""
-        before = self._known.get(identity, UNKNOWN)
         self._known[identity] = facts
-        if replace(before, observed_at=facts.observed_at) != facts:
-            self.on_change(identity, before, facts)
+        self.on_note(identity, facts)
 
     def keep_only(self, identities: Collection[EndpointIdentity]) -> None:
         """Forget the endpoints that no table names any more."""

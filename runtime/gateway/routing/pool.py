@@ -46,6 +46,8 @@ class Pool:
         self.affinity = Affinity()
         self.on_room: Callable[[], None] = lambda: None
         """Called when a request has ended: somebody who waits may have its place."""
+        self.on_waking: Callable[[EndpointIdentity], None] = lambda _: None
+        """Called when an endpoint's model was found in memory, or not there, against what was known."""
         self.on_failure: Callable[[EndpointIdentity], None] = lambda _: None
         """Called when a breaker has counted a failure, or waits for another trial."""
 
@@ -132,6 +134,14 @@ class Pool:
             self.affinity.lost(identity)
         self.on_room()
 
+    def hear(self, identity: EndpointIdentity, *, is_loaded: bool | None) -> None:
+        """Note whether an endpoint's server says that its model is in memory; None where it does not say."""
+        standing = self._standings.get(identity)
+        if standing is not None:
+            standing.is_unloaded = is_loaded is False
+            if is_loaded and standing.asleep == COLD and not standing.in_flight:
+                standing.asleep = ""
+
     def lease(
         self,
         route: Route,
@@ -210,6 +220,7 @@ class Pool:
     ) -> None:
         """Record the end of a leased request."""
         now, target = self._clock(), lease.target
+        was_away = bool(standing.asleep) or standing.is_unloaded
         if lease.budget is not None:
             lease.budget.end(is_retry=lease.is_retry)
         standing.in_flight -= 1
@@ -222,6 +233,7 @@ class Pool:
         if verdict.effect == "success":
             standing.absent_until = 0.0
             standing.heard_at = now
+            standing.is_unloaded = False
             if not lease.is_probe:
                 standing.pace.answered(now - lease.began_at)
                 if lease.prefix is not None:
@@ -238,6 +250,8 @@ class Pool:
         elif verdict.effect == "failure":
             # Whether there is anything to wake is unknown until it says so again.
             standing.asleep = ""
+        if was_away != (bool(standing.asleep) or standing.is_unloaded):
+            self.on_waking(target.identity)
         if verdict is OUTRUN and now - lease.began_at > (standing.pace.service_s or 0.0):
             # It would have taken at least that long; without these the slow answers would be missing.
             standing.pace.answered(now - lease.began_at)

@@ -49,6 +49,8 @@ class Standing(Protocol):
     @property
     def asleep(self) -> str: ...
     @property
+    def is_unloaded(self) -> bool: ...
+    @property
     def absent_until(self) -> float: ...
     @property
     def is_probed(self) -> bool: ...
@@ -114,7 +116,7 @@ def choose(
                 skipped.append(Skipped(target.name, "open", retry_s=TRIAL_S))
             elif standing.absent_until > now:
                 absent.append(target)
-            elif route.is_alias and standing.asleep:
+            elif route.is_alias and (standing.asleep or standing.is_unloaded):
                 cold.append(target)
             elif standing.in_flight and _is_warming(target, standing, now):
                 warming.append(target)

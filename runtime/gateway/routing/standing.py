@@ -39,6 +39,8 @@ class Standing:
     busy_until: float = 0.0
     asleep: Literal["", "cold", "loading", "model failed"] = ""
     """Where its model was not in memory when it was last heard of."""
+    is_unloaded: bool = False
+    """Whether its server said that the model is not in memory, and no answer of it has shown otherwise since."""
     absent_until: float = 0.0
     is_refused: bool = False
     """Whether it did not take our key when it was last asked."""

@@ -97,7 +97,9 @@ async def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S, w
 class LocalGateway:
     """A gateway in the test's own loop: its state can be looked at."""
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], *, asks_servers: bool = False) -> None:
+        """With `asks_servers` the endpoints' servers are asked about their models, as they always are in a process."""
+        self.asks_servers = asks_servers
         self.document = document
         self.gateway: Gateway
         self.url = ""
@@ -113,7 +115,7 @@ class LocalGateway:
     async def start(self, tmp_path: Path) -> None:
         self._routes = tmp_path / "routes.json"
         sources = Sources(tmp_path, "lab", self._routes, "worker-token", bind=self.host, admin_token=self.token)
-        self.gateway = assemble(sources, self.compose)
+        self.gateway = assemble(sources, self.compose, asks_servers=self.asks_servers)
         await self.reload()
         sock = listen(self.host, 0)
         self.port = sock.getsockname()[1]
@@ -167,9 +169,11 @@ class LocalGateway:
 
 
 @contextlib.asynccontextmanager
-async def local_gateway(tmp_path: Path, document: dict[str, Any]) -> AsyncIterator[LocalGateway]:
+async def local_gateway(
+    tmp_path: Path, document: dict[str, Any], *, asks_servers: bool = False
+) -> AsyncIterator[LocalGateway]:
     """Run a gateway in this loop."""
-    gateway = LocalGateway(document)
+    gateway = LocalGateway(document, asks_servers=asks_servers)
     await gateway.start(tmp_path)
     try:
         yield gateway
