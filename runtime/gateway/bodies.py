@@ -179,8 +179,10 @@ def _check_part(part: object, where: str) -> None:
             raise invalid(f"{where}.text", "must be a text")
         return
     # `image_url` is OpenAI's; vLLM fetches `video_url` and `audio_url` too, and needs no `type`.
+    if part.get("type") == "image_url" and part.get("image_url") is None:
+        raise invalid(f"{where}.image_url", "must be a data: URL")
     for key, value in part.items():
-        if key.endswith("_url") and (value is not None or part.get("type") == key):
+        if key.endswith("_url") and value is not None:
             check_url(value.get("url") if isinstance(value, dict) else value, f"{where}.{key}")
 
 

@@ -9,14 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from runtime.gateway.openapi import gateway_paths, openai_paths
+from runtime.gateway.openapi import anthropic_paths, gateway_paths, ollama_paths, openai_paths
 from runtime.gateway.openapi.errors import MEANINGS, RETRIED, shape_of
 from runtime.gateway.openapi.operations import ANY, JSON, SCOPED, Answer, Operation, Parameter
 from runtime.gateway.openapi.shapes import COMPONENTS, schemas_of
 from runtime.gateway.security.scopes import Need, need_of
 
 VERSION = "3.1.0"
-OPERATIONS: tuple[Operation, ...] = (*openai_paths.OPERATIONS, *gateway_paths.OPERATIONS)
+OPERATIONS: tuple[Operation, ...] = (
+    *openai_paths.OPERATIONS,
+    *anthropic_paths.OPERATIONS,
+    *ollama_paths.OPERATIONS,
+    *gateway_paths.OPERATIONS,
+)
 """Everything that is described, in the order of the document."""
 TO_DESCRIBE: frozenset[tuple[str, str]] = frozenset()
 """Routes whose description is being written, by method and path as the router knows it."""

@@ -4,9 +4,65 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from runtime.gateway.openapi.shapes import Asked, Count, Described, ModelName, Text, Token
+
+_DATA = "^[dD][aA][tT][aA]:"
+DataUrl = Annotated[str, Field(pattern=_DATA)]
+"""A file itself: nothing is fetched from other addresses."""
+
+
+class TextPart(Described):
+    """A text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Url(Described):
+    """A file, as engines want it written."""
+
+    url: DataUrl
+
+
+class ImagePart(Described):
+    """A picture, for models that see."""
+
+    type: Literal["image_url"]
+    image_url: Url | DataUrl
+
+
+_ANY_URL: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "pattern": _DATA},
+        {"type": "object", "properties": {"url": {"type": "string", "pattern": _DATA}}, "required": ["url"]},
+        {"type": "null"},
+    ]
+}
+
+
+class OtherPart(Described):
+    """Anything else that an engine knows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "properties": {"type": {"not": {"enum": ["text", "image_url"]}}},
+            "patternProperties": {"_url$": _ANY_URL},
+        }
+    )
+
+
+class CalledFunction(Described):
+    """A function, and its arguments as JSON."""
+
+    name: str
+
+
+class ToolCall(Described):
+    """A call of a function by the model."""
+
+    function: CalledFunction
 
 
 class Message(Described):
@@ -14,8 +70,8 @@ class Message(Described):
 
     role: Text
     """`system`, `developer`, `user`, `assistant` or `tool`."""
-    content: str | list[dict[str, Any] | str] | None = None
-    """A text, or parts such as `{"type": "text", "text": ".."}`. Images come as `data:` URLs."""
+    content: str | list[TextPart | ImagePart | OtherPart | str] | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Generation(Asked):

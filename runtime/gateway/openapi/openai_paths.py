@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.gateway.openapi import openai, ranking
+from runtime.gateway.openapi import openai, ranking, responses
 from runtime.gateway.openapi.operations import EVENTS, Answer, Operation, Parameter, relayed
 
 TAG = "OpenAI"
@@ -10,9 +10,19 @@ _HELLO = [{"role": "user", "content": "Say hello."}]
 
 
 def _rerank(path: str, summary: str) -> Operation:
-    example = {"model": "rerank", "query": "Where is Paris?", "documents": ["Paris is in France.", "The sea is deep."]}
+    example = {
+        "model": "reranking",
+        "query": "Where is Paris?",
+        "documents": ["Paris is in France.", "The sea is deep."],
+    }
     answer = Answer("The documents, best first.", ranking.Ranking, is_relayed=True)
     return relayed(path, summary, ranking.RerankRequest, answer, tag="Reranking", example=example)
+
+
+def _kept(method: str) -> Operation:
+    name = Parameter("name", "path", {"type": "string", "minLength": 1}, "A response, and what is wanted of it.")
+    summary = "Refused with 404: no response is kept"
+    return Operation(method, "/v1/responses/<name:path>", summary, {}, tag=TAG, parameters=(name,), errors=("404",))
 
 
 OPERATIONS = (
@@ -45,12 +55,27 @@ OPERATIONS = (
         example={"model": "chat", "prompt": "Once upon a time"},
     ),
     relayed(
+        "/v1/responses",
+        "Make a response",
+        responses.ResponsesRequest,
+        Answer(
+            "The response: one document, or typed events with numbers.",
+            responses.Response,
+            EVENTS,
+            responses.ResponseEvent,
+            is_relayed=True,
+        ),
+        tag=TAG,
+        example={"model": "chat", "input": "Say hello."},
+    ),
+    *(_kept(method) for method in ("GET", "POST", "DELETE")),
+    relayed(
         "/v1/embeddings",
         "Make vectors of texts",
         openai.EmbeddingsRequest,
         Answer("The vectors.", openai.Embeddings, is_relayed=True),
         tag=TAG,
-        example={"model": "embed", "input": ["Paris", "London"]},
+        example={"model": "embedding", "input": ["Paris", "London"]},
     ),
     _rerank("/v1/rerank", "Order documents by how well they answer a query"),
     _rerank("/v2/rerank", "The same, where Cohere's clients look for it"),
