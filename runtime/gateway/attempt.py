@@ -157,8 +157,7 @@ class Course:
         self.wake_at = now + COMMENT_S
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """An attempt that ends its request."""
 
     verdict: Verdict

@@ -142,9 +142,6 @@ class Connection(asyncio.Protocol):
         """Forget the finished exchange before the connection waits for its next one."""
         self._parser = None
         self.is_reused = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def close(self) -> None:
         """End the connection at once: an endpoint that still generates learns it from this."""
@@ -159,7 +156,7 @@ class Connection(asyncio.Protocol):
             raise self._error
         self._due, self._due_fault, self._wake_at = due, fault, wake_at
         at = due if wake_at is None else min(due, wake_at)
-        # One timer serves a whole stream: a deadline that moves away is looked at when the old one passes.
+        # One timer serves a whole connection: a deadline that moves away is looked at when the old one passes.
         if self._timer is None or at < self._timer_at:
             self._set_timer(at)
         self._waiter = self._loop.create_future()
@@ -168,9 +165,13 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    def _set_timer(self, at: float) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, at: float) -> None:
+        self._cancel_timer()
         self._timer, self._timer_at = self._loop.call_at(at, self._on_time), at
 
     def _on_time(self) -> None:
@@ -194,9 +195,7 @@ class Connection(asyncio.Protocol):
             self._error = error
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(self._error)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
 
     # --- asyncio.Protocol
 
@@ -230,6 +229,7 @@ class Connection(asyncio.Protocol):
         if self._has_head and self._ends_with_connection and exc is None and self._error is None:
             self.is_complete = True
             self._error = UpstreamError("reset", "ended")
+            self._cancel_timer()
             self._wake()
         elif self._has_head:
             self._fail(UpstreamError("ended early", "connection lost"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.gateway.attempt import Ask, Course, Made
 from runtime.gateway.routing.select import Skipped
@@ -16,8 +16,7 @@ GOOD = frozenset({"ok", "client left"})
 """Outcomes that are nobody's failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One request, as it was when it ended. Times are the event loop's; they are put into words when somebody asks."""
 
     id: str

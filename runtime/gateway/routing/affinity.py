@@ -117,14 +117,16 @@ class Affinity:
 
     def known(self, prefix: Prefix, candidates: Iterable[EndpointIdentity]) -> dict[EndpointIdentity, int]:
         """Return how many characters of a prompt each candidate should have in its cache, without what is common."""
-        wanted = tuple(candidates)
         found: dict[EndpointIdentity, int] = {}
+        if not prefix.blocks or prefix.blocks[0] not in self._blocks:
+            return found
+        lives = [(one, self._lives[one]) for one in candidates if one in self._lives]
         common = 0
         for name, size in zip(prefix.blocks, prefix.sizes, strict=True):
             block = self._blocks.get(name)
             if block is None:
                 break
-            holders = [one for one in wanted if block.holders.get(one) == self._lives.get(one, 0)]
+            holders = [one for one, life in lives if block.holders.get(one) == life]
             if not holders:
                 break
             if block.continuations >= COMMON:

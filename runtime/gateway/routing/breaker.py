@@ -37,8 +37,7 @@ class Slice(NamedTuple):
     slow: int
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(NamedTuple):
     """Requests pass; how they end is counted."""
 
     generation: int = 0

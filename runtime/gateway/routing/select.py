@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from runtime.gateway.routing.breaker import Closed, Isolated, Open, State, allowance, wait_s, would_admit
 from runtime.gateway.routing.outcome import LOADING, MODEL_FAILED
@@ -71,8 +71,7 @@ class Skipped:
     """Seconds after which it may be available; None when nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The endpoint to try, or None with the reasons for all of them."""
 
     target: Target | None
@@ -189,22 +188,18 @@ def _least_loaded(
         return fit[0]
     start = _whose_turn(fit, turn)
     rotated = (*fit[start:], *fit[:start])
-    least = min(rotated, key=lambda target: _load(target, standings[target.identity]))
+    loads = [_load(target, standings[target.identity]) for target in rotated]
+    lightest = min(loads)
+    least = rotated[loads.index(lightest)]
     if not drawn:
         return least
-    most = _load(least, standings[least.identity])
-    holders = [target for target in rotated if target.identity in drawn]
     affordable = [
-        target
-        for target in holders
-        if _load(target, standings[target.identity]) - most <= drawn[target.identity] / target.weight
+        (drawn[target.identity], -load, -place, target)
+        for place, (target, load) in enumerate(zip(rotated, loads, strict=True))
+        if target.identity in drawn and load - lightest <= drawn[target.identity] / target.weight
     ]
-    # Of two that hold as much, the one that has less to do.
-    return max(
-        affordable,
-        key=lambda target: (drawn[target.identity], -_load(target, standings[target.identity])),
-        default=least,
-    )
+    # Of two that hold as much, the one that has less to do, and of two such the one whose turn it is.
+    return max(affordable)[3] if affordable else least
 
 
 def _load(target: Target, standing: Standing) -> float:
@@ -214,7 +209,7 @@ def _load(target: Target, standing: Standing) -> float:
 
 
 def _whose_turn(fit: Sequence[Target], turn: int) -> int:
-    place = turn % sum(target.weight for target in fit)
+    place = turn % sum([target.weight for target in fit])
     for index, target in enumerate(fit):
         place -= target.weight
         if place < 0:
