@@ -45,6 +45,7 @@ class Gateway:
     def close(self) -> None:
         """End what goes on beside requests, and close idle connections to endpoints."""
         self.prober.close()
+        self.services.relay.close()
         self.fact_poller.close()
         self.queues.close()
         self.connections.close()

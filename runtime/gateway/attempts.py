@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from runtime.gateway.attempt import Ask, AttemptError, Client, Course, Made, Result
@@ -12,6 +13,8 @@ from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import CLIENT_LEFT, OUTRUN, SIMULATED
 from runtime.gateway.walk import Failure, Walk
+
+log = logging.getLogger(__name__)
 
 
 class Attempts:
@@ -23,6 +26,13 @@ class Attempts:
         self._ladder = ladder
         self._metrics = metrics
         self._now = now
+        self._waited_out: set[asyncio.Task[Result | AttemptError]] = set()
+        """Attempts whose answers nobody needs any more: how they end says how their endpoints are."""
+
+    def close(self) -> None:
+        """End what goes on beside requests."""
+        for task in self._waited_out:
+            task.cancel()
 
     async def make(
         self, ask: Ask, lease: Lease, walk: Walk, course: Course, client: Client
@@ -59,8 +69,11 @@ class Attempts:
                 for task in done:
                     asked, ended = running.pop(task), task.result()
                     if isinstance(ended, Result):
-                        for other in running.values():
-                            other.ends_as = OUTRUN
+                        for other, outrun in tuple(running.items()):
+                            outrun.ends_as = OUTRUN
+                            if outrun.is_doubted and not other.done():
+                                del running[other]
+                                self._wait_out(other, outrun, course)
                         if is_hedged:
                             self._metrics.hedge(ask.route.name, "lost" if asked is lease else "won")
                         return asked.target.name, ended
@@ -73,6 +86,18 @@ class Attempts:
                 task.cancel()
             # Their places are free before anybody goes on.
             await asyncio.gather(*running, return_exceptions=True)
+
+    def _wait_out(self, task: asyncio.Task[Result | AttemptError], lease: Lease, course: Course) -> None:
+        """Let an attempt go on within its own limits, without its client."""
+        course.made.append(Made(lease.target.name, lease.began_at, None, self._now(), OUTRUN.label))
+        lease.wait_out()
+        self._waited_out.add(task)
+        task.add_done_callback(self._waited)
+
+    def _waited(self, task: asyncio.Task[Result | AttemptError]) -> None:
+        self._waited_out.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an attempt that was waited out failed", exc_info=error)
 
     async def _one(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result | AttemptError:
         label, error_text, began_at = CLIENT_LEFT.label, None, self._now()

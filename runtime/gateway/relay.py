@@ -63,6 +63,10 @@ class Relay:
         self._now = now
         self._note = note
 
+    def close(self) -> None:
+        """End what goes on beside requests."""
+        self._attempts.close()
+
     async def relay(self, ask: Ask, client: Client) -> Answer | None:
         """Answer a request: return the answer, or None once it was streamed to its end.
 

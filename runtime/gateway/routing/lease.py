@@ -56,6 +56,7 @@ class Lease:
         "is_panic",
         "is_probe",
         "is_retry",
+        "is_waited_out",
         "passed_over",
         "prefix",
         "size",
@@ -99,6 +100,7 @@ class Lease:
         self.is_panic = is_panic
         self.first_at: float | None = None
         """When the first content came, of answers that come in pieces."""
+        self.is_waited_out = False
         self.was_asleep = bool(standing.asleep)
         """Whether the model had to be brought into memory first, which takes as long as it takes."""
         self._pool = pool
@@ -146,6 +148,27 @@ class Lease:
         """Take note of how much of the prompt the endpoint says it had read before, if it does."""
         if cached_tokens is not None:
             self._pool.affinity.reported(self.target.identity, cached_tokens)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Tell whether the end of this request should be known although another endpoint has answered it.
+
+        An endpoint that was outrun time and again may be slower than others, or may hang: only its end tells. So is the
+        trial of a breaker decided. A few requests at once are enough.
+        """
+        standing = self._standing
+        is_trial = isinstance(standing.breaker, breaker.HalfOpen) and standing.breaker.generation == self._permit
+        is_suspect = is_trial or standing.outrun + 1 >= self.target.breaker.failure_threshold
+        return is_suspect and standing.waited_out < self.target.breaker.failure_threshold
+
+    def wait_out(self) -> None:
+        """Take note that the end of this request is waited for although nobody needs its answer."""
+        self._standing.waited_out += 1
+        self.is_waited_out = True
+        if self.budget is not None:
+            # The request is over: what goes on takes nothing from the attempts of others.
+            self.budget.end(is_retry=self.is_retry)
+            self.budget = None
 
     def hedge_after_s(self) -> float | None:
         """Return after how many seconds another endpoint should be asked too; None for never, or not known yet."""

@@ -224,6 +224,7 @@ class Pool:
         if lease.budget is not None:
             lease.budget.end(is_retry=lease.is_retry)
         standing.in_flight -= 1
+        standing.waited_out -= lease.is_waited_out
         self.record(lease, standing, permit, verdict)
         if verdict.busy_s:
             standing.busy_until = now + verdict.busy_s
@@ -252,6 +253,10 @@ class Pool:
             standing.asleep = ""
         if was_away != (bool(standing.asleep) or standing.is_unloaded):
             self.on_waking(target.identity)
+        if verdict is OUTRUN:
+            standing.outrun += 1
+        elif verdict.effect == "success":
+            standing.outrun = 0
         if verdict is OUTRUN and now - lease.began_at > (standing.pace.service_s or 0.0):
             # It would have taken at least that long; without these the slow answers would be missing.
             standing.pace.answered(now - lease.began_at)

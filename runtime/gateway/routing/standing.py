@@ -47,6 +47,10 @@ class Standing:
     broken_until: float = 0.0
     """Until when a drill lets every request to it fail."""
     last_error: str | None = None
+    outrun: int = 0
+    """How many requests in a row were not waited for, because another endpoint had answered them first."""
+    waited_out: int = 0
+    """Requests that it is still waited for although another endpoint has answered them."""
     heard_at: float = 0.0
     """When it last answered properly, or was listed first."""
     failed_at: float = 0.0

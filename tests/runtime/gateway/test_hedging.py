@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.routing.breaker import Closed
+from runtime.gateway.routing.breaker import Closed, Open
 from runtime.gateway.routing.pace import LEAST_SAMPLES
 from tests.fakes.encoders import embeds, vector
 from tests.fakes.upstream import DONE, FINISH, ROLE, Exchange, answers, refuses, stalls, streams, word
@@ -18,7 +18,7 @@ EMBED = {"model": "embedding", "input": "one"}
 CHAT_PATH = "/v1/chat/completions"
 
 
-async def start(lab: Any, first: Any, second: Any, hedge_s: float | str | None) -> Any:
+async def start(lab: Any, first: Any, second: Any, hedge_s: float | str | None, total_s: float = 60.0) -> Any:
     """Start two embedding helpers, the second one asked when the first does not answer."""
     endpoints = {
         name: {"helper": name, "model": f"model-{name}", "priority": place + 1} for place, name in enumerate("ab")
@@ -26,7 +26,7 @@ async def start(lab: Any, first: Any, second: Any, hedge_s: float | str | None) 
     limits = {} if hedge_s is None else {"hedge_s": hedge_s}
     roles = {
         "chat": {"endpoints": {"c": {"helper": "c", "model": "model-c"}}},
-        "embedding": {"endpoints": endpoints, "dimensions": 4, "limits": limits, "timeouts": {"total_s": 60}},
+        "embedding": {"endpoints": endpoints, "dimensions": 4, "limits": limits, "timeouts": {"total_s": total_s}},
     }
     gateway, fakes = await lab(first, second, answers(), roles=roles)
     return gateway, fakes
@@ -136,6 +136,46 @@ async def test_when_both_fail_the_client_is_told_of_both(lab: Any) -> None:
     assert "a: server error" in answer.json()["error"]["message"]
     assert "b: server error" in answer.json()["error"]["message"]
     await until(lambda: gateway.in_flight == 0)
+
+
+async def test_an_endpoint_that_hangs_behind_hedges_is_found_out(lab: Any) -> None:
+    gateway, (hung, fast, _) = await start(lab, stalls, embeds(4), 0.01, total_s=1.0)
+    standing = gateway.standing("a")
+
+    async def is_open() -> bool:
+        assert (await embed(gateway)).headers["x-orchestrate-endpoint"] == "b"
+        return isinstance(standing.breaker, Open)
+
+    await until(is_open, what="its breaker is open")
+    assert standing.last_error == "no first content: deadline"
+    asked = len(hung.seen)
+    assert (await embed(gateway)).headers["x-orchestrate-attempts"] == "1"
+    assert len(hung.seen) == asked
+    for exchange in hung.seen:
+        await asyncio.wait_for(exchange.was_cut.wait(), 30.0)
+    await until(lambda: gateway.in_flight == 0)
+    assert standing.waited_out == 0
+    assert len(fast.seen) > 3
+
+
+async def test_an_endpoint_that_is_only_slower_than_others_stays_closed(lab: Any) -> None:
+    gate = asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        await gate.wait()
+        await embeds(4)(exchange)
+
+    gateway, (slow, _, _) = await start(lab, late, embeds(4), 0.01)
+    standing = gateway.standing("a")
+    for _ in range(8):
+        assert (await embed(gateway)).headers["x-orchestrate-endpoint"] == "b"
+    assert (standing.waited_out, standing.in_flight) == (3, 3), "no more than would open it"
+    assert gateway.gateway.services.pool.may_retry(gateway.gateway.services.live.table.routes["embedding"])  # type: ignore[union-attr]
+    gate.set()
+    await until(lambda: gateway.in_flight == 0)
+    assert isinstance(standing.breaker, Closed)
+    assert (standing.breaker.failures, standing.outrun, standing.stats.answers) == (0, 0, 3)
+    assert len(slow.seen) == 8
 
 
 async def test_a_client_that_leaves_frees_both(lab: Any) -> None:
