@@ -18,6 +18,7 @@ from runtime.gateway.exchange import Exchanges
 from runtime.gateway.facts.known import FactBook
 from runtime.gateway.facts.poller import FactPoller
 from runtime.gateway.holds import Holds
+from runtime.gateway.isolations import FILE, Isolations
 from runtime.gateway.live import Live, gauges
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.observe.receipts import Receipts, entry_of
@@ -90,8 +91,22 @@ def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -
         queues.changed()
 
     guard = Guard(sources.bind, now, time.time)
-    reloader = Reloader(sources, live, pool, metrics, compose, take_over, guard)
+    isolations = Isolations(sources.routes.with_name(FILE), pool)
+    reloader = Reloader(sources, live, pool, metrics, compose, take_over, guard, isolations)
     services = Services(
-        live, pool, metrics, relay, reloader, holds, queues, prober, now, guard, receipts, facts, fact_poller
+        live,
+        pool,
+        metrics,
+        relay,
+        reloader,
+        holds,
+        queues,
+        prober,
+        now,
+        guard,
+        receipts,
+        facts,
+        fact_poller,
+        isolations,
     )
     return Gateway(create_app(services), services, connections, prober, queues, fact_poller)

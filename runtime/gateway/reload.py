@@ -17,6 +17,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from runtime.gateway.isolations import Isolations
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.build import build_table
@@ -68,8 +69,10 @@ class Reloader:
         compose: Compose,
         on_table: Callable[[RoutingTable], None],
         guard: Guard,
+        isolations: Isolations,
     ) -> None:
         """`on_table` is called with every new table, once the pool knows its endpoints and it is served."""
+        self._isolations = isolations
         self._on_table = on_table
         self._guard = guard
         self._key_source = KeySource(sources.conf, sources.bind, sources.admin_token, sources.keys)
@@ -136,6 +139,7 @@ class Reloader:
                 if routes is not None and written != self._written and not problems:
                     self._renew(routes, before)
                 self._written = written
+                await self._isolations.save()
 
     async def _watch(self, directory: Path, pattern: str, *, is_recursive: bool) -> None:
         await watch_files(
@@ -176,6 +180,7 @@ class Reloader:
         if table is None:
             return
         self._pool.adopt(table)
+        self._isolations.restore()
         live.table = table
         live.loaded_at = time.time()
         live.reloads += 1

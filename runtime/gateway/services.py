@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runtime.gateway.facts.known import FactBook
 from runtime.gateway.facts.poller import FactPoller
 from runtime.gateway.holds import Holds
+from runtime.gateway.isolations import Isolations
 from runtime.gateway.live import Live
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.observe.receipts import Receipts
@@ -40,3 +41,4 @@ class Services:
     """What is known of the endpoints' models: `facts.of(target)`."""
     fact_poller: FactPoller
     """Asks for them: `await fact_poller.refresh(age_s, within_s)` for what must be as it is now."""
+    isolations: Isolations

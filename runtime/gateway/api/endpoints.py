@@ -56,6 +56,7 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
         table, targets, _ = await chosen(request, EndpointChoice)
         for target in targets:
             by_hand.isolate(services.pool, target.identity)
+        await services.isolations.save()
         return report(request, table, targets)
 
     async def break_(request: Request) -> HTTPResponse:
@@ -69,6 +70,7 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
         for target in targets:
             by_hand.close(services.pool, target.identity)
         services.holds.wake()
+        await services.isolations.save()
         return report(request, table, targets)
 
     async def probe(request: Request) -> HTTPResponse:

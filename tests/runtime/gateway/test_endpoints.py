@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from runtime.gateway.routing.breaker import Closed, Open
 from schemas.admin import EndpointsReport, EndpointStatistics
 from tests.fakes.upstream import FakeUpstream, answers, refuses, stalls
-from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, stack_document, until
+from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, local_gateway, stack_document, until
 
 CHAT_PATH = "/v1/chat/completions"
 ONCE = {"breaker": {"failure_threshold": 1}}
@@ -185,3 +186,37 @@ async def test_in_a_panic_an_open_endpoint_is_asked_where_the_files_say_so(lab: 
     fake.behave = answers()
     assert (await ask(gateway)).status_code == 200
     assert isinstance(gateway.standing("a").breaker, Closed)
+
+
+async def test_an_isolated_endpoint_is_left_alone_by_the_next_process_too(tmp_path: Path) -> None:
+    async with FakeUpstream(answers()) as first, FakeUpstream(answers()) as second:
+        document = stack_document({"a": first.url, "b": second.url})
+        async with local_gateway(tmp_path, document) as gateway:
+            await by_hand(gateway, "isolate", endpoint="a")
+        async with local_gateway(tmp_path, document) as gateway:
+            found = (await endpoints(gateway))["a"]
+            assert (found.breaker.state, found.breaker.cause) == ("isolated", "by hand")
+            assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
+            assert not first.seen
+            await by_hand(gateway, "close", endpoint="a")
+        async with local_gateway(tmp_path, document) as gateway:
+            assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
+
+
+async def test_what_has_left_the_stack_is_not_isolated_when_it_comes_back(tmp_path: Path) -> None:
+    async with FakeUpstream(answers()) as first, FakeUpstream(answers()) as second:
+        both, one = stack_document({"a": first.url, "b": second.url}), stack_document({"b": second.url})
+        async with local_gateway(tmp_path, both) as gateway:
+            await by_hand(gateway, "isolate", endpoint="a")
+            await gateway.reload(one)
+        async with local_gateway(tmp_path, both) as gateway:
+            assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"isolated": [{}]}', '{"isolated": [{"port": "x"}]}', "\x00"])
+async def test_a_file_of_isolations_that_makes_no_sense_keeps_nobody_from_serving(tmp_path: Path, text: str) -> None:
+    tmp_path.joinpath("isolated.json").write_text(text)
+    async with FakeUpstream(answers()) as fake, local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway:
+        assert (await ask(gateway)).status_code == 200
+        assert (await by_hand(gateway, "isolate", endpoint="a")).status_code == 200
+        assert json.loads(tmp_path.joinpath("isolated.json").read_text())["isolated"][0]["model"] == "model-a"
