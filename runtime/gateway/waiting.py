@@ -45,14 +45,14 @@ class Waits:
         """Return a place at the next endpoint, waiting in line where all that could answer are only busy.
 
         None where nobody is left to wait for, an error where the line is full. Who was held before (`is_again`) is not
-        refused. Raises `ClientLeftError`.
+        refused, and waits in line also where the files allow none. Raises `ClientLeftError`.
         """
         name = ask.route.name
         if not self._queues.length(name):
             lease = self._ladder.take(walk, course)
             if lease is not None:
                 return lease
-        if not walk.route.queue:
+        if not walk.route.queue and not is_again:
             # Without a line nobody has a better right to a place.
             return self._ladder.take(walk, course) if self._queues.length(name) else None
         if walk.queue_until is None:

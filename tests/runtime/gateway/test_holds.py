@@ -124,6 +124,29 @@ async def test_all_who_waited_are_answered_although_the_successor_takes_few_at_o
     assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 12
 
 
+async def test_who_was_held_waits_in_line_also_where_the_files_allow_no_line(tmp_path: Path) -> None:
+    limits = {"max_in_flight": 1, "queue": 0}
+    gate = asyncio.Event()
+
+    async def behave(one: Exchange) -> None:
+        await gate.wait()
+        await answers()(one)
+
+    document = service_document("main", chat={"limits": limits})
+    async with FakeUpstream(behave) as successor, local_gateway(tmp_path, document) as gateway:
+        await gateway.publish(instance("main", "http://127.0.0.1:9", "replacing"))
+        asking = [asyncio.create_task(ask(gateway, CHAT)) for _ in range(4)]
+        await until(lambda: held(gateway) == 4)
+        await gateway.publish(instance("main", successor.url))
+        await until(lambda: gateway.gateway.services.queues.depths == {"chat": 3}, what="three in line")
+        assert held(gateway) == 0, "nobody looks again and again"
+        refused = await ask(gateway, CHAT)
+        assert refused.status_code == 503, "who comes later does not wait"
+        gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 4
+        assert len(successor.seen) == 4
+
+
 async def test_a_stream_that_waits_gets_comments(swapped: Swapped, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "HOLD_S", 0.1)
     monkeypatch.setattr(attempt, "COMMENT_S", 0.1)
