@@ -11,8 +11,7 @@ import httpx
 
 from orchestrator.addresses import node_address, url_host
 from orchestrator.cluster import Cluster
-from orchestrator.readiness import ClientMaker, client, gateway_url
-from schemas.addresses import is_loopback
+from orchestrator.readiness import ClientMaker, gateway_url
 from schemas.stack import Stack
 
 
@@ -31,9 +30,9 @@ class GatewayApi:
 
     stack: str
     url: str
-    """Without a path; where clients find it."""
+    """Without a path; where its own machine finds it."""
     make: ClientMaker
-    """Makes a client that reaches it: on another machine's loopback through that machine."""
+    """Makes a client whose requests come from that machine."""
     token: str | None = field(repr=False)
     """The orchestrator's credential; None before the stack was ever applied."""
 
@@ -74,11 +73,14 @@ class GatewayApi:
 
 
 def gateway_api(stack: Stack, cluster: Cluster) -> GatewayApi:
-    """Return how the gateway of a stack is asked from here."""
-    node = cluster.nodes[stack.gateway.node]
-    make = node.http if is_loopback(stack.gateway.bind) else client
+    """Return how the gateway of a stack is asked from here.
+
+    On another machine it is asked from that machine itself, over ssh, also where it listens for others: it speaks plain
+    HTTP, and the credential that may do everything never crosses a network in clear.
+    """
+    url = gateway_url(stack.gateway.bind, stack.gateway.port)
     token = cluster.directories.known_admin_token(cluster.stack)
-    return GatewayApi(stack.stack, client_url(stack), make, token)
+    return GatewayApi(stack.stack, url, cluster.gateway_node.http, token)
 
 
 def client_url(stack: Stack) -> str:

@@ -27,7 +27,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.progress import printer
 from orchestrator.controller import Controller, Planned
-from orchestrator.gateway_api import gateway_api
+from orchestrator.gateway_api import client_url, gateway_api
 from orchestrator.plan import PLAN_VERSION, plan_data, render
 from orchestrator.readiness import ClientMaker
 from orchestrator.reconcile import EVERYTHING
@@ -195,18 +195,18 @@ async def _line() -> str:
 async def _ask(control: Controller, as_json: bool) -> int:
     stack = control.compose().stack
     gateway = gateway_api(stack, control.cluster())
-    url, make = gateway.url, gateway.client
     role, kind = role_to_ask(stack)
     is_keyed = isinstance(stack.gateway.auth, KeysFile)
     try:
         if kind == "chat":
-            question, said = QUESTION, await _ask_chat(make, url, role, as_json)
+            question, said = QUESTION, await _ask_chat(gateway.client, gateway.url, role, as_json)
         else:
-            question, said = await ask_encoder(make, url, role, kind)
+            question, said = await ask_encoder(gateway.client, gateway.url, role, kind)
             if not as_json:
                 click.echo(f"\nYou        {question}\n{role:<10} {said}", nl=False)
     except NoAnswerError as error:
         raise CommandError(ExitCode.ERROR, f"\nThe stack is up but did not answer: {error}") from error
+    url = client_url(stack)
     if as_json:
         print_json({"type": "answer", "role": role, "question": question, "answer": said, "gateway": url})
         return ExitCode.FINE
