@@ -36,6 +36,11 @@ VERSION = "0.14.0"
 Code for 0.6.4, which brought the capabilities of `/api/show`."""
 MANAGED = "Models are managed by the stack files: what runs here is declared there, and no client changes it."
 
+FRESH_S = 2.0
+"""How old may be what `/api/ps` says."""
+ASKED_S = 1.0
+"""How long it waits for servers that are asked."""
+
 _MANAGEMENT = {
     "/api/pull": ["POST"],
     "/api/push": ["POST"],
@@ -82,13 +87,16 @@ def _register_listings(app: Sanic[Any, Any], services: Services) -> None:
         return json_answer(request, services.live, {"models": models})
 
     async def processes(request: Request) -> HTTPResponse:
-        found = names.loaded(table_of(services.live), services.facts, partial(may_name, request))
+        table = table_of(services.live)
+        # What is in memory changes by the second: who has not said for a while is asked.
+        await services.fact_poller.refresh(FRESH_S, ASKED_S)
+        found = names.loaded(table, services.facts, partial(may_name, request))
         models = [listing.process(named, time.time()) for named in found]
         return json_answer(request, services.live, {"models": models})
 
     async def show(request: Request) -> HTTPResponse:
         document = read_document(await body_of(request, services))
-        asked, table = fields.model(document, "model", "name"), table_of(services.live)
+        asked, table = fields.model(document, "name"), table_of(services.live)
         served = listing.served_name(asked, table.routes)
         named = names.find(table, services.facts, served, partial(may_name, request))
         if named is None:
@@ -154,7 +162,7 @@ def _embedding(
 
 
 def _is_to_load(services: Services, route: Route) -> bool:
-    """Tell whether only a request brings the model into memory, and none has."""
-    targets = list(route.targets())
-    is_loaded = any(services.facts.of(target).is_loaded for target in targets)
-    return not is_loaded and any(target.is_on_demand for target in targets)
+    """Tell whether a request has to bring the model into memory, as far as it is known where it is."""
+    known = [(target, services.facts.of(target).is_loaded) for target in route.targets()]
+    is_loaded = any(state for _, state in known)
+    return not is_loaded and any(target.is_on_demand or state is False for target, state in known)

@@ -278,4 +278,5 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode(errors="replace")
+    # In ASCII: clients that split text into lines, ollama-python among them, also split at U+0085, U+2028 and U+2029.
+    return json.dumps(document).encode()

@@ -83,12 +83,13 @@ def mapped(document: Mapping[str, Any], key: str, where: str = "") -> Mapping[st
     return value
 
 
-def model(document: Mapping[str, Any], *keys: str) -> str:
-    """Return the name that is asked for, under the first of the keys that says something."""
-    found = next((document[key] for key in (*keys, "model") if document.get(key)), None)
-    if not isinstance(found, str) or len(found) > LONGEST_MODEL:
+def model(document: Mapping[str, Any], *others: str) -> str:
+    """Return the name that is asked for, under `model` or, where that says nothing, under one of the older keys."""
+    found = [text(document, key) for key in ("model", *others)]
+    name = next(filter(None, found), "")
+    if not name or len(name) > LONGEST_MODEL:
         raise invalid("model", "must name a role, an alias or a model")
-    return found
+    return name
 
 
 def keep_alive_s(document: Mapping[str, Any]) -> float | None:

@@ -8,7 +8,6 @@ the content; and in `thinking`. Read in ollama `api/types.go` (`Message`) and `d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from runtime.gateway.bodies import invalid
@@ -44,18 +43,19 @@ class _Conversation:
         if not role:
             raise invalid(f"{where}.role", "must be a text")
         said = text(message, "content", f"{where}.")
-        images = listed(message, "images", f"{where}.")
+        images, calls = listed(message, "images", f"{where}."), listed(message, "tool_calls", f"{where}.")
+        thinking, name = text(message, "thinking", f"{where}."), text(message, "tool_name", f"{where}.")
+        call_id = text(message, "tool_call_id", f"{where}.")
         made: dict[str, Any] = {"role": role, "content": content_of(said, images, f"{where}.images")}
         if role == "assistant":
-            if thinking := text(message, "thinking", f"{where}."):
+            if thinking:
                 made["reasoning_content"] = thinking
-            calls = listed(message, "tool_calls", f"{where}.")
             if calls:
                 made["tool_calls"] = [
                     self._called(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)
                 ]
         elif role == "tool":
-            made |= self._answered(message, where)
+            made |= self._answered(name, call_id, where)
         return made
 
     def _called(self, call: object, where: str) -> dict[str, Any]:
@@ -73,9 +73,7 @@ class _Conversation:
         written = json.dumps(arguments, ensure_ascii=False)
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": written}}
 
-    def _answered(self, message: Mapping[str, Any], where: str) -> dict[str, Any]:
-        name = text(message, "tool_name", f"{where}.")
-        call_id = text(message, "tool_call_id", f"{where}.")
+    def _answered(self, name: str, call_id: str, where: str) -> dict[str, Any]:
         if not call_id:
             found = next((call for call, called in self._open if not name or called == name), None)
             if found is None:

@@ -12,7 +12,10 @@ from typing import Any
 
 from runtime.gateway.bodies import invalid
 from runtime.gateway.errors import ApiError
-from runtime.gateway.protocols.ollama.fields import mapped, number, whole
+from runtime.gateway.protocols.ollama.fields import mapped, number, truth, whole
+
+MOST_LOGPROBS = 20
+"""Ollama's bound, and OpenAI's."""
 
 _WHERE = "options."
 
@@ -69,16 +72,13 @@ def response_format(document: Mapping[str, Any]) -> dict[str, Any]:
             raise invalid("format", "must be 'json' or a JSON schema")
 
 
-def logprobs(document: Mapping[str, Any], *, is_chat: bool) -> dict[str, Any]:
-    """Return OpenAI's parameters for `logprobs` and `top_logprobs`; raises `ApiError` with status 400."""
-    wanted = document.get("logprobs")
-    if wanted is not None and not isinstance(wanted, bool):
-        raise invalid("logprobs", "must be true or false")
+def logprobs(document: Mapping[str, Any]) -> int | None:
+    """Return how many alternatives are to be told to each token, from `logprobs` and `top_logprobs`.
+
+    None where no log probabilities are wanted. Raises `ApiError` with status 400.
+    """
+    is_wanted = truth(document, "logprobs", default=False)
     top = whole(document, "top_logprobs") or 0
-    if not 0 <= top <= 20:
-        raise invalid("top_logprobs", "must be between 0 and 20")
-    if not wanted:
-        return {}
-    if not is_chat:
-        return {"logprobs": top}
-    return {"logprobs": True, **({"top_logprobs": top} if top else {})}
+    if not 0 <= top <= MOST_LOGPROBS:
+        raise invalid("top_logprobs", f"must be between 0 and {MOST_LOGPROBS}")
+    return top if is_wanted else None

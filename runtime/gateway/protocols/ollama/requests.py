@@ -37,14 +37,14 @@ def chat(document: Mapping[str, Any], served: str, *, thinks: bool | None = None
 
     `served` is the model's name here. `thinks` tells whether it can think; None where nobody knows.
     """
-    messages = listed(document, "messages")
-    alive_s, is_stream = keep_alive_s(document), _checked(document)
+    messages, tools = listed(document, "messages"), listed(document, "tools")
+    asked = _asked(document, thinks)
     if not messages:
-        return "unload" if alive_s == 0 else "load"
-    made: dict[str, Any] = {"model": served, "messages": openai_messages(messages), **_common(document, thinks)}
-    if tools := listed(document, "tools"):
+        return asked.residence
+    made: dict[str, Any] = {"model": served, "messages": openai_messages(messages), **asked.of_chat()}
+    if tools:
         made["tools"] = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
-    return Generation(CHAT_PATH, openai_body(made, is_stream=is_stream))
+    return Generation(CHAT_PATH, openai_body(made, is_stream=asked.is_stream))
 
 
 def generate(document: Mapping[str, Any], served: str, *, thinks: bool | None = None) -> Generation | Residence:
@@ -54,29 +54,28 @@ def generate(document: Mapping[str, Any], served: str, *, thinks: bool | None = 
     gone on with.
     """
     prompt, system, suffix = text(document, "prompt"), text(document, "system"), text(document, "suffix")
-    alive_s, is_stream = keep_alive_s(document), _checked(document)
-    is_raw = truth(document, "raw", default=False)
-    images = listed(document, "images")
+    is_raw, images = truth(document, "raw", default=False), listed(document, "images")
+    asked = _asked(document, thinks)
     if text(document, "template"):
         raise _unsupported("template", "the template of the model itself is used")
     if listed(document, "context"):
         raise _unsupported("context", "no answer from here brings one; send a conversation to /api/chat")
     if not prompt and not images:
-        return "unload" if alive_s == 0 else "load"
+        return asked.residence
     if is_raw and system:
         raise invalid("system", "cannot be said with 'raw', which sends the prompt as it is")
     if is_raw or suffix:
         if images:
             raise _unsupported("images", "a text that is gone on with has none; leave out 'raw' and 'suffix'")
-        made: dict[str, Any] = {"model": served, "prompt": prompt, **_answer(document, is_chat=False)}
+        made: dict[str, Any] = {"model": served, "prompt": prompt, **asked.of_text()}
         if suffix:
             made["suffix"] = suffix
-        return Generation(TEXT_PATH, openai_body(made, is_stream=is_stream))
+        return Generation(TEXT_PATH, openai_body(made, is_stream=asked.is_stream))
     messages = [{"role": "user", "content": content_of(prompt, images, "images")}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    made = {"model": served, "messages": messages, **_common(document, thinks)}
-    return Generation(CHAT_PATH, openai_body(made, is_stream=is_stream))
+    made = {"model": served, "messages": messages, **asked.of_chat()}
+    return Generation(CHAT_PATH, openai_body(made, is_stream=asked.is_stream))
 
 
 def loading(served: str) -> Generation:
@@ -138,8 +137,30 @@ def _check_embedding(document: Mapping[str, Any]) -> int | None:
     return dimensions or None
 
 
-def _checked(document: Mapping[str, Any]) -> bool:
-    """Check what a chat and a prompt have in common and what says nothing upstream; return whether to stream.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a chat and a prompt have in common."""
+
+    options: Mapping[str, Any]
+    effort: str | None
+    logprobs: int | None
+    """How many alternatives are told to each token; None where no log probabilities are wanted."""
+    is_stream: bool
+    residence: Residence
+    """What is wanted where there is nothing to answer."""
+
+    def of_chat(self) -> dict[str, Any]:
+        made = {**self.options, **({"reasoning_effort": self.effort} if self.effort else {})}
+        if self.logprobs is not None:
+            made["logprobs"] = True
+        return {**made, "top_logprobs": self.logprobs} if self.logprobs else made
+
+    def of_text(self) -> dict[str, Any]:
+        return {**self.options, **({} if self.logprobs is None else {"logprobs": self.logprobs})}
+
+
+def _asked(document: Mapping[str, Any], thinks: bool | None) -> _Asked:
+    """Read what a chat and a prompt have in common; raises `ApiError` with status 400.
 
     `truncate` and `shift` say whether a conversation that is too long may lose its beginning. It is never cut here: an
     endpoint that cannot read it says so.
@@ -148,21 +169,15 @@ def _checked(document: Mapping[str, Any]) -> bool:
         truth(document, key, default=True)
     if truth(document, "_debug_render_only", default=False):
         raise _unsupported("_debug_render_only", "endpoints do not show their prompts")
-    return truth(document, "stream", default=True)
-
-
-def _common(document: Mapping[str, Any], thinks: bool | None) -> dict[str, Any]:
     reasoning = effort(document)
     if thinks is False:
         if reasoning not in (None, "none"):
             raise _unsupported("think", f"'{document.get('model')}' does not support thinking")
         reasoning = None
-    return {**_answer(document, is_chat=True), **({"reasoning_effort": reasoning} if reasoning else {})}
-
-
-def _answer(document: Mapping[str, Any], *, is_chat: bool) -> dict[str, Any]:
-    """Return what the answer is to be like."""
-    return {**openai_options(document), **response_format(document), **logprobs(document, is_chat=is_chat)}
+    is_stream = truth(document, "stream", default=True)
+    residence: Residence = "unload" if keep_alive_s(document) == 0 else "load"
+    options = {**openai_options(document), **response_format(document)}
+    return _Asked(options, reasoning, logprobs(document), is_stream, residence)
 
 
 def _tool(tool: object, where: str) -> dict[str, Any]:
