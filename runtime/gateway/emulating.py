@@ -1,0 +1,154 @@
+"""I/O: one attempt whose answer the gateway puts together: of several, or of one that must have a form.
+
+All requests of it share the place that was leased, the deadline and the verdict; when the client leaves, all of them
+end. Nothing is sent to the client before the answer is complete, so that another endpoint can take over; a client that
+waits for a stream gets its comments, and then all events at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from runtime.gateway import sse
+from runtime.gateway.adapters.emulation.choices import added, streamed
+from runtime.gateway.adapters.emulation.forms import Unfit
+from runtime.gateway.adapters.emulation.gathering import Gathering
+from runtime.gateway.adapters.emulation.schema import BadSchemaError, check_schema
+from runtime.gateway.attempt import Ask, AttemptError, BadAnswerError, Client, Course, Parts, Result, keep_alive
+from runtime.gateway.errors import ApiError, error_body, error_event
+from runtime.gateway.observe.metrics import Metrics
+from runtime.gateway.parts import Send, in_parts
+from runtime.gateway.routing.lease import Lease
+from runtime.gateway.routing.outcome import CLIENT_ERROR, OUT_OF_TIME, SUCCESS, UNFIT, judge_fault
+from runtime.gateway.upstream import UpstreamError
+
+UNFIT_STATUS = 422
+"""Of an answer that has not the wanted form after the second try. It is not one that SDKs ask again after: the same
+model would answer the same."""
+
+
+async def emulated(
+    send: Send,
+    gathering: Gathering,
+    ask: Ask,
+    lease: Lease,
+    course: Course,
+    client: Client,
+    metrics: Metrics,
+    now: float,
+) -> Result:
+    """Answer a client with what `send` brings together; raises `AttemptError` and `ClientLeftError`.
+
+    `now` is the event loop's clock.
+    """
+    if gathering.form is not None:
+        try:
+            await asyncio.to_thread(check_schema, gathering.form.schema)
+        except BadSchemaError as error:
+            return _refused(gathering, error)
+    work = asyncio.create_task(_gathered(send, gathering, ask, lease, course, now))
+    try:
+        result = await _awaited(work, ask, lease, course, client)
+    finally:
+        # Its places at the endpoint are free before anybody goes on.
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    if not ask.body.is_stream or result.verdict is not SUCCESS:
+        return result
+    options = ask.body.document.get("stream_options") or {}
+    course.first_at = asyncio.get_running_loop().time()
+    metrics.first_content(ask.route.name, course.first_at - course.started_at)
+    events = streamed(result.body or b"", with_usage=options.get("include_usage") is True)
+    return await _sent(result, lease, course, client, events)
+
+
+async def _awaited(work: asyncio.Task[Result], ask: Ask, lease: Lease, course: Course, client: Client) -> Result:
+    loop = asyncio.get_running_loop()
+    while ask.body.is_stream and not work.done():
+        await asyncio.wait((work,), timeout=max(0.0, course.wake_at - loop.time()))
+        if not work.done() and loop.time() >= course.wake_at:
+            await keep_alive(lease.target.name, course, client)
+    return await work
+
+
+async def _gathered(send: Send, gathering: Gathering, ask: Ask, lease: Lease, course: Course, now: float) -> Result:
+    places = {id(made): place for place, made in enumerate(gathering.made)}
+    answered: list[int] = []
+
+    async def one(part: Ask, shared: Course) -> Result:
+        place = places[id(part)]
+        try:
+            result = await _fit(send, gathering, place, ask.wait_s, shared)
+        except AttemptError as error:
+            if answered and error.verdict.effect == "failure" and asyncio.get_running_loop().time() >= shared.deadline:
+                # It has answered, only not as often as it was asked to.
+                raise AttemptError(OUT_OF_TIME, error.error, error.status, error.body) from error
+            raise
+        answered.append(place)
+        return result
+
+    return await in_parts(one, Parts(gathering.made, gathering.joined), lease, course, now, is_at_once=False)
+
+
+async def _fit(send: Send, gathering: Gathering, place: int, wait_s: float, shared: Course) -> Result:
+    """Ask for one answer, and once more where it has not the form that it must have."""
+    first = await send(replace(gathering.made[place], wait_s=wait_s), shared)
+    if first.verdict is not SUCCESS or first.body is None:
+        return first
+    try:
+        found = await _read(gathering, place, first.body)
+        if isinstance(found, bytes):
+            return first._replace(body=found)
+        if found.is_cut:
+            raise _unfit(gathering, found, "once: it was cut off by the limit of tokens")
+        second = await send(replace(gathering.again(place, found), wait_s=wait_s), shared)
+        if second.verdict is not SUCCESS or second.body is None:
+            return second
+        found = await _read(gathering, place, second.body)
+        if isinstance(found, Unfit):
+            raise _unfit(gathering, found, "in two tries")
+        return second._replace(body=added(found, first.body), tokens=first.tokens + second.tokens)
+    except BadSchemaError as error:
+        return _refused(gathering, error)
+    except ApiError as error:
+        return Result(CLIENT_ERROR, error.status, error.body())
+    except BadAnswerError as error:
+        raise AttemptError(judge_fault("bad answer", is_committed=False), str(error)) from error
+
+
+async def _read(gathering: Gathering, place: int, raw: bytes) -> bytes | Unfit:
+    if gathering.form is None:
+        return gathering.read(place, raw)
+    # How long it takes to hold an answer to a client's schema is in the client's hands.
+    return await asyncio.to_thread(gathering.read, place, raw)
+
+
+def _unfit(gathering: Gathering, found: Unfit, when: str) -> AttemptError:
+    param = gathering.form.param if gathering.form is not None else ""
+    message = f"The model did not answer in the form that '{param}' asks for, {when} ({'; '.join(found.faults)})."
+    body = error_body(UNFIT_STATUS, message, code="answer_not_in_form", param=param)
+    return AttemptError(UNFIT, f"no answer in the form of {param}", UNFIT_STATUS, body)
+
+
+def _refused(gathering: Gathering, error: BadSchemaError) -> Result:
+    param = gathering.form.param if gathering.form is not None else ""
+    if param == "response_format":
+        param = "response_format.json_schema.schema"
+    return Result(CLIENT_ERROR, 400, error_body(400, f"'{param}' {error}.", code="invalid_value", param=param))
+
+
+async def _sent(result: Result, lease: Lease, course: Course, client: Client, events: bytes) -> Result:
+    """Send an answer that is there as a whole to a client that waits for a stream."""
+    if not client.is_started:
+        await client.start(lease.target.name, course.attempts, course.fallback)
+    if course.is_broken_off:
+        course.is_broken_off = False
+        await client.send(sse.restart_event(lease.target.name, course.attempts))
+    try:
+        await client.send(events)
+    except UpstreamError as error:
+        message = f"The endpoint '{lease.target.name}' gave an answer that cannot be read."
+        await client.send(error_event(message, "upstream_error"))
+        return Result(judge_fault(error.fault, is_committed=True), error=str(error))
+    return Result(SUCCESS, tokens=result.tokens)
