@@ -49,6 +49,11 @@ def parse_chat(raw: bytes) -> Body:
         raise invalid("messages", "must be a list with at least one message")
     for index, message in enumerate(messages):
         _check_message(message, index)
+    if raw.find(b'"developer"') >= 0 and any(message["role"] == "developer" for message in messages):
+        # OpenAI's newer name of `system`, and the same to its own models; the templates of most others end at it.
+        told = [{**each, "role": "system"} if each["role"] == "developer" else each for each in messages]
+        document = {**document, "messages": told}
+        raw = json.dumps(document, separators=(",", ":")).encode()
     return body_of(raw, document)
 
 
@@ -137,6 +142,8 @@ def body_of(raw: bytes, document: dict[str, Any]) -> Body:
         if value is not None and key in _TYPES and not _TYPES[key].accepts(value):
             raise invalid(key, f"must be {_TYPES[key].description}")
     _check_conflicts(document)
+    if document.get("tools") is not None or document.get("tool_choice") is not None:
+        _check_tools(document)
     model = document.get("model")
     if not isinstance(model, str) or not model or len(model) > LONGEST_MODEL:
         raise invalid("model", "must name a role, an alias or a model")

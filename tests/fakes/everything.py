@@ -10,10 +10,22 @@ import asyncio
 from typing import Any
 
 from tests.fakes.encoders import embeds, ranks
-from tests.fakes.upstream import DONE, FINISH, ROLE, Behaviour, Exchange, FakeUpstream, completion, event, word
+from tests.fakes.upstream import DONE, FINISH, ROLE, Behaviour, Exchange, FakeUpstream, completion, event, refuses, word
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-_ENDINGS: dict[str, Behaviour] = {"/embeddings": embeds(), "/rerank": ranks()}
+LONGEST_VECTOR = 256
+
+
+async def _embed(exchange: Exchange) -> None:
+    length = exchange.seen.document.get("dimensions") or 4
+    if length > LONGEST_VECTOR:
+        message = f"'dimensions' is {length}, and the vectors of this model have at most {LONGEST_VECTOR} numbers."
+        await refuses(400, {"error": {"message": message, "type": "invalid_request_error", "code": None}})(exchange)
+        return
+    await embeds(length)(exchange)
+
+
+_ENDINGS: dict[str, Behaviour] = {"/embeddings": _embed, "/rerank": ranks()}
 
 
 async def answer_everything(exchange: Exchange) -> None:

@@ -40,14 +40,22 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
 
 
 def _limit(request: Request) -> int:
-    given = request.args.get("limit", str(USUAL))
+    given = _said(request, "limit", str(USUAL))
     if _NUMBER.fullmatch(given) is None or not FEWEST <= int(given) <= MOST:
         raise ApiError(400, f"'limit' is a number from {FEWEST} to {MOST}.", code="invalid_value", param="limit")
     return int(given)
 
 
 def _flag(request: Request, name: str) -> bool:
-    given = request.args.get(name, "false")
+    given = _said(request, name, "false")
     if given not in ("true", "false"):
         raise ApiError(400, f"'{name}' is true or false.", code="invalid_value", param=name)
     return bool(given == "true")
+
+
+def _said(request: Request, name: str, default: str) -> str:
+    """Return what the query says of a parameter; raises `ApiError` where it says it more than once."""
+    found: list[str] = request.get_args(keep_blank_values=True).getlist(name, [default])
+    if len(found) > 1:
+        raise ApiError(400, f"'{name}' is there more than once.", code="invalid_value", param=name)
+    return found[0]

@@ -143,8 +143,7 @@ def _answer(answer: Answer, operation: Operation) -> dict[str, Any]:
             # OpenAPI 3.1 has no word for what the events of a stream are.
             events["x-event"] = _reference(answer.event)
         content[answer.stream] = events
-    if answer.text:
-        content[answer.text] = {"schema": {"type": "string"}}
+    content |= {text: {"schema": {"type": "string"}} for text in answer.texts}
     names = (*_EVERY, *(_RELAYED if answer.is_relayed else ()))
     found: dict[str, Any] = {"description": answer.description, "headers": _headers(names)}
     return found | ({"content": content} if content and operation.method != "HEAD" else {})

@@ -72,7 +72,7 @@ OPERATIONS = (
         "GET",
         "/metrics",
         "Show counters for Prometheus",
-        {"200": Answer("Prometheus' text format.", text=f"{PLAIN}; version=0.0.4; charset=utf-8")},
+        {"200": Answer("Prometheus' text format.", texts=(PLAIN,))},
     ),
     Operation("GET", "/openapi.json", "Describe the HTTP surface", {"200": Answer("This document.", OpenAPIDocument)}),
     Operation(

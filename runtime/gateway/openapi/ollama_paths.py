@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runtime.gateway.openapi import ollama
-from runtime.gateway.openapi.operations import LINES, PLAIN, Answer, Operation, Parameter, relayed
+from runtime.gateway.openapi.operations import LINES, PAGE, PLAIN, Answer, Operation, Parameter, relayed
 
 TAG = "Ollama"
 _MANAGED = "Refused: models are managed by the stack files."
@@ -20,7 +20,9 @@ def _managed(method: str, path: str) -> Operation:
     return Operation(method, path, _MANAGED, {}, tag=TAG, parameters=(_DIGEST,) if "<digest" in path else ())
 
 
-_ROOT = _get("/", "Tell that somebody lives", Answer("`Ollama is running`, or a page for browsers.", text=PLAIN))
+_ROOT = _get(
+    "/", "Tell that somebody lives", Answer("`Ollama is running`, or a page for browsers.", texts=(PLAIN, PAGE))
+)
 _VERSION = _get("/api/version", "Tell the version of the API", Answer("The version.", ollama.Version))
 _TAGS = _get("/api/tags", "List the names that may be sent as `model`", Answer("Those of this key.", ollama.Tags))
 

@@ -74,6 +74,41 @@ class Message(Described):
     tool_calls: list[ToolCall] | None = None
 
 
+class Function(Described):
+    """A function, by its name."""
+
+    name: Text
+
+
+class FunctionTool(Described):
+    """A function that the model may call."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+_NO_FUNCTION: dict[str, Any] = {"properties": {"type": {"not": {"const": "function"}}}}
+
+
+class OtherTool(Described):
+    """Any other tool that an engine knows."""
+
+    model_config = ConfigDict(json_schema_extra=_NO_FUNCTION | {"required": ["type"]})
+
+
+class OneFunction(Described):
+    """The function that the model must call; it is one of the tools."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class OtherChoice(Described):
+    """Any other choice that an engine knows."""
+
+    model_config = ConfigDict(json_schema_extra=_NO_FUNCTION)
+
+
 class Generation(Asked):
     """What every request for generated text may say. Null is as if a parameter was not there."""
 
@@ -100,7 +135,8 @@ class Generation(Asked):
     top_logprobs: int | None = None
     logit_bias: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
-    tools: list[Any] | None = None
+    tools: list[FunctionTool | OtherTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | OneFunction | OtherChoice | None = None
     user: str | None = None
 
 
@@ -246,6 +282,29 @@ class ModelCard(Described):
     """What the name stands for: `role`, `alias`, `service` or `model`."""
     task: str
     """What may be asked of it: `chat`, `embedding` or `reranking`."""
+    context_length: Count | None = None
+    """Tokens that prompt and answer may have together, as it is enforced now. Left out, like all that follows, while
+    no server says it."""
+    max_model_len: Count | None = None
+    """The same in vLLM's words."""
+    trained_context_length: Count | None = None
+    max_output: Count | None = None
+    capabilities: list[str] | None = None
+    """What it is known to be able to do, as `tools`, `vision`, `thinking`, `json_schema`, `logprobs`."""
+    lacks: list[str] | None = None
+    """What it is known not to be able to do."""
+    dimensions: Count | None = None
+    """The length of its vectors."""
+    architecture: str | None = None
+    parameters: Count | None = None
+    quantisation: str | None = None
+    format: str | None = None
+    size_bytes: Token | None = None
+    """Of its weights."""
+    loaded: bool | None = None
+    memory_bytes: Token | None = None
+    expires_at: float | None = None
+    """When it will be dropped from memory, in seconds since the epoch."""
 
 
 class ModelList(Described):

@@ -12,6 +12,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 PLAIN = "text/plain"
+PAGE = "text/html"
 
 Schema = Mapping[str, Any]
 
@@ -45,8 +46,8 @@ class Answer:
     """The content type of an answer that comes in events; empty where none does."""
     event: type[BaseModel] | None = None
     """What the JSON documents of these events are."""
-    text: str = ""
-    """The content type of an answer that is plain text; empty where none is."""
+    texts: tuple[str, ...] = ()
+    """The content types of answers that are text for people, or for other programs."""
     is_relayed: bool = False
     """Whether it names the endpoint that has answered."""
 

@@ -109,7 +109,7 @@ class Reasoning(Described):
 Item = GivenMessage | SaidMessage | FunctionCall | FunctionCallOutput | Reasoning
 
 
-class FunctionTool(Described):
+class ResponseTool(Described):
     """A function that the model may call."""
 
     type: Literal["function"]
@@ -184,7 +184,7 @@ class ResponsesRequest(Asked):
     background: Literal[False] | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[ResponseTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedFunction | AllowedTools | None = None
     include: list[_Included] | None = None
     metadata: (
