@@ -180,6 +180,47 @@ class WorkerGroup(Reported):
     """In the order of their numbers."""
 
 
+ModelAbility = Literal[
+    "completion", "tools", "vision", "audio", "thinking", "json_schema", "logprobs", "insert", "embedding", "rerank"
+]
+"""What a model may be able to do, in Ollama's words where it has one."""
+
+
+class WorkerModel(Reported):
+    """The row of `/v1/models`: OpenAI's keys, and what a client may want to know. None is left out."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """Seconds since 1970."""
+    owned_by: str = "orchestrate"
+    context_length: int | None = None
+    """Tokens that prompt and answer may have together, as requests are held to it; of an encoder those of one text."""
+    max_model_len: int | None = None
+    """The same in vLLM's words."""
+    trained_context_length: int | None = None
+    """What the model's own files say."""
+    capabilities: tuple[ModelAbility, ...] = ()
+    lacks: tuple[ModelAbility, ...] = ()
+    """What it cannot do. Both are empty before the first load."""
+    dimensions: int | None = None
+    """The length of an embedding model's vectors."""
+    architecture: str | None = None
+    parameters: int | None = None
+    quantisation: str | None = None
+    """`4bit`, `mxfp4`, or the type of the weights: `bf16`."""
+    format: str | None = None
+    """`mlx`, or `safetensors` where another program wrote them."""
+    size_bytes: int | None = None
+    """Of the weights in their files."""
+    loaded: bool
+    """Whether the model is in memory."""
+    memory_bytes: int | None = None
+    """In use now, caches included; of a group that of its rank 0."""
+    expires_at: float | None = None
+    """When it is dropped from memory unless somebody asks, in seconds since 1970."""
+
+
 class WorkerStatus(Reported):
     """The answer of `/status`."""
 

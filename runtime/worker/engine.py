@@ -17,6 +17,7 @@ from runtime.worker import status
 from runtime.worker.alone import computing_alone
 from runtime.worker.answer import Answer
 from runtime.worker.batch import Event, Failure, Removed
+from runtime.worker.described import Described, chat_abilities
 from runtime.worker.errors import RequestError
 from runtime.worker.gate import BROKEN, STOPPED, Gate
 from runtime.worker.generation import GenerationThread, Loaded, Loader, MakeSteps, Report, Rounds
@@ -144,6 +145,15 @@ class Engine:
             prompt_cache=status.prompt_cache(self._gauges),
             group=self._report_group(),
         )
+
+    def describe(self) -> Described | None:
+        """Return what is known of the model; None before it is loaded."""
+        model = self._model
+        if model is None:
+            return None
+        tokenizer = model.tokenizer
+        can = chat_abilities(has_template=tokenizer.has_chat_template, has_thinking=tokenizer.has_thinking)
+        return Described(model.limits.context_length, can)
 
     def pulse(self) -> tuple[Phase, float | None, WorkerMemory]:
         """Return the phase, the progress while it loads, and this process's memory."""

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from runtime.worker.contexts import known_context, text_config
 from runtime.worker.encode.recipe import check_chat
 from runtime.worker.products import use_numpy
 from runtime.worker.prompt import Limits
@@ -19,7 +20,6 @@ from runtime.worker.tools.conversation import ToolSyntax, tool_syntax
 
 logger = logging.getLogger(__name__)
 
-_CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "seq_length", "n_positions", "n_ctx")
 _DEFAULT_CONTEXT = 4096
 """For a model whose configuration names no length; `--max-context` overrides it."""
 
@@ -89,15 +89,8 @@ def materialise(module: Any, progress: Callable[[float], None]) -> int:
     return total
 
 
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the language part of the configuration of a model that has several parts."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
-
-
 def _context_length(config: dict[str, Any], max_context: int | None) -> int:
-    text = _text_config(config)
-    known = next((text[key] for key in _CONTEXT_KEYS if isinstance(text.get(key), int)), None)
+    known = known_context(config)
     if known is None:
         known = max_context or _DEFAULT_CONTEXT
         logger.warning("config.json names no context length: using %d", known)
@@ -105,7 +98,7 @@ def _context_length(config: dict[str, Any], max_context: int | None) -> int:
 
 
 def _vocabulary(config: dict[str, Any], tokenizer: Any) -> int:
-    size = _text_config(config).get("vocab_size")
+    size = text_config(config).get("vocab_size")
     return size if isinstance(size, int) else len(tokenizer)
 
 

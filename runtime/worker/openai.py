@@ -149,14 +149,6 @@ def _pieces(value: Any, depth: int) -> Iterator[str]:
         yield json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def model_list(model: str, created: int, context_length: int | None) -> dict[str, Any]:
-    """Build the answer of `/v1/models`; `max_model_len` is vLLM's name for the context length."""
-    entry = {"id": model, "object": "model", "created": created, "owned_by": "orchestrate"}
-    if context_length is not None:
-        entry["max_model_len"] = context_length
-    return {"object": "list", "data": [entry]}
-
-
 def _event(chunk: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 

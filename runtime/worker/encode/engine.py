@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from runtime.worker import status
+from runtime.worker.described import Described, kind_abilities
 from runtime.worker.encode.encoder import Encoder
 from runtime.worker.encode.thread import Began, Computed, EncodeThread, Ended, Failed, Loaded, Report
 from runtime.worker.encode.work import Reading, Vector, Work
@@ -124,6 +125,13 @@ class EncodeEngine:
             tokens=tokens.model_copy(update={"prompt": tokens.generated, "generated": 0}),
             versions=status.versions(),
         )
+
+    def describe(self) -> Described | None:
+        """Return what is known of the model; None before it is loaded."""
+        encoder, kind = self._encoder, self._settings.kind
+        if encoder is None:
+            return None
+        return Described(encoder.max_length, kind_abilities(kind), encoder.dimensions if kind == "embedding" else None)
 
     async def drain(self) -> None:
         """Admit nobody any more, let the requests under way finish for `drain_s`, then end them and the thread."""

@@ -1,18 +1,21 @@
 """I/O: the worker's HTTP surface, on Sanic: which paths a model of a kind has, who may ask, and who answers."""
 
+import asyncio
 import hmac
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import json as json_response
 
-from runtime.worker import openai
 from runtime.worker.body import parse_json
+from runtime.worker.card import read_card
 from runtime.worker.choices import Stream, Whole
+from runtime.worker.described import FileCard, row_of
 from runtime.worker.encode.engine import EncodeEngine
 from runtime.worker.encode.request import parse_embedding, parse_rerank
 from runtime.worker.encode.work import Reading, Work, embedding_work, rerank_work
@@ -26,6 +29,7 @@ from runtime.worker.openai import Envelope, Kind
 from runtime.worker.request import Request as Wanted
 from runtime.worker.request import parse_chat, parse_completion
 from runtime.worker.settings import Settings
+from schemas.messages import Phase
 from schemas.model import ModelKind
 from schemas.prefer import HEADER as PREFER_HEADER
 from schemas.prefer import PROBE_HEADER, wait_s
@@ -39,6 +43,8 @@ NEVER_S = 10 * 365 * 86400
 
 GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
 EMBEDDING_PATH = "/v1/embeddings"
+LOADED: frozenset[Phase] = frozenset({"warming", "ready", "recovering", "draining"})
+"""Phases in which the whole model is in memory."""
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 """Jina's and vLLM's, Cohere's, and that of Text Embeddings Inference."""
 ENCODING_PATHS = (EMBEDDING_PATH, *RERANK_PATHS)
@@ -81,7 +87,7 @@ def _new_app(settings: Settings, host: Host[Loadable]) -> App:
     if isinstance(host, OnDemand):
         unguarded.add(_add_unload(app, host))
     _add_guard(app, settings.token, frozenset(unguarded))
-    _add_reports(app, settings.name, host)
+    _add_reports(app, settings, host)
     app.error_handler.add(Exception, answer_error)
     return app
 
@@ -164,7 +170,9 @@ def _refuse_others(app: App, kind: ModelKind, paths: Iterable[str]) -> None:
         app.add_route(refuse, path, methods=["POST"], stream=True, name=f"other{number}")
 
 
-def _add_reports(app: App, model: str, host: Host[Loadable]) -> None:
+def _add_reports(app: App, settings: Settings, host: Host[Loadable]) -> None:
+    card: FileCard | None = None
+
     @app.get("/health")
     async def health(_: Request) -> HTTPResponse:
         is_alive = host.is_alive
@@ -183,7 +191,21 @@ def _add_reports(app: App, model: str, host: Host[Loadable]) -> None:
 
     @app.get("/v1/models")
     async def models(_: Request) -> HTTPResponse:
-        return json_response(openai.model_list(model, host.started_at, host.status().context_length))
+        nonlocal card
+        if card is None:
+            directory = Path(settings.model_dir)
+            card = await asyncio.to_thread(read_card, directory, settings.kind, settings.max_context)
+        status = host.status()
+        row = row_of(
+            settings.name,
+            host.started_at,
+            card,
+            host.describe(),
+            is_loaded=status.phase in LOADED,
+            memory_bytes=status.memory.active_bytes,
+            expires_at=host.expires_at(),
+        )
+        return json_response({"object": "list", "data": [row.model_dump(exclude_none=True)]})
 
 
 def _add_canary(app: App, host: Host[Engine]) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from runtime.worker.described import Described
 from runtime.worker.gate import Gate
 from schemas.messages import WorkerReadiness, WorkerStatus
 
@@ -49,6 +50,10 @@ class Loadable(Protocol):
         """Report everything; also before the start."""
         ...
 
+    def describe(self) -> Described | None:
+        """Tell what is known of the model; None before it is loaded."""
+        ...
+
     async def drain(self) -> None:
         """Let requests under way finish, then end them and the thread."""
         ...
@@ -87,6 +92,14 @@ class Host(Protocol[E_co]):
         """Report for `/status`."""
         ...
 
+    def describe(self) -> Described | None:
+        """Tell what is known of the model, be it in memory or not; None before the first load."""
+        ...
+
+    def expires_at(self) -> float | None:
+        """Tell when the model is dropped unless somebody asks, in seconds since the epoch; None where it stays."""
+        ...
+
     async def drain(self) -> None:
         """Admit nobody any more and end."""
         ...
@@ -119,6 +132,14 @@ class Always(Host[E]):
     def status(self) -> WorkerStatus:
         """Report what the engine says."""
         return self.engine.status()
+
+    def describe(self) -> Described | None:
+        """Tell what the engine says."""
+        return self.engine.describe()
+
+    def expires_at(self) -> float | None:
+        """Return None: the model stays."""
+        return None
 
     async def drain(self) -> None:
         """Drain the engine."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from runtime.worker import refusals
+from runtime.worker.described import Described
 from runtime.worker.errors import UnavailableError
 from runtime.worker.on_demand import words
 from runtime.worker.on_demand.attempts import ROOM_POLL_S
@@ -34,6 +35,8 @@ class OnDemand(Host[E]):
         self._model = Residence(settings, terms, make, on_end)
         self._waiting = 0
         """Requests that wait for the model."""
+        self._described: Described | None = None
+        """What the first load has shown of the model."""
 
     def start(self, url: str) -> None:
         """Tell the neighbours where this worker is; nothing is loaded."""
@@ -56,6 +59,7 @@ class OnDemand(Host[E]):
         if not self._is_loaded():
             await self._wait(call)
         engine = self._model.slot.engine
+        self._described = self._described or engine.describe()
         self._model.begin_use(is_probe=call.is_probe)
         try:
             yield engine
@@ -134,6 +138,17 @@ class OnDemand(Host[E]):
         uptime = round(time.monotonic() - self._began, 3)
         changes = {"phase": self._model.phase, "uptime_s": uptime, "on_demand": self._report()}
         return self._model.slot.engine.status().model_copy(update=changes)
+
+    def describe(self) -> Described | None:
+        """Tell what the engine says, or said when it was there."""
+        return self._model.slot.engine.describe() or self._described
+
+    def expires_at(self) -> float | None:
+        """Tell when the model is dropped unless somebody asks; None where it stays, is in use or is not there."""
+        last, stop_s = self._model.use.last, self._model.idle_stop_s
+        if stop_s is None or last is None or self._model.is_used or not self._is_loaded():
+            return None
+        return time.time() + max(0.0, last + stop_s - time.monotonic())
 
     def _report(self) -> OnDemandReport:
         model, now = self._model, time.monotonic()

@@ -45,7 +45,8 @@ class Residence(Generic[E]):
         self.use = Use()
         self.attempts = Attempts()
         self._name = settings.name
-        self._idle_stop_s = terms.idle_stop_s
+        self.idle_stop_s = terms.idle_stop_s
+        """Seconds without a request after which the model is dropped; None keeps it."""
         self._on_end = on_end
         self._users = 0
         self._is_wanted = False
@@ -203,7 +204,7 @@ class Residence(Generic[E]):
             self._timer = None
         if self.state != "loaded" or self._users:
             return
-        due = self.use.next_look(self._idle_stop_s)
+        due = self.use.next_look(self.idle_stop_s)
         if due is not None:
             wait = max(0.0, due - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait, self._look)
@@ -213,8 +214,8 @@ class Residence(Generic[E]):
         if self.state != "loaded" or self._users:
             return
         now = time.monotonic()
-        if self.use.is_over(now, self._idle_stop_s):
-            logger.info("idle for %.0f s: the model is dropped", self._idle_stop_s)
+        if self.use.is_over(now, self.idle_stop_s):
+            logger.info("idle for %.0f s: the model is dropped", self.idle_stop_s)
             self._begin_unload()
             return
         if self.use.is_fresh and self.use.is_stale(now):

@@ -83,7 +83,10 @@ def test_reports_are_those_of_every_worker(encoder: Worker) -> None:
     assert after.tokens.generated == 0
     assert after.memory.model_bytes > 0
     assert after.context_length == 64
-    assert encoder.http.get("/v1/models").json()["data"][0]["id"] == "tiny"
+    model = encoder.http.get("/v1/models").json()["data"][0]
+    assert (model["id"], model["context_length"], model["loaded"]) == ("tiny", 64, True)
+    assert (model["capabilities"], model["dimensions"]) == (["embedding", "rerank"], WIDTH)
+    assert "completion" in model["lacks"]
 
 
 def test_an_embedding_worker_ranks_too(encoder: Worker) -> None:

@@ -208,7 +208,14 @@ def test_reports(worker: Worker) -> None:
     assert status.memory.model_bytes > 0
     assert status.versions.mlx_lm.startswith("0.32.")
     models = worker.http.get("/v1/models").json()
-    assert [model["id"] for model in models["data"]] == ["tiny"]
+    (model,) = models["data"]
+    assert model["id"] == "tiny"
+    assert model["context_length"] == model["max_model_len"] == status.context_length
+    assert {"completion", "json_schema", "logprobs"} <= set(model["capabilities"])
+    assert {"vision", "embedding"} <= set(model["lacks"])
+    assert (model["loaded"], model["architecture"], model["format"]) == (True, "llama", "mlx")
+    assert model["size_bytes"] == status.memory.model_bytes
+    assert model["parameters"] > 0 and "expires_at" not in model
 
 
 LONG = {"prompt": "the quick brown fox", "max_tokens": 20_000}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.worker.described import Described
 from runtime.worker.errors import UnavailableError
 from runtime.worker.gate import Gate
 from runtime.worker.on_demand import place, residence
@@ -51,6 +52,9 @@ class Engine:
 
     def status(self) -> WorkerStatus:
         raise NotImplementedError
+
+    def describe(self) -> Described | None:
+        return Described(64, frozenset({"completion"})) if self.is_alive else None
 
     async def drain(self) -> None:
         self.drains += 1

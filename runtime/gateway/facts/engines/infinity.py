@@ -11,6 +11,7 @@ from runtime.gateway.facts.known import Capability, Facts
 
 MODELS = Question("/models")
 _WORDS: dict[str, Capability] = {"embed": "embedding", "rerank": "rerank", "image_embed": "vision"}
+_ALL: frozenset[Capability] = frozenset({"embedding", "rerank", "vision", "completion"})
 
 
 def _read(answers: Answers, model: str) -> Facts | None:
@@ -19,7 +20,7 @@ def _read(answers: Answers, model: str) -> Facts | None:
         return None
     told = texts(row.get("capabilities"))
     can = frozenset(word for name, word in _WORDS.items() if name in told)
-    cannot = frozenset(_WORDS.values()) - can | {"completion"} if told else frozenset[Capability]()
+    cannot = _ALL - can if told else frozenset[Capability]()
     return Facts(source="infinity", can=can, cannot=cannot, format=text(row.get("backend")), is_loaded=True)
 
 

@@ -44,7 +44,7 @@ def _read(answers: Answers, model: str) -> Facts | None:
     is_router = _is_router(listed)
     row = _row(listed, model) or (listed[0] if len(listed) == 1 and not is_router else {})
     props = said(answers, _props_of(model) if is_router else PROPS)
-    if not row and (is_router or not props):
+    if not row and (is_router or "default_generation_settings" not in props):
         return None
     told = next((one for one in rows(document.get("models")) if one.get("name") in (model, row.get("id"))), {})
     meta = fields(row.get("meta"))

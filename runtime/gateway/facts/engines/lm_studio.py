@@ -7,7 +7,6 @@ Its pages load nothing. A model that is not loaded has no context of its own yet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from runtime.gateway.facts.answers import (
     Answers,
@@ -88,7 +87,7 @@ def _read_v0(row: Mapping[str, object]) -> Facts:
 
 
 def _those(stated: Mapping[Capability, bool | None], *, wanted: bool) -> frozenset[Capability]:
-    return frozenset(cast(Capability, name) for name, is_able in stated.items() if is_able is wanted)
+    return frozenset(name for name, is_able in stated.items() if is_able is wanted)
 
 
 LM_STUDIO = Reader((V1, V0), nothing_more, _read)

@@ -52,7 +52,7 @@ def _read(answers: Answers, model: str) -> Facts | None:
     lengths = (row.get("max_model_len"), row.get("loaded_context_length"), meta.get("n_ctx"), row.get("context_length"))
     return Facts(
         source="openai",
-        context_length=next((found for length in lengths if (found := count(length))), None),
+        context_length=next((number for length in lengths if (number := count(length))), None),
         trained_context_length=count(row.get("max_context_length")) or count(meta.get("n_ctx_train")),
         is_loaded=flag(row.get("loaded")),
         quantisation=text(row.get("quantization")),

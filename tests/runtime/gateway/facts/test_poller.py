@@ -1,0 +1,173 @@
+"""Servers are asked about their models, beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from runtime.gateway.facts import names
+from runtime.gateway.facts.known import Facts
+from runtime.gateway.routing.table import EndpointIdentity
+from tests.fakes import engines
+from tests.fakes.engines import FakeEngine
+from tests.fakes.upstream import Exchange, FakeUpstream
+from tests.ports import free_port
+from tests.runtime.gateway.harness import CHAT, LocalGateway, local_gateway, stack_document, until
+
+SHOWN = {"capabilities": ["completion", "tools"], "model_info": {"general.architecture": "llama"}}
+
+
+def ollama(*models: str, loaded: tuple[str, ...] = ()) -> dict[str, Any]:
+    return engines.ollama(*models, loaded=loaded) | {"/api/show": dict.fromkeys(models, SHOWN)}
+
+
+def facts(gateway: LocalGateway, model: str) -> Facts:
+    book = gateway.gateway.services.facts
+    return next((known for identity, known in book.known.items() if identity.model == model), Facts())
+
+
+async def known(gateway: LocalGateway, model: str) -> Facts:
+    await until(lambda: facts(gateway, model).is_known, what=f"something is known of {model}")
+    return facts(gateway, model)
+
+
+async def now(gateway: LocalGateway) -> None:
+    """Ask all servers once more."""
+    await gateway.gateway.services.fact_poller.refresh(0.0, 60.0)
+
+
+def document(**helpers: FakeUpstream) -> dict[str, Any]:
+    """Return a stack with Ollama boxes, each with the model `model-NAME`, in the role `chat` and the alias `any`."""
+    made = stack_document({name: fake.url for name, fake in helpers.items()})
+    for helper in made["helpers"].values():
+        helper["api"] = "ollama"
+    return made | {"aliases": {"any": [f"model-{name}" for name in helpers]}}
+
+
+async def test_the_models_list_says_what_the_servers_say(tmp_path: Path) -> None:
+    vllm, bert = FakeEngine(engines.vllm("model-a")), FakeEngine(engines.tei("model-b"))
+    async with vllm, bert, FakeUpstream() as silent:
+        made = stack_document({"a": vllm.url, "c": silent.url})
+        made["helpers"]["b"] = {"url": bert.url, "api": "tei", "models": {"model-b": {"kind": "embedding"}}}
+        made["roles"]["embedding"] = {"endpoints": {"b": {"helper": "b", "model": "model-b"}}}
+        async with local_gateway(tmp_path, made, asks_servers=True) as gateway, gateway.client() as client:
+            await known(gateway, "model-a")
+            await known(gateway, "model-b")
+            rows = {row["id"]: row for row in (await client.get("/v1/models")).json()["data"]}
+            assert (rows["chat"]["context_length"], rows["chat"]["max_model_len"]) == (32768, 32768)
+            assert (rows["model-b"]["context_length"], rows["model-b"]["capabilities"]) == (512, ["embedding"])
+            assert "context_length" not in rows["model-c"], "nobody knows, nobody guesses"
+            assert {"id", "object", "created", "owned_by"} <= rows["model-c"].keys()
+            one = (await client.get("/v1/models/model-a")).json()
+            assert one == rows["model-a"]
+
+
+async def test_an_alias_prefers_whose_model_is_in_memory_as_that_changes(tmp_path: Path) -> None:
+    first, second = FakeEngine(ollama("model-a")), FakeEngine(ollama("model-b", loaded=("model-b",)))
+
+    async def answered_by(gateway: LocalGateway) -> str:
+        async with gateway.client() as client:
+            answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "any"})
+            assert answer.status_code == 200
+            return answer.headers["x-orchestrate-endpoint"]
+
+    async with first, second:
+        async with local_gateway(tmp_path, document(a=first, b=second), asks_servers=True) as gateway:
+            services = gateway.gateway.services
+            assert (await known(gateway, "model-a")).is_loaded is False
+            assert (await known(gateway, "model-b")).is_loaded is True
+            assert await answered_by(gateway) == "b"
+            first.documents, second.documents = ollama("model-a", loaded=("model-a",)), ollama("model-b")
+            await now(gateway)
+            assert [held.name for held in names.loaded(services.live.table, services.facts)] == ["model-a"]  # type: ignore[arg-type]
+            assert await answered_by(gateway) == "a"
+            first.documents = ollama("model-a")
+            await now(gateway)
+            assert await answered_by(gateway) == "a", "where none is loaded, the first of them loads it"
+            assert not gateway.standing("a").is_unloaded, "an answer shows that it is there now"
+
+
+async def test_a_load_that_a_request_shows_is_looked_at_soon(tmp_path: Path) -> None:
+    async with FakeEngine(ollama("model-a")) as fake:
+        async with local_gateway(tmp_path, document(a=fake), asks_servers=True) as gateway, gateway.client() as client:
+            assert (await known(gateway, "model-a")).is_loaded is False
+            fake.documents = ollama("model-a", loaded=("model-a",))
+            assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+            await until(lambda: facts(gateway, "model-a").is_loaded, what="the load is seen")
+
+
+async def test_a_server_is_asked_once_for_all_its_models_and_what_stays_the_same_is_not_asked_again(
+    tmp_path: Path,
+) -> None:
+    async with FakeEngine(ollama("model-a", "model-b")) as fake:
+        made = document(a=fake)
+        made["helpers"]["a"]["models"]["model-b"] = {}
+        async with local_gateway(tmp_path, made, asks_servers=True) as gateway:
+            await known(gateway, "model-b")
+            await now(gateway)
+            asked = fake.questions
+            assert asked == ["/api/tags", "/api/ps", "/api/show", "/api/show", "/api/tags", "/api/ps"]
+            assert fake.seen == [], "nothing was generated for it"
+
+
+async def test_facts_and_questions_survive_reloads_and_end_with_their_table(tmp_path: Path) -> None:
+    async with FakeEngine(ollama("model-a")) as fake, FakeEngine(engines.vllm("model-b")) as other:
+        async with local_gateway(tmp_path, document(a=fake), asks_servers=True) as gateway:
+            await known(gateway, "model-a")
+            for number in range(30):
+                await gateway.reload({**gateway.document, "aliases": {f"edit-{number}": ["chat"]}})
+                assert facts(gateway, "model-a").is_known
+            running = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+            assert running.count("FactPoller._run") <= 2, "the one at work, and one that is ending"
+            assert fake.questions.count("/api/tags") == 1, "a reload is no reason to ask again"
+            await gateway.reload(stack_document({"b": other.url}))
+            assert (await known(gateway, "model-b")).context_length == 32768
+            assert not facts(gateway, "model-a").is_known
+            assert not fake.open_connections
+        running = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+        assert not [name for name in running if name.startswith("FactPoller")]
+
+
+async def test_servers_that_are_dead_stuck_or_mad_are_unknown_and_hold_up_nobody(tmp_path: Path) -> None:
+    async def hangs(exchange: Exchange) -> None:
+        await exchange.silence()
+
+    async def raves(exchange: Exchange) -> None:
+        await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[[[[[[[[[")
+
+    stuck, mad, well = FakeEngine({"/v1/models": hangs}), FakeEngine({"/v1/models": raves}), engines.vllm("model-d")
+    async with stuck, mad, FakeEngine(well) as good:
+        urls = {"a": f"http://127.0.0.1:{free_port()}", "b": stuck.url, "c": mad.url, "d": good.url}
+        async with local_gateway(tmp_path, stack_document(urls), asks_servers=True) as gateway:
+            assert (await known(gateway, "model-d")).context_length == 32768
+            poller = gateway.gateway.services.fact_poller
+            await poller.refresh(0.0, 0.2)
+            for model in ("model-a", "model-b", "model-c"):
+                assert facts(gateway, model) == Facts()
+
+
+async def test_a_server_that_ends_is_no_longer_said_to_hold_a_model(tmp_path: Path) -> None:
+    fake = FakeEngine(ollama("model-a", loaded=("model-a",)))
+    await fake.start()
+    async with local_gateway(tmp_path, document(a=fake), asks_servers=True) as gateway:
+        assert (await known(gateway, "model-a")).is_loaded
+        await fake.stop()
+        await now(gateway)
+        gone = facts(gateway, "model-a")
+        assert (gone.is_loaded, gone.context_length) == (None, 4096)
+        assert facts(gateway, "model-a").expires_at is None
+
+
+async def test_a_key_goes_to_its_server_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("BOX_KEY", "secret-of-the-box")
+    async with FakeEngine(engines.vllm("model-a"), key="secret-of-the-box") as keyed, FakeUpstream() as other:
+        made = stack_document({"a": keyed.url, "b": other.url})
+        made["helpers"]["a"]["key"] = "${env:BOX_KEY}"
+        async with local_gateway(tmp_path, made, asks_servers=True) as gateway:
+            assert (await known(gateway, "model-a")).context_length == 32768
+            assert not [identity for identity in _identities(gateway) if "secret" in repr(identity)]
+
+
+def _identities(gateway: LocalGateway) -> list[EndpointIdentity]:
+    return list(gateway.gateway.services.facts.known)
