@@ -29,6 +29,10 @@ class AttemptReceipt(Reported):
     ended_s: float
     outcome: str
     error: str | None = None
+    emulated: tuple[str, ...] = ()
+    """Parameters that the gateway saw to, because the endpoint cannot."""
+    dropped: tuple[str, ...] = ()
+    """Parameters that were left out, because the files say so for the endpoint."""
 
 
 class Receipt(Reported):

@@ -25,6 +25,7 @@ from schemas.base import (
 )
 from schemas.model import Model, ModelKind
 from schemas.node import Address, Node
+from schemas.parameters import ParameterName
 from schemas.policy import Breaker, HealthCheck, Limits, Policy, Seconds, Timeouts
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -122,7 +123,7 @@ class Service(Frozen):
     port: Annotated[Port | None, COLD] = None
     """The port of its HTTP server; one of the node's `ports` when absent."""
     max_batch: Annotated[int, Field(ge=1, le=256), COLD] = 8
-    """Requests that are answered at once; of embedding and reranking models texts, 32 where nothing is said."""
+    """Requests that are answered at once; of embedding and reranking models texts, 128 where nothing is said."""
     max_waiting: Annotated[int, Field(ge=0, le=4096), COLD] = 64
     """Requests that may wait for a place in the batch; more are refused with 503."""
     prompt_cache_gib: Annotated[float | None, Field(ge=0, le=4096), COLD] = None
@@ -163,6 +164,9 @@ class Helper(Frozen):
     max_batch: Annotated[int | None, Field(ge=1, le=65_536), HOT] = None
     """Texts or documents that it takes in one request; more are sent in several. Without it TEI gets 32, Infinity 2048
     and others any number."""
+    drop_params: Annotated[tuple[ParameterName, ...], HOT] = ()
+    """Parameters of requests that are left out for it. Without it what a server would pass over in silence is done by
+    the gateway, or refused by name."""
     key: Annotated[Secret | None, HOT] = None
     """The key that it asks for; sent to no one else."""
 
@@ -177,6 +181,8 @@ class ServiceEndpoint(Frozen):
     """Share of the requests among endpoints of one priority."""
     timeout_s: Annotated[Seconds | None, HOT] = None
     """Seconds to the first content of an answer; the role's when absent."""
+    drop_params: Annotated[tuple[ParameterName, ...], HOT] = ()
+    """Parameters of requests that are left out for it."""
 
 
 class HelperEndpoint(Frozen):
@@ -191,6 +197,8 @@ class HelperEndpoint(Frozen):
     """Share of the requests among endpoints of one priority."""
     timeout_s: Annotated[Seconds | None, HOT] = None
     """Seconds to the first content of an answer; the role's when absent."""
+    drop_params: Annotated[tuple[ParameterName, ...], HOT] = ()
+    """Parameters of requests that are left out for it, with those of its helper."""
 
 
 def _endpoint_tag(value: Any) -> str:

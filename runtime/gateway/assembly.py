@@ -81,7 +81,7 @@ def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -
             )
         )
 
-    relay = Relay(exchanges, pool, metrics, holds, queues, live.find_route, now, note)
+    relay = Relay(exchanges, pool, metrics, holds, queues, live.find_route, now, note, facts.of)
 
     def take_over(table: RoutingTable) -> None:
         prober.adopt(table)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from runtime.gateway.bodies import Body
 from runtime.gateway.routing.outcome import Verdict
 from runtime.gateway.routing.select import Skipped
-from runtime.gateway.routing.table import Route
+from runtime.gateway.routing.table import Route, Target
+
+if TYPE_CHECKING:
+    from runtime.gateway.adapters.emulation.gathering import Gathering
 
 HOLD_S = 10.0
 """How long a stream's headers are held back for the sake of failover."""
@@ -88,6 +91,26 @@ class Ask:
     """The requests that the endpoint gets in place of this one, where this is more than it takes at once."""
     may_restart: bool = True
     """Whether its client can be told that an answer begins anew: only OpenAI's streams have an event for it."""
+    steps: Callable[[Target], Steps] | None = None
+    """Makes the requests that an endpoint gets one after the other in place of this one."""
+    gathering: Gathering | None = None
+    """How the gateway puts an answer together that the endpoint cannot give by itself."""
+    emulated: tuple[str, ...] = ()
+    """The parameters that the gateway sees to in the endpoint's place."""
+    dropped: tuple[str, ...] = ()
+    """The parameters that were left out, because the files say so for this endpoint."""
+    notes: Notes | None = None
+    """Where it is noted what the client is told beside the answer."""
+
+
+class Notes:
+    """What a client is told beside its answer, of the attempt that was made last."""
+
+    __slots__ = ("dropped", "emulated")
+
+    def __init__(self) -> None:
+        self.emulated: tuple[str, ...] = ()
+        self.dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +134,10 @@ class Made(NamedTuple):
     outcome: str
     """The verdict's label."""
     error: str | None = None
+    emulated: tuple[str, ...] = ()
+    """The parameters that the gateway saw to."""
+    dropped: tuple[str, ...] = ()
+    """Those that were left out."""
 
 
 class Course:
@@ -167,6 +194,11 @@ class Result(NamedTuple):
     error: str | None = None
     tokens: int = 0
     """How many tokens the endpoint says that it generated."""
+
+
+Steps = Generator[Ask, Result, Result]
+"""Yields what an endpoint is asked next and is sent the answer, whose verdict is `SUCCESS`; returns what ends the
+attempt. An `AttemptError` is thrown into it, and ends the attempt where it is not caught."""
 
 
 class AttemptError(Exception):

@@ -102,6 +102,8 @@ class Attempts:
     async def _one(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result | AttemptError:
         label, error_text, began_at = CLIENT_LEFT.label, None, self._now()
         course.first_at = None
+        if ask.notes is not None:
+            ask.notes.emulated, ask.notes.dropped = ask.emulated, ask.dropped
         try:
             if lease.target.name in ask.failing:
                 raise AttemptError(SIMULATED, "failed on request")
@@ -119,5 +121,6 @@ class Attempts:
             return result
         finally:
             lease.release()
-            course.made.append(Made(lease.target.name, began_at, course.first_at, self._now(), label, error_text))
+            times = (began_at, course.first_at, self._now())
+            course.made.append(Made(lease.target.name, *times, label, error_text, ask.emulated, ask.dropped))
             self._metrics.attempt(lease.target.name, label)

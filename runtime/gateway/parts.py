@@ -30,13 +30,17 @@ LARGEST_JOINED_HERE = 256 * 1024
 Send = Callable[[Ask, Course], Awaitable[Result]]
 
 
-async def in_parts(send: Send, parts: Parts, lease: Lease, course: Course, now: float) -> Result:
+async def in_parts(
+    send: Send, parts: Parts, lease: Lease, course: Course, now: float, *, is_at_once: bool = True
+) -> Result:
     """Send the parts of a request and make one answer of theirs; raises `AttemptError`.
 
-    `send` sends one of them within the deadline of a course. `now` is the event loop's clock.
+    `send` sends one of them within the deadline of a course. `now` is the event loop's clock. Without `is_at_once`, as
+    for texts, which take their time, only the request's own deadline is that of all of them.
     """
     lease.sends(sum(len(ask.body.raw) for ask in parts.asks))
-    shared = Course(now, min(course.deadline - now, lease.first_limit_s))
+    left_s = course.deadline - now
+    shared = Course(now, min(left_s, lease.first_limit_s) if is_at_once else left_s)
     # Who limits the requests at once at an endpoint gets one at a time of each client.
     places = asyncio.Semaphore(AT_ONCE if lease.target.max_in_flight is None else 1)
     ended: list[Result | AttemptError] = []

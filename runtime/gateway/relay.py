@@ -10,6 +10,7 @@ from runtime.gateway.attempt import Ask, Client, Course, Result
 from runtime.gateway.attempts import Attempts
 from runtime.gateway.errors import ApiError
 from runtime.gateway.exchange import Exchanges
+from runtime.gateway.facts.known import UNKNOWN, Facts
 from runtime.gateway.holds import Holds
 from runtime.gateway.ladder import Ladder
 from runtime.gateway.observe.metrics import Metrics
@@ -17,7 +18,7 @@ from runtime.gateway.queues import Queues
 from runtime.gateway.routing.lease import Lease
 from runtime.gateway.routing.outcome import CLIENT_LEFT, SKIPPED
 from runtime.gateway.routing.pool import Pool
-from runtime.gateway.routing.table import Route
+from runtime.gateway.routing.table import Route, Target
 from runtime.gateway.waiting import Waits
 from runtime.gateway.walk import Walk, exhausted
 
@@ -51,6 +52,7 @@ class Relay:
         find_route: Callable[[str], Route | None],
         now: Callable[[], float],
         note: Callable[[Ask, Course, str, str, float], None] = lambda *_: None,
+        facts_of: Callable[[Target], Facts] = lambda _: UNKNOWN,
     ) -> None:
         """`find_route` looks a name up in the newest table; `now` is the event loop's clock.
 
@@ -62,6 +64,7 @@ class Relay:
         self._metrics = metrics
         self._now = now
         self._note = note
+        self._facts_of = facts_of
 
     def close(self) -> None:
         """End what goes on beside requests."""
@@ -90,7 +93,7 @@ class Relay:
 
     async def _run(self, ask: Ask, course: Course, client: Client) -> tuple[str, Result | ApiError, str]:
         """Try endpoints until one answers; return its name, the result, and the outcome's label."""
-        walk = Walk(ask, ask.route)
+        walk = Walk(ask, ask.route, self._facts_of)
         was_held = False
         while True:
             place, wait_s = await self._waits.for_place(ask, walk, course, client, is_again=was_held), 0.0
@@ -99,7 +102,7 @@ class Relay:
             place = place or self._ladder.take_panic(walk, course)
             if isinstance(place, Lease):
                 course.attempts += 1
-                asked = walk.ask_for(place.target) if place.target.is_strict else ask
+                asked = walk.ask_for(place.target)
                 asked = replace(asked, wait_s=wait_s) if asked.wait_s != wait_s else asked
                 answered = await self._attempts.make(asked, place, walk, course, client)
                 if answered is not None and not walk.go_longer(place.target, answered[1]):
@@ -117,7 +120,7 @@ class Relay:
             held = await self._waits.for_successor(ask, walk, course, client, is_again=was_held)
             if isinstance(held, ApiError):
                 return "", held, "unavailable"
-            walk, was_held = Walk(ask, held), True
+            walk, was_held = Walk(ask, held, self._facts_of), True
         course.fallback = ""
         course.skipped = tuple(walk.skipped)
         result, outcome = exhausted(walk)

@@ -76,6 +76,7 @@ class Waits:
             lambda: self._look(ask, walk, course),
             is_plain=not (walk.tried or walk.too_short or walk.attempts)
             and route is walk.origin
+            and not walk.has_demands
             and not any(rung.is_strict for rung in route.rungs()),
             is_again=is_again,
         )

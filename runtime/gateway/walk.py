@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from runtime.gateway.adapters.emulation.plan import has_demands
 from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Result
 from runtime.gateway.errors import ApiError, told_of_load
+from runtime.gateway.facts.known import UNKNOWN, Facts
 from runtime.gateway.routing.affinity import prefix_of
-from runtime.gateway.routing.outcome import ABSENT, BUSY, CONTEXT_OVERFLOW, LOADING, MODEL_FAILED, WRONG_DIMENSION
+from runtime.gateway.routing.outcome import (
+    ABSENT,
+    BUSY,
+    CONTEXT_OVERFLOW,
+    LOADING,
+    MODEL_FAILED,
+    UNFIT,
+    WRONG_DIMENSION,
+)
 from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 
@@ -37,8 +47,10 @@ class Walk:
     __slots__ = (
         "_adapted",
         "_ask",
+        "_facts_of",
         "attempts",
         "failures",
+        "has_demands",
         "has_waited",
         "instead",
         "line_s",
@@ -51,7 +63,8 @@ class Walk:
         "tried",
     )
 
-    def __init__(self, ask: Ask, route: Route) -> None:
+    def __init__(self, ask: Ask, route: Route, facts_of: Callable[[Target], Facts] = lambda _: UNKNOWN) -> None:
+        """`facts_of` returns what is known of an endpoint's model."""
         self.route = route
         self.instead = ""
         """The role that is asked in its place, because its endpoints cannot read so long a prompt."""
@@ -72,8 +85,11 @@ class Walk:
         """Whether an endpoint that is loading was asked as the last one."""
         self.prefix = prefix_of(ask.body.document) if route.has_replicas and route.kind == "chat" else None
         """The beginning of the prompt, where it matters who has read it."""
+        self.has_demands = ask.steps is None and has_demands(ask.body)
+        """Whether it asks for anything that some engines cannot do."""
         self._ask = ask
-        self._adapted: dict[tuple[str, str, int | None], Ask | ApiError] = {}
+        self._facts_of = facts_of
+        self._adapted: dict[tuple[object, ...], Ask | ApiError] = {}
 
     def failed(self, failure: Failure) -> None:
         """Take note of an attempt that failed."""
@@ -98,28 +114,32 @@ class Walk:
         return self._ask.wait_s
 
     def ask_for(self, target: Target) -> Ask:
-        """Return the request as a strict endpoint may have it; it is one that does what is asked."""
+        """Return the request as an endpoint may have it; it is one that does what is asked."""
+        if not (target.is_strict or self.has_demands):
+            return self._ask
         adapted = self._adapted_for(target)
         return adapted if isinstance(adapted, Ask) else self._ask
 
     def refusals(self, rung: Route) -> list[tuple[Target, ApiError]]:
         """Return the endpoints that cannot do what is asked, with the reason."""
-        strict = (target for target in rung.targets() if target.is_strict)
-        found = [(target, self._adapted_for(target)) for target in strict]
+        looked_at = (target for target in rung.targets() if target.is_strict or self.has_demands)
+        found = [(target, self._adapted_for(target)) for target in looked_at]
         return [(target, error) for target, error in found if isinstance(error, ApiError)]
 
     def unfit(self, rung: Route) -> Collection[EndpointIdentity]:
         """Return the identities of the endpoints that cannot do what is asked."""
-        if not rung.is_strict:
+        if not (rung.is_strict or self.has_demands):
             return self.too_short
         return [*self.too_short, *(target.identity for target, _ in self.refusals(rung))]
 
     def _adapted_for(self, target: Target) -> Ask | ApiError:
-        key = (target.identity.engine, target.upstream_model, target.max_batch)
+        facts = self._facts_of(target)
+        asked_as = (target.identity.engine, target.upstream_model, target.max_batch, target.drop_params)
+        key = (*asked_as, facts.source, facts.is_able("vision"))
         found = self._adapted.get(key)
         if found is None:
             try:
-                found = adapt(self._ask, target)
+                found = adapt(self._ask, target, facts)
             except ApiError as error:
                 found = error
             self._adapted[key] = found
@@ -167,6 +187,11 @@ def exhausted(walk: Walk) -> tuple[Result | ApiError, str]:
     if failures and not walk.origin.is_alias and all(failure.error.verdict.label == ABSENT for failure in failures):
         last = failures[-1].error
         return Result(last.verdict, last.status, last.body), "unavailable"
+    are_skipped = any(skip.reason != "tried" for skip in walk.skipped)
+    if failures and not are_skipped and all(failure.error.verdict is UNFIT for failure in failures):
+        # Everybody has answered: asking again is the client's choice.
+        unfit = failures[-1].error
+        return Result(unfit.verdict, unfit.status, unfit.body), UNFIT.label
     reasons = {failure.endpoint: _reason(failure.error) for failure in failures}
     refusals = [(target, error) for rung in walk.route.rungs() for target, error in walk.refusals(rung)]
     for skip in walk.skipped:

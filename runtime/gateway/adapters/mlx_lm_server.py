@@ -57,6 +57,10 @@ def _asks_for_usage(value: object) -> bool:
     return isinstance(value, dict) and all(type(value.get(key, False)) is bool for key in ("include_usage",))
 
 
+def _is_thinking(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"enable_thinking"} and type(value["enable_thinking"]) is bool
+
+
 _COUNT = _Rule(_whole(1, 2**31), "a whole number of at least 1")
 _SHARED: Mapping[str, _Rule] = {
     "stream": _Rule(lambda value: isinstance(value, bool), "true or false"),
@@ -80,6 +84,8 @@ _CHAT: Mapping[str, _Rule] = {
     "tools": _Rule(
         lambda value: isinstance(value, list) and all(isinstance(tool, dict) for tool in value), "a list of objects"
     ),
+    # Other arguments of the template are its author's business, and may end the generation thread.
+    "chat_template_kwargs": _Rule(_is_thinking, "an object with nothing but `enable_thinking`, true or false"),
 }
 
 

@@ -9,7 +9,12 @@ from dataclasses import replace
 from functools import partial
 
 from runtime.gateway.adapters import infinity, mlx_lm_server, ollama, splitting, tei
+from runtime.gateway.adapters.abilities import abilities_of
+from runtime.gateway.adapters.emulation.gathering import rewritten
+from runtime.gateway.adapters.emulation.plan import planned
+from runtime.gateway.adapters.vectors import VectorReading
 from runtime.gateway.attempt import Ask, Parts
+from runtime.gateway.facts.known import UNKNOWN, Facts
 from runtime.gateway.routing.table import Target
 
 Adapt = Callable[[Ask], Ask]
@@ -25,9 +30,9 @@ _LARGEST_BODY: Mapping[str, int] = {tei.ENGINE: tei.LARGEST_BODY}
 _ANY_SIZE = 1 << 40
 
 
-def is_strict(engine: str, max_batch: int | None = None) -> bool:
-    """Tell whether requests to an endpoint must go through `adapt`."""
-    return engine in _ADAPTERS or max_batch is not None
+def is_strict(engine: str, max_batch: int | None = None, drop_params: tuple[str, ...] = ()) -> bool:
+    """Tell whether all requests to an endpoint must go through `adapt`; others only where they have demands."""
+    return engine in _ADAPTERS or max_batch is not None or bool(drop_params)
 
 
 def max_batch_of(engine: str, declared: int | None) -> int | None:
@@ -35,19 +40,44 @@ def max_batch_of(engine: str, declared: int | None) -> int | None:
     return _MAX_BATCH.get(engine) if declared is None else declared
 
 
-def adapt(ask: Ask, target: Target) -> Ask:
-    """Return the request as a strict endpoint may have it; raises `ApiError` with status 400 for what it cannot do."""
+def adapt(ask: Ask, target: Target, facts: Facts = UNKNOWN) -> Ask:
+    """Return the request as an endpoint may have it; raises `ApiError` with status 400 for what cannot be done.
+
+    `facts` are what its server has said.
+    """
+    if ask.steps is not None:
+        # Its steps know the engine.
+        return ask
     engine = target.identity.engine
     made = _ADAPTERS.get(engine, _plain)
     named = replace(ask, body=replace(ask.body, model=target.upstream_model))
-    parts = [named]
-    if target.max_batch is not None:
-        parts = splitting.split(named, target.max_batch, _LARGEST_BODY.get(engine, _ANY_SIZE))
-    if len(parts) == 1:
-        adapted = made(named)
+    spared = _spared(named, target.drop_params)
+    if ask.reading is None:
+        able = abilities_of(engine, facts.source)
+        adapted = planned(spared, able, has_eyes=facts.is_able("vision"), make=made)
         # What is passed on as it came still names the model that the client knows.
         return ask if adapted is named else adapted
-    return replace(ask, parts=Parts(tuple(made(part) for part in parts), partial(splitting.join, ask, parts)))
+    parts = [spared]
+    if target.max_batch is not None:
+        parts = splitting.split(spared, target.max_batch, _LARGEST_BODY.get(engine, _ANY_SIZE))
+    if len(parts) == 1:
+        adapted = made(spared)
+        return ask if adapted is named else adapted
+    joined = Parts(tuple(made(part) for part in parts), partial(splitting.join, spared, parts))
+    return replace(ask, parts=joined, dropped=spared.dropped)
+
+
+def _spared(ask: Ask, names: tuple[str, ...]) -> Ask:
+    """Return a request without the parameters that its endpoint is spared."""
+    dropped = tuple(name for name in names if ask.body.document.get(name) is not None)
+    if not dropped:
+        return ask
+    kept = {name: value for name, value in ask.body.document.items() if name not in dropped}
+    lean = replace(rewritten(ask, kept), dropped=dropped)
+    if "dimensions" in dropped and isinstance(ask.reading, VectorReading):
+        # Vectors are as long as they are, where the files say nothing.
+        return replace(lean, reading=replace(ask.reading, dimensions=ask.route.dimensions))
+    return lean
 
 
 def _plain(ask: Ask) -> Ask:

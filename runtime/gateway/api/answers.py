@@ -15,6 +15,7 @@ from sanic import Request
 from sanic.compat import Header
 from sanic.response import HTTPResponse
 
+from runtime.gateway.attempt import Notes
 from runtime.gateway.errors import ApiError
 from runtime.gateway.live import Live
 from runtime.gateway.protocols.dialect import Dialect, dialect_of
@@ -23,7 +24,8 @@ JSON = "application/json"
 EXPOSED = ", ".join(
     (
         "retry-after",
-        *(f"x-orchestrate-{name}" for name in ("attempts", "endpoint", "fallback", "generation", "request-id")),
+        *(f"x-orchestrate-{name}" for name in ("attempts", "dropped", "emulated", "endpoint", "fallback")),
+        *("x-orchestrate-generation", "x-orchestrate-request-id"),
     )
 )
 """Headers of answers that listed web pages may read."""
@@ -58,6 +60,11 @@ def headers(
     origin: str | None = getattr(request.ctx, "origin", None)
     if origin is not None:
         common |= {"access-control-allow-origin": origin, "access-control-expose-headers": EXPOSED, "vary": "origin"}
+    notes: Notes | None = getattr(request.ctx, "notes", None)
+    if notes is not None and notes.emulated:
+        common["x-orchestrate-emulated"] = ", ".join(notes.emulated)
+    if notes is not None and notes.dropped:
+        common["x-orchestrate-dropped"] = ", ".join(notes.dropped)
     if fallback:
         common["x-orchestrate-fallback"] = fallback
     return {"x-orchestrate-endpoint": endpoint, **common} if endpoint else common

@@ -15,7 +15,7 @@ from sanic.response import HTTPResponse
 from runtime.gateway.api.answers import JSON, Answer, headers, read_body, request_id
 from runtime.gateway.api.rehearsal import HEADER as REHEARSAL
 from runtime.gateway.api.rehearsal import failing_of
-from runtime.gateway.attempt import Ask, ClientLeftError, Reading
+from runtime.gateway.attempt import Ask, ClientLeftError, Notes, Reading
 from runtime.gateway.bodies import Body
 from runtime.gateway.errors import ApiError, clean
 from runtime.gateway.live import Live
@@ -68,7 +68,9 @@ def ask_of(
 ) -> Ask:
     """Return what the relay is asked; `path` is that at the endpoint."""
     wish_s = wait_s(request.headers.getone(PREFER_HEADER, None))
-    return Ask(route, path, body, request_id(request), wait_s=wish_s, reading=reading, skipped=skipped)
+    notes = request.ctx.notes = Notes()
+    named = request_id(request)
+    return Ask(route, path, body, named, wait_s=wish_s, reading=reading, skipped=skipped, notes=notes)
 
 
 async def relayed(request: Request, services: Services, ask: Ask) -> HTTPResponse | None:

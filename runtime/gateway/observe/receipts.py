@@ -126,6 +126,8 @@ def written(entry: Entry) -> Receipt:
                 ended_s=_since(entry, made.ended_at),
                 outcome=made.outcome,
                 error=made.error,
+                emulated=made.emulated,
+                dropped=made.dropped,
             )
             for made in entry.made
         ),

@@ -48,6 +48,7 @@ class _Slot:
     settings: Settings
     weight: int = 1
     priority: int = 1
+    drop_params: tuple[str, ...] = ()
 
 
 AnyEndpoint = ServiceEndpoint | HelperEndpoint
@@ -197,7 +198,7 @@ class _Builder:
 
     def _places(self, name: str, role: RoleName, endpoint: AnyEndpoint) -> list[Place]:
         settings = self._settings[role].with_first_token(endpoint.timeout_s)
-        slot = _Slot(name, role, settings, endpoint.weight, endpoint.priority)
+        slot = _Slot(name, role, settings, endpoint.weight, endpoint.priority, endpoint.drop_params)
         if isinstance(endpoint, ServiceEndpoint):
             return self._instances(slot, endpoint.service)
         if self._kinds[role] == "reranking" and self._stack.helpers[endpoint.helper].api == "ollama":
@@ -247,8 +248,10 @@ class _Builder:
         identity = identity_at(declared.url, declared.api, model)
         target = _target(slot, identity, token, _UPSTREAM_NAMES.get(declared.api, model))
         max_batch = max_batch_of(declared.api, declared.max_batch)
-        is_asked_apart = is_strict(declared.api, max_batch)
-        return replace(target, kind=self._helper_kind(helper, model), max_batch=max_batch, is_strict=is_asked_apart)
+        drop_params = tuple(dict.fromkeys((*declared.drop_params, *target.drop_params)))
+        is_asked_apart = is_strict(declared.api, max_batch, drop_params)
+        target = replace(target, kind=self._helper_kind(helper, model), max_batch=max_batch, is_strict=is_asked_apart)
+        return replace(target, drop_params=drop_params)
 
     def _helper_kind(self, helper: HelperName, model: str) -> ModelKind:
         return self._helper_kinds.get((helper, model)) or self._stack.helpers[helper].models[model].kind or "chat"
@@ -367,7 +370,8 @@ def _target(slot: _Slot, identity: EndpointIdentity, token: str | None, upstream
         check_s=None if check is None else check.interval_s,
         rpm=settings.limits.rpm,
         hedge_s=settings.limits.hedge_s,
-        is_strict=is_strict(identity.engine),
+        is_strict=is_strict(identity.engine, drop_params=slot.drop_params),
+        drop_params=slot.drop_params,
     )
 
 

@@ -124,6 +124,11 @@ WRONG_DIMENSION = Verdict("wrong dimension", "neutral", "next")
 CONTEXT_OVERFLOW = Verdict("context overflow", "neutral", "pass")
 """A prompt that is longer than what the endpoint can read: nobody's fault, and another role may read more."""
 SKIPPED = Verdict("skipped", "success", "pass")
+CLIENT_ERROR = Verdict("client error", "neutral", "pass")
+UNFIT = Verdict("answer not in form", "neutral", "next")
+"""A model that was asked in words did not answer in the form that it was asked for: another one may."""
+COUNTED = Verdict("ok", "neutral", "pass")
+"""The tokens of a prompt were counted: no sign that the model answers."""
 CLIENT_LEFT = Verdict("client left", "neutral", "stop")
 SIMULATED = Verdict("simulated failure", "neutral", "next")
 OUT_OF_TIME = Verdict("out of time", "neutral", "next")

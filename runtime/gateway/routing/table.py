@@ -56,7 +56,9 @@ class Target:
     check_s: float | None = None
     """Seconds without a sign of life after which it is asked for a token; None while nobody asked for that."""
     is_strict: bool = False
-    """Whether it takes only requests that were checked for its engine."""
+    """Whether it takes only requests that were checked for its engine, or freed of parameters."""
+    drop_params: tuple[str, ...] = ()
+    """Parameters of requests that are left out for it."""
     max_batch: int | None = None
     """Texts or documents that it takes in one request; None for any number."""
     is_on_demand: bool = False

@@ -57,7 +57,7 @@ def sent(path: str, body: Body) -> dict[str, Any]:
         {"draft_model": "org/other"},
         {"num_draft_tokens": 3},
         {"role_mapping": {"user": "x"}},
-        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"chat_template_kwargs": {"enable_thinking": False, "template": "x"}},
         {"xtc_probability": 0.5},
         {"whatever": 1},
         {"stream_options": {"include_usage": "yes"}, "stream": True},
@@ -131,7 +131,6 @@ def test_what_changes_nothing_is_left_out() -> None:
         "temperature": None,
         "stop": None,
         "stream": False,
-        "stream_options": {"include_usage": False},
         "metadata": {},
     }
     assert sent(CHAT_PATH, chat(**harmless)) == {"model": "m", "messages": [USER], **STREAMED}
