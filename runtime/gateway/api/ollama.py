@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from runtime.gateway.api.answers import json_answer
 from runtime.gateway.api.openai import Handler
 from runtime.gateway.api.relaying import ask_of, body_of, not_found, route_of, table_of
 from runtime.gateway.api.translating import translated
+from runtime.gateway.attempt import Ask
 from runtime.gateway.bodies import Body, read_document
 from runtime.gateway.errors import ApiError
 from runtime.gateway.facts import names
@@ -29,6 +31,7 @@ from runtime.gateway.protocols.translation import Translation
 from runtime.gateway.routing.table import Route
 from runtime.gateway.security.callers import may_name
 from runtime.gateway.services import Services
+from schemas.prefer import HEADER as PREFER_HEADER
 
 VERSION = "0.14.0"
 """The version of Ollama whose API this is: the first one that has all of it, `/v1/messages` being the newest part
@@ -40,6 +43,10 @@ FRESH_S = 2.0
 """How old may be what `/api/ps` says."""
 ASKED_S = 1.0
 """How long it waits for servers that are asked."""
+
+LOAD_S = 300.0
+"""How long a request waits for a model that has to be brought into memory, where its client does not say: as long as
+Ollama does (`OLLAMA_LOAD_TIMEOUT`). Its clients never ask again, as others do when they hear that a model loads."""
 
 _MANAGEMENT = {
     "/api/pull": ["POST"],
@@ -119,13 +126,14 @@ def _generating(services: Services, shape: Shape, understand: _Understand) -> Ha
         wish = understand(document, served, thinks=thinks)
         clock = Clock(services.now, time.time)
         if isinstance(wish, requests.Generation):
-            ask = ask_of(request, route, wish.path, wish.body)
+            ask = _patient(request, ask_of(request, route, wish.path, wish.body))
             return await translated(request, services, ask, Speech(asked, shape, clock))
         said = partial(_resident, asked, shape, wish)
         if wish == "unload" or not _is_to_load(services, route):
             return json_answer(request, services.live, said())
         made = requests.loading(served)
-        return await translated(request, services, ask_of(request, route, made.path, made.body), Instead(said))
+        ask = _patient(request, ask_of(request, route, made.path, made.body))
+        return await translated(request, services, ask, Instead(said))
 
     return handle
 
@@ -155,10 +163,15 @@ def _embedding(
         else:
             translation = Vector()
         reading = reading_of(body, route.dimensions)
-        ask = ask_of(request, route, EMBEDDINGS_PATH, body, reading)
+        ask = _patient(request, ask_of(request, route, EMBEDDINGS_PATH, body, reading))
         return await translated(request, services, ask, translation)
 
     return handle
+
+
+def _patient(request: Request, ask: Ask) -> Ask:
+    """Return a request that waits for a load, unless its client says how long it wants to."""
+    return ask if PREFER_HEADER in request.headers else replace(ask, wait_s=LOAD_S)
 
 
 def _is_to_load(services: Services, route: Route) -> bool:

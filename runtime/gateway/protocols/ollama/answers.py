@@ -269,8 +269,9 @@ def _count(usage: Mapping[str, Any], key: str) -> int:
 def _measured(timings: Mapping[str, Any], key: str, otherwise_s: float) -> int:
     """Return nanoseconds: what the endpoint has measured, else what was seen from here."""
     found = timings.get(key)
-    is_told = isinstance(found, int | float) and not isinstance(found, bool) and found >= 0
-    return _nanoseconds(found / 1000 if is_told else otherwise_s)
+    if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0:
+        return _nanoseconds(found / 1000)
+    return _nanoseconds(otherwise_s)
 
 
 def _nanoseconds(seconds: float) -> int:

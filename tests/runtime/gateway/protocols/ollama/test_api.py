@@ -14,7 +14,7 @@ import pytest
 from orchestrator.keys import KeysAt
 from runtime.gateway.facts.known import Facts
 from tests.fakes.encoders import embeds
-from tests.fakes.upstream import DONE, FINISH, ROLE, FakeUpstream, answers, event, refuses, streams, word
+from tests.fakes.upstream import DONE, FINISH, ROLE, Exchange, FakeUpstream, answers, event, refuses, streams, word
 from tests.runtime.gateway.harness import LocalGateway, local_gateway, stack_document
 
 USER = [{"role": "user", "content": "hi"}]
@@ -132,6 +132,24 @@ async def test_a_model_that_is_not_in_memory_is_brought_there_by_a_request(serve
     facts.note(target.identity, Facts(observed_at=0.0, is_loaded=False))
     fake.behave = refuses(400, {"error": {"message": "there is no room", "type": "t"}})
     assert error_of(await client.post("/api/chat", json={"model": "chat"}), 400) == "there is no room"
+
+
+async def test_a_request_waits_for_a_load_unless_it_says_otherwise(served: Served) -> None:
+    _, fake, client = served
+
+    async def loads(exchange: Exchange) -> None:
+        """Answer only who waits, as a worker does whose model is not in memory."""
+        if "prefer" in exchange.seen.headers:
+            await answers()(exchange)
+        else:
+            error = {"message": "It is loading.", "type": "server_error", "param": None, "code": "model_loading"}
+            await exchange.answer(503, {"error": error, "loading": {"phase": "loading"}}, retry_after="30")
+
+    fake.behave = loads
+    assert lines_of(await client.post("/api/chat", json=CHAT))[-1]["done"] is True
+    assert fake.seen[-1].headers["prefer"].startswith("wait=")
+    hasty = await client.post("/api/chat", json=CHAT, headers={"prefer": "wait=0"})
+    assert (hasty.status_code, hasty.json()["loading"]["phase"]) == (503, "loading")
 
 
 async def test_what_manages_models_is_refused_with_the_reason(served: Served) -> None:
