@@ -20,13 +20,13 @@ class Piece:
     finish: Finish | None
     tokens: tuple[TokenReport, ...] = ()
     """Empty where the request asks for no log probabilities."""
-    is_cut: bool = False
-    """A stop string ended it, wherever the model was."""
+    stop: str | None = None
+    """The stop string that ended it, wherever the model was."""
 
     @property
     def is_complete(self) -> bool:
         """Tell whether the model itself ended the answer here."""
-        return self.finish == "stop" and not self.is_cut
+        return self.finish == "stop" and self.stop is None
 
 
 @dataclass(slots=True)
@@ -37,12 +37,12 @@ class _Waiting:
     tokens: list[TokenReport] = field(default_factory=list)
     finish: Finish | None = None
     is_fresh: bool = False
-    is_cut: bool = False
+    stop: str | None = None
     ids: list[int] = field(default_factory=list)
     """Of all its tokens, an end token included; they stay."""
 
     def take(self, choice: int) -> Piece:
-        piece = Piece(choice, "".join(self.texts), self.finish, tuple(self.tokens), self.is_cut)
+        piece = Piece(choice, "".join(self.texts), self.finish, tuple(self.tokens), self.stop)
         self.texts.clear()
         self.tokens.clear()
         self.is_fresh = False
@@ -96,7 +96,7 @@ class Answer:
                 if event.token_id is not None:
                     waiting.ids.append(event.token_id)
                 waiting.finish = event.finish
-                waiting.is_cut = event.is_cut
+                waiting.stop = event.stop
                 waiting.is_fresh = True
                 self.generated_tokens += 1
                 if event.finish is not None:

@@ -62,8 +62,8 @@ class Delta:
     token: TokenReport | None = None
     """None where nobody asked, and for an end token."""
     token_id: int | None = None
-    is_cut: bool = False
-    """A stop string ended it, wherever the model was."""
+    stop: str | None = None
+    """The stop string that ended it, wherever the model was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +289,10 @@ def _delta(running: _Running, token: int, reason: str | None) -> Delta:
         running.characters += len(new)
         text, is_stopped = running.stops.push(new)
     if is_stopped:
-        return Delta(running.job.id, text, "stop", is_cut=True)
+        return Delta(running.job.id, text, "stop", stop=running.stops.found)
     if reason is None:
         return Delta(running.job.id, text, None)
     last, is_stopped = running.stops.push(running.detokenizer.flush())
     if is_stopped:
-        return Delta(running.job.id, text + last, "stop", is_cut=True)
+        return Delta(running.job.id, text + last, "stop", stop=running.stops.found)
     return Delta(running.job.id, text + last + running.stops.flush(), "stop" if reason == "stop" else "length")

@@ -29,6 +29,8 @@ class Whole:
     _finishes: list[str | None] = field(init=False)
     _complete: set[int] = field(default_factory=set)
     """Choices that the model itself ended."""
+    _stops: dict[int, str] = field(default_factory=dict)
+    """The stop strings that ended the others, by choice."""
 
     def __post_init__(self) -> None:
         self._texts = [[] for _ in range(self.choices)]
@@ -48,6 +50,8 @@ class Whole:
             self._finishes[piece.choice] = piece.finish
             if piece.is_complete:
                 self._complete.add(piece.choice)
+            if piece.stop is not None:
+                self._stops[piece.choice] = piece.stop
 
     def body(self, usage: Usage, token_ids: Sequence[list[int]] | None = None) -> dict[str, Any]:
         """Return the answer, with the ids of each choice's tokens where they are told."""
@@ -60,7 +64,7 @@ class Whole:
     def _choice(self, index: int) -> dict[str, Any]:
         told = logprobs_of(self.envelope, self._tokens[index]) if self.has_logprobs else None
         text, finish = "".join(self._texts[index]), self._finishes[index]
-        choice = self.envelope.whole_choice(index, text, finish, told)
+        choice = self.envelope.whole_choice(index, text, finish, told) | stopped_by(self._stops.get(index))
         if self.new_reader is None:
             return choice
         reader = self.new_reader()
@@ -123,7 +127,7 @@ class Stream:
         if piece.finish is not None:
             self._open.discard(piece.choice)
             finish = piece.finish if reader is None else finish_of(reader, piece.finish)
-            events += self._events.finish(piece.choice, str(finish))
+            events += self._events.finish(piece.choice, str(finish), **stopped_by(piece.stop))
         return events
 
 
@@ -142,6 +146,11 @@ def _read(reader: CallReader, piece: Piece) -> tuple[str, list[Part]]:
 def finish_of(reader: CallReader, finish: str | None) -> str | None:
     """Return the finish of an answer that was read: a call is one, unless the answer was cut off."""
     return "tool_calls" if reader.calls and finish == "stop" else finish
+
+
+def stopped_by(stop: str | None) -> dict[str, str]:
+    """Return what a choice says of the stop string that ended it, as vLLM does; OpenAI's API says nothing."""
+    return {} if stop is None else {"stop_reason": stop}
 
 
 def logprobs_of(envelope: Envelope, tokens: Sequence[TokenReport]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from runtime.worker.gate import BROKEN, STOPPED, Gate
 from runtime.worker.generation import GenerationThread, Loaded, Loader, MakeSteps, Report, Rounds
 from runtime.worker.jobs import jobs_of
 from runtime.worker.model import LoadedModel, load
-from runtime.worker.preparing import prepare
+from runtime.worker.preparing import count, prepare
 from runtime.worker.request import Request
 from runtime.worker.settings import Settings
 from runtime.worker.steps import Gauges
@@ -111,6 +111,22 @@ class Engine:
         finally:
             if not answer.is_over:
                 self._thread.remove(sorted(answer.open))
+
+    async def counted(self, parse: Callable[[], Request]) -> tuple[int, int]:
+        """Return how many tokens the prompt of a request has, and how many the context holds.
+
+        Like a request it waits its turn for the tokenizer, and raises UnavailableError where there is no place.
+        """
+        model = self.gate.check(self._model)
+        self._preparing += 1
+        self.gate.note_places()
+        try:
+            loop = asyncio.get_running_loop()
+            tokens = await loop.run_in_executor(self._preparer, count, parse, model)
+        finally:
+            self._preparing -= 1
+            self.gate.note_places()
+        return tokens, model.limits.context_length
 
     def readiness(self) -> WorkerReadiness:
         """Report whether a real token was produced since the load."""

@@ -109,9 +109,9 @@ class EventStream:
         """Return the event of a delta of a chat's choice."""
         return self._encode([self._envelope.text_choice(index, "") | {"delta": delta}])
 
-    def finish(self, index: int, finish: str) -> bytes:
-        """Return the event that ends a choice."""
-        return self._encode([self._envelope.text_choice(index, "", finish)])
+    def finish(self, index: int, finish: str, **more: object) -> bytes:
+        """Return the event that ends a choice; `more` are further fields of it."""
+        return self._encode([self._envelope.text_choice(index, "", finish) | more])
 
     def end(self, usage: Usage | None) -> bytes:
         """Return the last events: the usage where it was asked for, and the terminator."""

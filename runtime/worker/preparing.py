@@ -9,7 +9,7 @@ from functools import partial
 
 from runtime.worker.errors import RequestError
 from runtime.worker.model import LoadedModel
-from runtime.worker.prompt import encode
+from runtime.worker.prompt import encode, tokenise
 from runtime.worker.request import Request
 from runtime.worker.tools.asked import Tool, ToolUse
 from runtime.worker.tools.constrain import GrammarError, Grammars
@@ -46,6 +46,11 @@ def prepare(parse: Callable[[], Request], model: LoadedModel) -> Prepared:
     constraint = constraint_of(request, model.tool_syntax, model.grammars)
     tokens = encode(request, model.tokenizer, model.limits, model.tool_syntax)
     return Prepared(request, tokens, constraint, _reading(request, model.tool_syntax))
+
+
+def count(parse: Callable[[], Request], model: LoadedModel) -> int:
+    """Return how many tokens the prompt of a request has; raises RequestError."""
+    return len(tokenise(parse(), model.tokenizer, model.limits, model.tool_syntax))
 
 
 def _reading(request: Request, syntax: ToolSyntax) -> Callable[[], CallReader] | None:

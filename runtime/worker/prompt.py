@@ -32,26 +32,35 @@ def encode(request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax)
     Raises RequestError: `context_length_exceeded`, or a conversation that the model's template refuses.
     """
     options.check_tokens(request.sampling.logit_bias, limits.vocabulary)
-    prompt = request.prompt
-    match prompt:
-        case ChatPrompt():
-            tokens = _encode_chat(prompt, request, tokenizer, limits, syntax)
-        case TextPrompt():
-            tokens = _encode_text(prompt.text, tokenizer, limits, param="prompt")
-        case TokenPrompt():
-            tokens = list(prompt.tokens)
-            if max(tokens) >= limits.vocabulary:
-                message = f"prompt has a token id that is not below {limits.vocabulary}."
-                raise RequestError(message, param="prompt")
-        case _:
-            assert_never(prompt)
-    param = "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+    tokens = tokenise(request, tokenizer, limits, syntax)
+    param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
     if not tokens:
         raise RequestError(f"{param} has no tokens.", param=param)
     if len(tokens) >= limits.context_length:
         raise _too_long(f"{len(tokens)}", limits, param)
     _check_told(request, limits.context_length - len(tokens))
     return tokens
+
+
+def tokenise(request: Request, tokenizer: Any, limits: Limits, syntax: ToolSyntax) -> list[int]:
+    """Return the prompt's tokens, also where there are somewhat more of them than the context holds.
+
+    Raises RequestError: a conversation that the model's template refuses, or `context_length_exceeded` for a text that
+    is far too long: it would keep the tokenizer from others.
+    """
+    prompt = request.prompt
+    match prompt:
+        case ChatPrompt():
+            return _encode_chat(prompt, request, tokenizer, limits, syntax)
+        case TextPrompt():
+            return _encode_text(prompt.text, tokenizer, limits, param="prompt")
+        case TokenPrompt():
+            if max(prompt.tokens) >= limits.vocabulary:
+                message = f"prompt has a token id that is not below {limits.vocabulary}."
+                raise RequestError(message, param="prompt")
+            return list(prompt.tokens)
+        case _:
+            assert_never(prompt)
 
 
 def answer_limit(request: Request, prompt_length: int, limits: Limits) -> int:
@@ -87,7 +96,18 @@ def _encode_chat(prompt: ChatPrompt, request: Request, tokenizer: Any, limits: L
     _check_length(sum(len(message.content) for message in prompt.messages), limits, "messages")
     tools = request.tools
     is_constrained = request.format is not None or (tools is not None and tools.must_call)
-    text = render(prompt.messages, tools, tokenizer, syntax, is_constrained=is_constrained)
+    if is_constrained and prompt.is_continued:
+        message = "continue_final_message is not possible with a form that the whole answer must have."
+        raise RequestError(message, param="continue_final_message")
+    text = render(
+        prompt.messages,
+        tools,
+        tokenizer,
+        syntax,
+        is_constrained=is_constrained,
+        is_continued=prompt.is_continued,
+        effort=prompt.effort,
+    )
     _check_length(len(text), limits, "messages")
     return list(tokenizer.encode(text, add_special_tokens=False))
 

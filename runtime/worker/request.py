@@ -16,6 +16,8 @@ from runtime.worker.tools.formats import JsonFormat, parse_format
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
 MAX_TOKENS_LIMIT = 1 << 31
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+"""Values of OpenAI's `reasoning_effort`."""
 COMPLETION_MAX_TOKENS = 16
 """What OpenAI's text completions generate when `max_tokens` is absent."""
 
@@ -25,6 +27,10 @@ class ChatPrompt:
     """A conversation that the model's chat template turns into text."""
 
     messages: tuple[Message, ...]
+    is_continued: bool = False
+    """The answer goes on where the last message, the assistant's, ends."""
+    effort: str | None = None
+    """How much the model is to think, in OpenAI's words; `none` is not at all, None is up to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ def parse_chat(body: dict[str, Any], model: str) -> Request:
     Raises RequestError.
     """
     fields = Fields(body)
-    prompt = ChatPrompt(parse_messages(body.get("messages")))
+    prompt = _conversation(fields)
     _refuse_chat_features(fields)
     limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS_LIMIT)
     older_limit = fields.integer("max_tokens", 1, MAX_TOKENS_LIMIT)
@@ -185,6 +191,21 @@ def _stop(value: object) -> tuple[str, ...]:
     if any(len(stop) > MAX_STOP_LENGTH for stop in stops):
         raise RequestError(f"A stop string may have at most {MAX_STOP_LENGTH} characters.", param="stop")
     return tuple(valid_text(stop, "stop") for stop in stops)
+
+
+def _conversation(fields: Fields) -> ChatPrompt:
+    messages = parse_messages(fields.get("messages"))
+    effort = fields.get("reasoning_effort")
+    if effort is not None and effort not in EFFORTS:
+        raise RequestError(f"reasoning_effort must be one of {', '.join(EFFORTS)}.", param="reasoning_effort")
+    is_continued = fields.boolean("continue_final_message")
+    if fields.boolean("add_generation_prompt") and is_continued:
+        message = "add_generation_prompt must be false where continue_final_message is true: the answer has begun."
+        raise RequestError(message, param="add_generation_prompt")
+    if is_continued and (messages[-1].role != "assistant" or messages[-1].calls):
+        message = "continue_final_message needs a last message of the assistant's, without tool calls."
+        raise RequestError(message, param="continue_final_message")
+    return ChatPrompt(messages, is_continued, effort)
 
 
 def _prompt(value: object) -> TextPrompt | TokenPrompt:

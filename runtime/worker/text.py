@@ -118,6 +118,8 @@ class StopMatcher:
         self._borders = [_borders(stop) for stop in stops]
         self._matched = [0] * len(stops)
         self._held = ""
+        self.found: str | None = None
+        """The stop string that completed."""
 
     def push(self, text: str) -> tuple[str, bool]:
         """Take a piece; return the text to emit and whether a stop string completed. After that, push no more."""
@@ -127,7 +129,7 @@ class StopMatcher:
             length = self._advance(character)
             if length:
                 seen = self._held + text[: index + 1]
-                self._held = ""
+                self._held, self.found = "", seen[len(seen) - length :]
                 return seen[: len(seen) - length], True
         seen = self._held + text
         certain = len(seen) - max(self._matched)

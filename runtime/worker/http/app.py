@@ -42,6 +42,8 @@ NEVER_S = 10 * 365 * 86400
 """Sanic cuts answers that take longer than its RESPONSE_TIMEOUT; every timer of an answer is our own."""
 
 GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
+COUNT_PATH = "/tokenize"
+"""vLLM's: how many tokens a prompt has. The tokens themselves are not told."""
 EMBEDDING_PATH = "/v1/embeddings"
 LOADED: frozenset[Phase] = frozenset({"warming", "ready", "recovering", "draining"})
 """Phases in which the whole model is in memory."""
@@ -57,6 +59,7 @@ def build_app(settings: Settings, host: Host[Engine]) -> App:
     """Build the application of a chat model; it serves from the first moment, also while the model loads."""
     app = _new_app(settings, host)
     _add_generation(app, settings.name, host)
+    _add_counting(app, settings.name, host)
     _add_canary(app, host)
     _refuse_others(app, "chat", ENCODING_PATHS)
     return app
@@ -68,9 +71,9 @@ def build_encoding_app(settings: Settings, host: Host[EncodeEngine]) -> App:
     _add_ranking(app, settings.name, host)
     if settings.kind == "embedding":
         _add_embedding(app, settings.name, host)
-        _refuse_others(app, settings.kind, GENERATION_PATHS)
+        _refuse_others(app, settings.kind, (*GENERATION_PATHS, COUNT_PATH))
     else:
-        _refuse_others(app, settings.kind, (*GENERATION_PATHS, EMBEDDING_PATH))
+        _refuse_others(app, settings.kind, (*GENERATION_PATHS, COUNT_PATH, EMBEDDING_PATH))
     return app
 
 
@@ -129,6 +132,21 @@ def _add_generation(app: App, model: str, host: Host[Engine]) -> None:
     handlers = serve("chat", parse_chat), serve("completion", parse_completion)
     for name, path, handler in zip(("chat", "completions"), GENERATION_PATHS, handlers, strict=True):
         app.add_route(handler, path, methods=["POST"], stream=True, name=name)
+
+
+def _add_counting(app: App, model: str, host: Host[Engine]) -> None:
+    def parse(body: bytes) -> Wanted:
+        document = parse_json(body)
+        parser = parse_completion if "prompt" in document and "messages" not in document else parse_chat
+        return parser(document, model)
+
+    async def handler(request: Request) -> HTTPResponse:
+        body = await read_body(request)
+        async with host.holding(_call_of(request)) as engine:
+            tokens, most = await engine.counted(lambda: parse(body))
+        return json_response({"count": tokens, "max_model_len": most})
+
+    app.add_route(handler, COUNT_PATH, methods=["POST"], stream=True, name="tokenize")
 
 
 def _add_embedding(app: App, model: str, host: Host[EncodeEngine]) -> None:

@@ -70,16 +70,31 @@ def _shows_tools(tokenizer: Any) -> bool:
 
 
 def render(
-    messages: Sequence[Message], tools: ToolUse | None, tokenizer: Any, syntax: ToolSyntax, *, is_constrained: bool
+    messages: Sequence[Message],
+    tools: ToolUse | None,
+    tokenizer: Any,
+    syntax: ToolSyntax,
+    *,
+    is_constrained: bool,
+    is_continued: bool = False,
+    effort: str | None = None,
 ) -> str:
     """Return the text of a prompt for the next answer.
 
-    A constrained answer has its form from its first character on, so the model is not let think before it.
+    A constrained answer has its form from its first character on, so the model is not let think before it. One that is
+    continued goes on where the last message ends. `effort` is how much the model is to think: `none` is not at all,
+    others are for templates that know them.
 
     Raises RequestError where the template refuses the messages.
     """
     shown = _shown(tools)
-    options: dict[str, Any] = {"enable_thinking": False} if is_constrained else {}
+    options: dict[str, Any] = {"add_generation_prompt": not is_continued}
+    if is_continued:
+        options["continue_final_message"] = True
+    if is_constrained or effort == "none":
+        options["enable_thinking"] = False
+    elif effort is not None:
+        options["reasoning_effort"] = effort
     if syntax.is_native and shown:
         options["tools"] = [tool.as_json() for tool in shown]
     if syntax.family.ids == "short":
@@ -122,7 +137,7 @@ def _apply(messages: Sequence[Message], tokenizer: Any, options: dict[str, Any])
     for are_objects in (True, False) if has_calls else (True,):
         plain = [_as_json(message, are_objects=are_objects) for message in messages]
         try:
-            return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **options))
+            return str(tokenizer.apply_chat_template(plain, tokenize=False, **options))
         except Exception as error:  # noqa: BLE001 - templates raise what they like about roles and their order
             problem = problem or error
     raise RequestError(f"The model's chat template refused the messages: {problem}", param="messages") from problem

@@ -314,7 +314,7 @@ def test_a_stop_string_inside_a_call_leaves_it_text_and_the_models_own_end_does_
         return reader(glm47)
 
     half = "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>da"
-    piece = Piece(0, half, "stop", is_cut=is_cut)
+    piece = Piece(0, half, "stop", stop="END" if is_cut else None)
     envelope = Envelope("chat", "x", 0, "m")
     whole = Whole(envelope, 1, has_logprobs=False, new_reader=new_reader)
     whole.add([piece])
