@@ -55,7 +55,7 @@ class _Conversation:
                     self._called(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)
                 ]
         elif role == "tool":
-            made |= self._answered(name, call_id, where)
+            made |= self._answered(name, call_id)
         return made
 
     def _called(self, call: object, where: str) -> dict[str, Any]:
@@ -66,18 +66,20 @@ class _Conversation:
         if not name:
             raise invalid(f"{where}.function.name", "must be a text")
         arguments = mapped(function, "arguments", f"{where}.function.")
-        self._calls += 1
-        # Nine letters and digits: Mistral's templates take ids of no other form.
-        call_id = text(call, "id", f"{where}.") or f"call{self._calls:05d}"
+        call_id = text(call, "id", f"{where}.") or self._new_id()
         self._open.append((call_id, name))
         written = json.dumps(arguments, ensure_ascii=False)
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": written}}
 
-    def _answered(self, name: str, call_id: str, where: str) -> dict[str, Any]:
+    def _answered(self, name: str, call_id: str) -> dict[str, Any]:
         if not call_id:
-            found = next((call for call, called in self._open if not name or called == name), None)
-            if found is None:
-                raise invalid(f"{where}.tool_name", "must name a tool that was called before and has no result yet")
-            call_id = found
+            fits = (call for call, called in self._open if not name or called == name)
+            # Ollama takes a result without its call, which some clients leave out; OpenAI has a result name one.
+            call_id = next(fits, None) or self._new_id()
         self._open = [each for each in self._open if each[0] != call_id]
         return {"tool_call_id": call_id, **({"name": name} if name else {})}
+
+    def _new_id(self) -> str:
+        """Return an id of nine letters and digits: Mistral's templates take no others."""
+        self._calls += 1
+        return f"call{self._calls:05d}"

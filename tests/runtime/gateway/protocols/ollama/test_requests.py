@@ -164,6 +164,11 @@ def test_arguments_of_past_calls_become_texts_and_results_find_their_calls() -> 
     assert said[2] == {"role": "tool", "content": "6", "tool_call_id": ids[1], "name": "mul"}
 
 
+def test_a_result_whose_call_was_left_out_gets_a_call_to_name() -> None:
+    said = chatted(messages=[USER, {"role": "tool", "content": "1", "tool_name": "f"}])["messages"]
+    assert said[1] == {"role": "tool", "content": "1", "tool_call_id": "call00001", "name": "f"}
+
+
 def test_pictures_become_parts_with_data_urls() -> None:
     url = f"data:image/png;base64,{PNG}"
     parts = [
@@ -222,7 +227,6 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
         "messages[0].tool_calls[0].function.arguments",
     ),
     ({"messages": [{"role": "assistant", "content": "", "thinking": 1}]}, "messages[0].thinking"),
-    ({"messages": [USER, {"role": "tool", "content": "1", "tool_name": "f"}]}, "messages[1].tool_name"),
     ({"messages": [{**USER, "thinking": 1}]}, "messages[0].thinking"),
     ({"messages": [{**USER, "tool_calls": 1}]}, "messages[0].tool_calls"),
     ({"messages": [{**USER, "tool_name": 1}]}, "messages[0].tool_name"),
