@@ -79,10 +79,10 @@ async def test_a_stock_server_is_told_no_token_and_always_asked_for_a_stream(sto
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        (CHAT_PATH, {**CHAT, "n": 2}, "n"),
+        (CHAT_PATH, {**CHAT, "logprobs": True}, "logprobs"),
         (CHAT_PATH, {**STREAM, "tool_choice": "required"}, "tool_choice"),
-        (CHAT_PATH, {**CHAT, "response_format": {"type": "json_object"}}, "response_format"),
-        (TEXT_PATH, {"model": "chat", "prompt": ["a", "b"]}, "prompt"),
+        (CHAT_PATH, {**CHAT, "logit_bias": {"5": 1}}, "logit_bias"),
+        (TEXT_PATH, {"model": "chat", "prompt": [1, 2]}, "prompt"),
         (TEXT_PATH, {"model": "chat", "prompt": "a", "stop": [""]}, "stop"),
     ],
 )
@@ -105,15 +105,15 @@ async def test_another_engine_of_the_role_does_what_a_stock_server_cannot(tmp_pa
     ):
         await gateway.publish(instance("main", careful.url, **STOCK), instance("second", able.url))
         assert (await ask(gateway, CHAT)).headers["x-orchestrate-endpoint"] == "main"
-        answer = await ask(gateway, {**CHAT, "n": 2})
+        answer = await ask(gateway, {**CHAT, "logprobs": True})
         assert answer.headers["x-orchestrate-endpoint"] == "second"
         assert answer.headers["x-orchestrate-attempts"] == "1"
         assert len(careful.seen) == 1
         # While the able one is down, asking again later helps: no 400.
         able.behave = refuses(500)
-        answer = await ask(gateway, {**CHAT, "n": 2})
+        answer = await ask(gateway, {**CHAT, "logprobs": True})
         assert answer.status_code == 503
-        assert "main: does not take 'n'" in answer.json()["error"]["message"]
+        assert "main: does not take 'logprobs'" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

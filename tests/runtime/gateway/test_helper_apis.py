@@ -318,8 +318,8 @@ async def test_stock_mlx_lm_server_as_a_helper_is_asked_for_its_only_model_and_f
     assert words_of(streamed.text) == ["w0", "w1", "w2"]
     assert [seen.document["model"] for seen in fake.seen] == ["default_model"] * 2
     assert all(seen.document["stream"] is True and "user" not in seen.document for seen in fake.seen)
-    refused = await post(gateway, "/v1/chat/completions", {**CHAT, "n": 2})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
+    refused = await post(gateway, "/v1/chat/completions", {**CHAT, "logprobs": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "logprobs")
 
 
 async def test_chat_of_ollama_passes_as_it_came(helpers: Any) -> None:

@@ -61,7 +61,6 @@ def sent(path: str, body: Body) -> dict[str, Any]:
         {"xtc_probability": 0.5},
         {"whatever": 1},
         {"stream_options": {"include_usage": "yes"}, "stream": True},
-        {"tools": ["f"]},
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(more: dict[str, Any]) -> None:
