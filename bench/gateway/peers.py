@@ -137,6 +137,10 @@ def _nginx(program: Path, at: Path, port: int, endpoint: int) -> list[str | Path
     return [program, "-c", config, "-p", at]
 
 
+_HONO = ("@hono/node-server@1.13.7", "@hono/node-ws@1.2.0")
+"""With the newer servers that npm chooses all of Portkey's streams end in status 500, `TypeError: immutable` (its issue
+1389); measured with 1.14.2 and 1.19.19."""
+
 PEERS = (
     Peer("nginx", "of the system", "nginx", (), _nginx),
     Peer("vllm-router", "0.1.17", "bin/vllm-router", _pip("vllm-router==0.1.17"), _vllm_router),
@@ -145,7 +149,7 @@ PEERS = (
         "portkey",
         "1.15.2",
         "node_modules/.bin/gateway",
-        (("npm", "install", "--silent", "--prefix", "{at}", "@portkey-ai/gateway@1.15.2"),),
+        (("npm", "install", "--silent", "--prefix", "{at}", "@portkey-ai/gateway@1.15.2", *_HONO),),
         _portkey,
         _portkey_headers,
     ),
