@@ -1,7 +1,7 @@
 """I/O: a fake OpenAI-compatible endpoint: a real HTTP server on a real socket, as good or as bad as a test wants it.
 
 In a test's own loop: `async with FakeUpstream() as fake: fake.behave = ...`. As a program, to be killed:
-`python -m tests.fakes.upstream --port N`.
+`python -m tests.fakes.upstream --port N [--host ADDRESS]`.
 """
 
 from __future__ import annotations
@@ -260,6 +260,7 @@ async def _until_cut(reader: asyncio.StreamReader, seen: Seen) -> None:
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--words", type=int, default=3)
     parser.add_argument("--pause-s", type=float, default=0.0)
@@ -267,7 +268,7 @@ def main() -> None:
 
     async def run() -> None:
         fake = FakeUpstream(answers(words=arguments.words, pause_s=arguments.pause_s))
-        await fake.start(arguments.port)
+        await fake.start(arguments.port, arguments.host)
         await asyncio.Event().wait()
 
     asyncio.run(run())
