@@ -24,7 +24,7 @@ from schemas.unit import AnyUnitSpec, EngineSpec, GatewaySpec, GroupSpec, ModelS
 
 _Copy = tuple[ServiceName, int]
 """A service and the number of its replica."""
-ENCODER_BATCH = 32
+ENCODER_BATCH = 128
 """Texts at once of embedding and reranking models, where the stack says nothing: the worker's own default."""
 GATEWAY_READY_TIMEOUT_S = 30.0
 GATEWAY_DRAIN_S = 30.0

@@ -18,6 +18,8 @@ CACHED_TOKENS = 4096
 """Tokens for which keys and values are counted, for each place of the batch."""
 TEXT_TOKENS = 512
 """Tokens of a text to embed or rank for which memory is counted, for each place of the batch."""
+BATCH_TOKENS = 16_384
+"""Tokens of texts that a worker computes at once at most, however many its batch holds."""
 
 
 def needed_memory(
@@ -101,5 +103,6 @@ def _layer_bytes(model: ModelSpec, facts: ModelFacts, texts: int) -> float:
         return 0.0
     limits = [limit for limit in (model.context, facts.context, TEXT_TOKENS) if limit is not None]
     tokens = min(limits)
+    texts = max(1, min(texts, BATCH_TOKENS // tokens))
     rows = 4 * facts.hidden + 2 * (facts.intermediate or 4 * facts.hidden)
     return 4.0 * texts * tokens * (rows + facts.heads * tokens)

@@ -32,10 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("sanic.root").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # what a worker asks of its neighbours, they log themselves
     settings = parse(argv)
-    if settings.kind == "chat":
-        # Read when numpy is loaded. Ranks share their machine's cores, and threads that wait for each other at every
-        # product stand still whenever one of them has no core.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Read when numpy is loaded. Ranks share their machine's cores, and threads that wait for each other at every
+    # product stand still whenever one of them has no core. Encoders have threads of their own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if settings.group is not None and settings.group.rank > 0:
         return _run(_follow(settings, settings.group))
     try:

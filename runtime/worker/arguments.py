@@ -10,7 +10,7 @@ from runtime.worker.settings import Group, OnDemand, Settings
 from schemas.model import ModelKind
 
 CHAT_BATCH = 8
-ENCODE_BATCH = 32
+ENCODE_BATCH = 128
 TOKEN_VARIABLE = "ORCHESTRATE_WORKER_TOKEN"  # noqa: S105 - a name, not a secret
 SECRET_VARIABLE = "ORCHESTRATE_CONTROL_SECRET"  # noqa: S105
 PEERS_VARIABLE = "ORCHESTRATE_CONTROL_PEERS"

@@ -48,6 +48,7 @@ class Bert(nn.Module):
 
     def __init__(self, shape: BertShape, *, has_pooler: bool) -> None:
         super().__init__()
+        self.shape = shape
         self.embeddings = _Embeddings(shape)
         self.encoder = _Encoder(shape)
         if has_pooler:
@@ -120,10 +121,12 @@ class _Pooler(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
-        self.layer = [_Layer(shape) for _ in range(shape.layers)]
+        self.layer = [BertLayer(shape) for _ in range(shape.layers)]
 
 
-class _Layer(nn.Module):
+class BertLayer(nn.Module):
+    """Attention and what is behind it."""
+
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
         self.attention = _Attention(shape)
@@ -132,6 +135,7 @@ class _Layer(nn.Module):
         self._activation = activation(shape.activation)
 
     def __call__(self, hidden: mx.array, mask: mx.array) -> mx.array:
+        """Return rows x tokens x width."""
         hidden = self.attention(hidden, mask)
         return self.output(self._activation(self.intermediate.dense(hidden)), hidden)
 

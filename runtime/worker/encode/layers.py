@@ -8,6 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
+from runtime.worker.encode.shares import share
+
+LEAST_ROWS = 32
+"""Rows of a product that are worth a thread of their own."""
 SCORE_BYTES = 256 * 1024 * 1024
 """Room for one block of attention scores. MLX's CPU backend keeps all of them at once: 8,192 tokens and 12 heads would
 need 3.2 GB, and long texts are what encoders are asked for."""
@@ -21,21 +25,27 @@ _GELU_BLOCK = 1 << 15
 """Numbers treated at once: they and what is made of them stay in a core's own cache."""
 
 
-def _takes_numpy(x: mx.array) -> bool:
+def takes_numpy(x: mx.array) -> bool:
     """Tell whether numpy computes with these numbers quicker than MLX does."""
     return sys.platform == "linux" and mx.default_device().type == mx.DeviceType.cpu and x.dtype == mx.float32
 
 
 def _gelu(x: mx.array) -> mx.array:
     """Return the exact GELU; MLX 0.32's error function on a Linux CPU takes ten times as long as this."""
-    if not _takes_numpy(x):
+    if not takes_numpy(x):
         out: mx.array = nn.gelu(x)
         return out
     flat = np.asarray(x).reshape(-1)
     found = np.empty_like(flat)
-    for begin in range(0, flat.size, _GELU_BLOCK):
-        _gelu_block(flat[begin : begin + _GELU_BLOCK], found[begin : begin + _GELU_BLOCK])
+    share(lambda begin, end: write_gelu(flat[begin:end], found[begin:end]), flat.size, 2 * _GELU_BLOCK)
     return mx.array(found.reshape(x.shape))
+
+
+def write_gelu(x: _Floats, out: _Floats) -> None:
+    """Write the exact GELU of contiguous numbers into `out`, which may be where they are."""
+    numbers, found = x.reshape(-1), out.reshape(-1)
+    for begin in range(0, numbers.size, _GELU_BLOCK):
+        _gelu_block(numbers[begin : begin + _GELU_BLOCK], found[begin : begin + _GELU_BLOCK])
 
 
 def _gelu_block(x: _Floats, out: _Floats) -> None:
@@ -76,13 +86,19 @@ class Linear(nn.Linear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return rows x tokens x the layer's width."""
-        if not _takes_numpy(x):
+        if not takes_numpy(x):
             out: mx.array = super().__call__(x)
             return out
         # Both are views of MLX's memory; only the product is copied.
-        product = np.matmul(np.asarray(x).reshape(-1, x.shape[-1]), np.asarray(self.weight).T)
-        if "bias" in self:
-            product += np.asarray(self.bias)
+        rows, weight = np.asarray(x).reshape(-1, x.shape[-1]), np.asarray(self.weight).T
+        bias = np.asarray(self.bias) if "bias" in self else np.float32(0)
+        product = np.empty((len(rows), weight.shape[1]), np.float32)
+
+        def multiply(begin: int, end: int) -> None:
+            np.matmul(rows[begin:end], weight, out=product[begin:end])
+            product[begin:end] += bias
+
+        share(multiply, len(rows), LEAST_ROWS)
         return mx.array(product.reshape(*x.shape[:-1], -1))
 
 
@@ -131,7 +147,7 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) 
     for begin in range(0, tokens, block):
         part = queries[:, :, begin : begin + block]
         visible = mask if mask.shape[2] == 1 else mask[:, :, begin : begin + block]
-        if _takes_numpy(queries):
+        if takes_numpy(queries):
             arrays = (np.asarray(each) for each in (part, keys, values, visible))
             parts.append(mx.array(_attended(*arrays)))
             continue
@@ -142,10 +158,17 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) 
 
 
 def _attended(queries: _Floats, keys: _Floats, values: _Floats, mask: npt.NDArray[np.bool_]) -> _Floats:
-    scores = np.matmul(queries * np.float32(queries.shape[-1] ** -0.5), keys.swapaxes(-1, -2))
-    np.copyto(scores, -np.inf, where=~mask)
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
-    found: _Floats = np.matmul(scores, values)
+    found = np.empty_like(queries)
+    hidden = ~mask
+
+    def attend_rows(begin: int, end: int) -> None:
+        own = slice(begin, end)
+        scores = np.matmul(queries[own] * np.float32(queries.shape[-1] ** -0.5), keys[own].swapaxes(-1, -2))
+        np.copyto(scores, -np.inf, where=hidden[own])
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=-1, keepdims=True)
+        np.matmul(scores, values[own], out=found[own])
+
+    share(attend_rows, len(queries), 1)
     return found

@@ -12,6 +12,7 @@ from runtime.worker.encode.bert import Bert, BertHead, BertShape, RobertaHead
 from runtime.worker.encode.layers import ACTIVATIONS
 from runtime.worker.encode.modernbert import ModernBert, ModernBertHead, ModernBertShape
 from runtime.worker.encode.modules import ModelFilesError
+from runtime.worker.encode.packed import PackedBert, can_pack
 from runtime.worker.encode.pooling import normalise, pool
 from runtime.worker.encode.recipe import Recipe
 from runtime.worker.encode.weights import fill, read_weights, split
@@ -70,12 +71,13 @@ def open_encoder(directory: Path, config: dict[str, Any], recipe: Recipe) -> Net
     except ValueError as error:
         raise ModelFilesError(str(error)) from error
     fill(backbone, inner, quantisation, unused=("pooler.",))
+    states = PackedBert(backbone) if isinstance(backbone, Bert) and can_pack(backbone) else backbone
     module = nn.Module()
     module.backbone = backbone
     if not is_classifier:
         head = VectorHead(recipe, directory, config["hidden_size"])
         module.head = head
-        return Network(module, backbone, head, head.dimensions)
+        return Network(module, states, head, head.dimensions)
     scorer = make_head(_labels(outer))
     fill(scorer, outer, quantisation)
     module.head = scorer
@@ -83,7 +85,7 @@ def open_encoder(directory: Path, config: dict[str, Any], recipe: Recipe) -> Net
     def score(hidden: mx.array, lengths: mx.array) -> mx.array:
         return mx.sigmoid(scorer(backbone, hidden, lengths).astype(mx.float32))
 
-    return Network(module, backbone, score, None)
+    return Network(module, states, score, None)
 
 
 def _backbone(config: dict[str, Any], recipe: Recipe, *, is_classifier: bool) -> tuple[Any, Callable[[int], Any]]:
