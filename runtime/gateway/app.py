@@ -30,6 +30,7 @@ from runtime.gateway.api import (
     root,
 )
 from runtime.gateway.api.answers import error_answer, read_body
+from runtime.gateway.api.routes import methods_of
 from runtime.gateway.errors import ApiError
 from runtime.gateway.framing import find_fault
 from runtime.gateway.live import Live
@@ -112,9 +113,8 @@ class ShapedErrors(ErrorHandler):
             if preflight is not None:
                 return preflight
         answer = error_answer(request, self._live, _from_sanic(request, exception))
-        allowed = (exception.headers or {}).get("Allow")
-        if allowed:
-            answer.headers["allow"] = allowed
+        if exception.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["allow"] = ", ".join(methods_of(request.app, request.path))
         return answer
 
 
@@ -140,6 +140,7 @@ def create_app(services: Services) -> Sanic[Any, Any]:
     root.register(app, services)
     admin.register(app, services)
     receipts.register(app, services)
+    history.register(app, services)
     endpoints.register(app, services)
     health.register(app, services)
     openapi.register(app, services)

@@ -10,6 +10,7 @@ from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
 from runtime.gateway.api.answers import JSON, headers
+from runtime.gateway.api.routes import routes_of
 from runtime.gateway.services import Services
 
 PATH = "/openapi.json"
@@ -33,8 +34,3 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
         return HTTPResponse(document, 200, headers(request, services.live), JSON)
 
     app.add_route(openapi, PATH, methods=["GET"], name="openapi")
-
-
-def routes_of(app: Sanic[Any, Any]) -> set[tuple[str, str]]:
-    """Return the method and path of every route, the path as the router knows it."""
-    return {(method, "/" + route.path.lstrip("/")) for route in app.router.routes for method in route.methods}

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from runtime.gateway.openapi import anthropic_paths, gateway_paths, ollama_paths, openai_paths
 from runtime.gateway.openapi.errors import MEANINGS, RETRIED, shape_of
-from runtime.gateway.openapi.operations import ANY, JSON, SCOPED, Answer, Operation, Parameter
+from runtime.gateway.openapi.operations import ANY, EVENTS, JSON, SCOPED, Answer, Operation, Parameter
 from runtime.gateway.openapi.shapes import COMPONENTS, schemas_of
 from runtime.gateway.security.scopes import Need, need_of
 
@@ -138,15 +138,25 @@ def _answer(answer: Answer, operation: Operation) -> dict[str, Any]:
     if answer.whole is not None:
         content[JSON] = {"schema": _reference(answer.whole)}
     if answer.stream:
-        events: dict[str, Any] = {"schema": {"type": "string"}}
-        if answer.event is not None:
-            # OpenAPI 3.1 has no word for what the events of a stream are.
-            events["x-event"] = _reference(answer.event)
-        content[answer.stream] = events
+        content[answer.stream] = _stream(answer, operation)
     content |= {text: {"schema": {"type": "string"}} for text in answer.texts}
     names = (*_EVERY, *(_RELAYED if answer.is_relayed else ()))
     found: dict[str, Any] = {"description": answer.description, "headers": _headers(names)}
     return found | ({"content": content} if content and operation.method != "HEAD" else {})
+
+
+def _stream(answer: Answer, operation: Operation) -> dict[str, Any]:
+    """Return how a stream is described: OpenAPI 3.1 has no word for it.
+
+    Tools read the schema of server-sent events as that of each event; lines of JSON they do not take apart.
+    """
+    said = [_reference(shape) for shape in (answer.event, shape_of(operation.path)) if shape is not None]
+    if answer.stream != EVENTS:
+        return {"schema": {"type": "string"}, "x-event": {"anyOf": said}}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": said}}
+    if answer.has_mark:
+        data = {"anyOf": [{"const": "[DONE]"}, data]}
+    return {"schema": {"type": "object", "properties": {"data": data}}, "x-event": {"anyOf": said}}
 
 
 def _errors(operations: Iterable[Operation]) -> Iterator[tuple[str, dict[str, Any]]]:

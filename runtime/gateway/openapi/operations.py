@@ -46,6 +46,8 @@ class Answer:
     """The content type of an answer that comes in events; empty where none does."""
     event: type[BaseModel] | None = None
     """What the JSON documents of these events are."""
+    has_mark: bool = False
+    """Whether `[DONE]` is the last event."""
     texts: tuple[str, ...] = ()
     """The content types of answers that are text for people, or for other programs."""
     is_relayed: bool = False

@@ -195,7 +195,8 @@ def _data_url(block: _Block) -> str:
     if source.get("type") != "base64":
         message = "must be of type base64: what an address names would be fetched from inside this network"
         raise invalid(f"{where}.type", message)
-    if source.get("media_type") not in IMAGE_TYPES:
+    media_type = source.get("media_type")
+    if not isinstance(media_type, str) or media_type not in IMAGE_TYPES:
         raise invalid(f"{where}.media_type", f"must be one of {', '.join(sorted(IMAGE_TYPES))}")
     data = source.get("data")
     if not isinstance(data, str) or not data:

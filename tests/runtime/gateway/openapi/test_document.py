@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +63,10 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
 """What reads the bodies of each path that models answer."""
 
 VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, 1, -1, 2, 4096, 0.5, -0.5, 1e-300, 2**70),
-    *(
-        "",
-        "text",
-        "float",
-        "base64",
-        "none",
-        "auto",
-        "required",
-        "json",
-        "low",
-        "high",
-        "5m",
-        "data:image/png;base64,AA==",
-    ),
-    *([], [1], [-1], [0.5], ["text"], [""], [None], [True], [[1]], [[]], [[-1]], [["text"]], ["text", 1], [{}], [[{}]]),
-    *({}, {"text": "x"}, {"text": 1}, {"type": "text"}, {"include_usage": True}),
+    *(None, True, False, 0, 1, -1, 21, 0.5, 2**70),
+    *("", "text", "base64", "none", "required", "low", "5m", "data:image/png;base64,AA=="),
+    *([], [1], [-1], [0.5], ["text"], [""], [None], [[1]], [[]], [["text"]], ["text", 1], [{}]),
+    *({}, {"text": "x"}, {"type": "text"}, {"type": "function", "function": {"name": "f"}}),
 )
 """One of every kind, and those that parsers know. JSON Schema takes 1.0 for a whole number; the parsers do not."""
 
@@ -210,16 +198,32 @@ def test_every_body_that_models_answer_has_its_parser_here() -> None:
     }
 
 
+def is_described(shape: str, body: dict[str, Any]) -> bool:
+    """Tell whether a body is one that the document describes; part by part, which is ten times as fast."""
+    schema = document()["components"]["schemas"][shape]
+    names = validator(schema.get("propertyNames", {}))
+    return set(schema["required"]) <= body.keys() and all(
+        names.is_valid(key) and (key not in schema["properties"] or is_good(shape, key, json.dumps(value)))
+        for key, value in body.items()
+    )
+
+
+@cache
+def is_good(shape: str, key: str, value: str) -> bool:
+    return validator(document()["components"]["schemas"][shape]["properties"][key]).is_valid(json.loads(value))
+
+
 @pytest.mark.parametrize("path", PARSERS)
 def test_the_document_is_as_strict_as_the_parser(path: str) -> None:
     operation = next(each for each in OPERATIONS if each.path == path)
     assert operation.body is not None and operation.example is not None
     good = dict(operation.example)
-    check, differences = validator(operation.body.__name__), []
+    shape, differences = operation.body.__name__, []
     bodies = [{key: value for key, value in good.items() if key != left_out} for left_out in ("", *good)]
     names = [field.alias or name for name, field in operation.body.model_fields.items()]
     bodies += [{**good, **ALSO.get(key, {}), key: value} for key in names for value in VALUES]
-    bodies += [{**good, key: value} for key in ("some_unknown_parameter", *sorted(FORBIDDEN)) for value in VALUES[1:]]
+    bodies += [{**good, "some_unknown_parameter": value} for value in VALUES]
+    bodies += [{**good, key: value} for key in sorted(FORBIDDEN) for value in ("text", {})]
     bodies += [{**good, **more} for more in MORE.get(path, ())]
     for body in bodies:
         try:
@@ -228,7 +232,7 @@ def test_the_document_is_as_strict_as_the_parser(path: str) -> None:
         except ApiError as error:
             assert error.status == 400
             said = error.message
-        if check.is_valid(body) == bool(said) and not is_relation(said):
+        if is_described(shape, body) == bool(said) and not is_relation(said):
             changed = {key: value for key, value in body.items() if key not in good or good[key] != value}
             differences.append(f"{changed or sorted(body)}: parser: {said or 'accepted'}")
     assert not differences, "\n".join(differences)
