@@ -95,6 +95,8 @@ class Ask:
     """Makes the requests that an endpoint gets one after the other in place of this one."""
     gathering: Gathering | None = None
     """How the gateway puts an answer together that the endpoint cannot give by itself."""
+    is_one_call: bool = False
+    """Whether calls behind the first one are cut out of its stream."""
     emulated: tuple[str, ...] = ()
     """The parameters that the gateway sees to in the endpoint's place."""
     dropped: tuple[str, ...] = ()
@@ -153,6 +155,8 @@ class Course:
         "may_restart",
         "skipped",
         "started_at",
+        "status",
+        "tokens",
         "total_s",
         "wake_at",
     )
@@ -174,6 +178,10 @@ class Course:
         """When a waiting client gets its next comment."""
         self.may_restart = may_restart
         """Whether another endpoint gives the answer anew when one breaks off in the middle."""
+        self.status = 0
+        """The HTTP status of the answer; 0 while there is none."""
+        self.tokens = 0
+        """How many tokens were generated for it, as the endpoint says."""
         self.is_broken_off = False
         """Whether the client has got the beginning of an answer that will not go on."""
 

@@ -14,6 +14,7 @@ from runtime.gateway import sse
 from runtime.gateway.adapters.emulation.choices import added, streamed
 from runtime.gateway.adapters.emulation.forms import Unfit
 from runtime.gateway.adapters.emulation.gathering import Gathering
+from runtime.gateway.adapters.emulation.one_call import FirstCall
 from runtime.gateway.adapters.emulation.schema import BadSchemaError, check_schema
 from runtime.gateway.attempt import Ask, AttemptError, BadAnswerError, Client, Course, Parts, Result, keep_alive
 from runtime.gateway.errors import ApiError, error_body, error_event
@@ -61,6 +62,24 @@ async def emulated(
     metrics.first_content(ask.route.name, course.first_at - course.started_at)
     events = streamed(result.body or b"", with_usage=options.get("include_usage") is True)
     return await _sent(result, lease, course, client, events)
+
+
+class OneCallClient:
+    """The client's side of a stream that gets one call at most."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._first = FirstCall()
+
+    @property
+    def is_started(self) -> bool:
+        return self._client.is_started
+
+    async def start(self, endpoint: str, attempts: int, fallback: str) -> None:
+        await self._client.start(endpoint, attempts, fallback)
+
+    async def send(self, data: bytes) -> None:
+        await self._client.send(self._first.feed(data))
 
 
 async def _awaited(work: asyncio.Task[Result], ask: Ask, lease: Lease, course: Course, client: Client) -> Result:

@@ -113,6 +113,12 @@ class Walk:
         """Return how long the client wants to wait for a load."""
         return self._ask.wait_s
 
+    @property
+    def wanted_length(self) -> int | None:
+        """Return the length of vectors that the client, and not the role, asks for."""
+        asked = self._ask.body.document.get("dimensions")
+        return asked if isinstance(asked, int) and self.origin.dimensions is None else None
+
     def ask_for(self, target: Target) -> Ask:
         """Return the request as an endpoint may have it; it is one that does what is asked."""
         if not (target.is_strict or self.has_demands):
@@ -192,6 +198,10 @@ def exhausted(walk: Walk) -> tuple[Result | ApiError, str]:
         # Everybody has answered: asking again is the client's choice.
         unfit = failures[-1].error
         return Result(unfit.verdict, unfit.status, unfit.body), UNFIT.label
+    if failures and walk.wanted_length and all(failure.error.verdict is WRONG_DIMENSION for failure in failures):
+        found = failures[-1].error.error
+        message = f"'dimensions' cannot be {walk.wanted_length}: the models of '{walk.origin.name}' give {found}."
+        return ApiError(400, message, code="unsupported_parameter", param="dimensions"), "client error"
     reasons = {failure.endpoint: _reason(failure.error) for failure in failures}
     refusals = [(target, error) for rung in walk.route.rungs() for target, error in walk.refusals(rung)]
     for skip in walk.skipped:

@@ -10,6 +10,7 @@ import pytest
 
 from runtime.gateway.facts.known import Facts
 from tests.fakes.chat_engines import by_schema, llama_cpp, ollama_chat, says, stock_mlx, talks
+from tests.fakes.encoders import embeds
 from tests.fakes.upstream import Behaviour, Exchange, answers, refuses, stalls
 from tests.runtime.gateway.harness import CHAT, LocalGateway, until
 
@@ -196,6 +197,11 @@ async def test_one_call_is_given_where_one_is_wanted(engines: Any) -> None:
     answer = await post(gateway, tools=[WEATHER], parallel_tool_calls=False)
     assert [call["id"] for call in answer.json()["choices"][0]["message"]["tool_calls"]] == ["c1"]
     assert answer.headers["x-orchestrate-emulated"] == "parallel_tool_calls"
+    streamed = await post(gateway, tools=[WEATHER], parallel_tool_calls=False, stream=True)
+    assert streamed.headers["x-orchestrate-emulated"] == "parallel_tool_calls"
+    choices = [choice for chunk in events(streamed.text) for choice in chunk["choices"]]
+    assert [call["id"] for choice in choices for call in choice["delta"].get("tool_calls", ())] == ["c1"]
+    assert choices[-1]["finish_reason"] == "tool_calls"
 
 
 async def test_a_schema_that_is_none_is_the_clients_fault(engines: Any) -> None:
@@ -230,6 +236,23 @@ async def test_images_go_to_the_endpoint_that_can_see(engines: Any) -> None:
     assert (len(blind.seen), len(seeing.seen)) == (0, 1)
     refused = await post(gateway, messages=shown, model="a")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages[0].content[0]")
+
+
+async def test_a_length_of_vectors_that_a_model_has_not_got_is_refused_by_name_or_left_out(engines: Any) -> None:
+    gateway, _ = await engines(("openai", embeds(length=8)))
+    document = gateway.document
+    document["helpers"]["a"]["models"]["model-a"] = {"kind": "embedding"}
+    await gateway.reload(document)
+    asked = {"model": "chat", "input": "hi", "dimensions": 3}
+    async with gateway.client() as client:
+        refused = await client.post("/v1/embeddings", json=asked)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "dimensions")
+        assert "8 numbers" in refused.json()["error"]["message"]
+        document["helpers"]["a"]["drop_params"] = ["dimensions"]
+        await gateway.reload(document)
+        answer = await client.post("/v1/embeddings", json=asked)
+    assert answer.status_code == 200 and len(answer.json()["data"][0]["embedding"]) == 8
+    assert answer.headers["x-orchestrate-dropped"] == "dimensions"
 
 
 async def test_dropped_parameters_are_told(engines: Any) -> None:

@@ -61,6 +61,8 @@ class _Plan:
         """The parameters that the gateway sees to."""
         self._form: Form | None = None
         self._must_gather = self._is_one_call = False
+        """`_is_one_call`: calls behind the first one are cut off, while the answer is streamed where nothing else is
+        to be done to it."""
 
     def made(self, has_eyes: bool | None) -> Ask:
         before = dict(self._document)
@@ -77,11 +79,13 @@ class _Plan:
             self._see_to_text_form()
         prompts = self._prompts()
         count = self._count(len(prompts))
-        if count * len(prompts) > 1 or self._form is not None or self._must_gather:
+        is_cut_whole = self._is_one_call and not self._ask.body.is_stream
+        if count * len(prompts) > 1 or self._form is not None or self._must_gather or is_cut_whole:
             return self._gathered(count, prompts)
         if self._document == before:
             return self._make(self._ask)
-        return replace(self._make(rewritten(self._ask, self._document)), emulated=tuple(sorted(self._names)))
+        made = self._make(rewritten(self._ask, self._document))
+        return replace(made, is_one_call=self._is_one_call, emulated=tuple(sorted(self._names)))
 
     def _refused(self, param: str, message: str, code: str = "unsupported_parameter") -> ApiError:
         return refused(self._able.name, param, message, code)
@@ -148,7 +152,6 @@ class _Plan:
         if self._able.one_call == "cut" and self._document.pop("parallel_tool_calls", True) is False and tools:
             self._is_one_call = True
             if self._form is None:
-                self._must_gather = True
                 self._names.append("parallel_tool_calls")
 
     def _see_to_call(self, tools: Sequence[Any], *, is_named: bool = False) -> None:

@@ -79,9 +79,10 @@ def test_a_length_that_the_files_do_not_pin_is_refused() -> None:
 
 @given(st.lists(NUMBERS.filter(lambda numbers: len(numbers) == 3), min_size=1, max_size=4), st.none() | st.just(2))
 def test_what_is_in_order_is_passed_on_byte_for_byte(vectors: list[list[float]], indent: int | None) -> None:
-    raw = answer(*vectors, indent=indent)
+    usage = {"prompt_tokens": 1, "total_tokens": 1}
+    raw = answer(*vectors, indent=indent, usage=usage)
     assert reading(len(vectors), 3).read(raw) is raw
-    raw = answer(*map(packed, vectors), indent=indent)
+    raw = answer(*map(packed, vectors), indent=indent, usage=usage)
     assert reading(len(vectors), 3, is_base64=True).read(raw) is raw
 
 
@@ -153,3 +154,17 @@ def test_no_bytes_escape_as_another_error(noise: bytes, is_base64: bool) -> None
             reading(is_base64=is_base64).read(raw)
         except BadAnswerError:
             continue
+
+
+@given(st.lists(NUMBERS.filter(lambda numbers: len(numbers) == 3), min_size=1, max_size=3))
+def test_numbers_come_in_the_form_that_is_asked_for_whichever_the_endpoint_gives(vectors: list[list[float]]) -> None:
+    coded = json.loads(reading(len(vectors), is_base64=True).read(answer(*vectors)))
+    assert [item["embedding"] for item in coded["data"]] == [packed(numbers) for numbers in vectors]
+    plain = json.loads(reading(len(vectors)).read(answer(*map(packed, vectors))))
+    assert [item["embedding"] for item in plain["data"]] == vectors
+
+
+@pytest.mark.parametrize("vector", ["AAA!", "====", "AAAAAAA=AAAA"])
+def test_what_is_no_base64_is_no_vector(vector: str) -> None:
+    with pytest.raises(BadAnswerError):
+        reading().read(answer(vector))
