@@ -38,7 +38,7 @@ class Described(BaseModel):
 class Asked(Described):
     """A request's body. Unknown parameters are tolerated, but none that would redirect the request."""
 
-    model_config = ConfigDict(json_schema_extra={"propertyNames": {"not": {"enum": sorted(FORBIDDEN)}}})
+    model_config = ConfigDict(json_schema_extra={"propertyNames": {"not": {"enum": [*sorted(FORBIDDEN)]}}})
 
 
 def schemas_of(shapes: list[type[BaseModel]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ the content; and in `thinking`. Read in ollama `api/types.go` (`Message`) and `d
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from runtime.gateway.bodies import invalid
@@ -46,27 +47,19 @@ class _Conversation:
         images, calls = listed(message, "images", f"{where}."), listed(message, "tool_calls", f"{where}.")
         thinking, name = text(message, "thinking", f"{where}."), text(message, "tool_name", f"{where}.")
         call_id = text(message, "tool_call_id", f"{where}.")
+        called = [_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)]
         made: dict[str, Any] = {"role": role, "content": content_of(said, images, f"{where}.images")}
         if role == "assistant":
             if thinking:
                 made["reasoning_content"] = thinking
-            if calls:
-                made["tool_calls"] = [
-                    self._called(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)
-                ]
+            if called:
+                made["tool_calls"] = [self._called(*call) for call in called]
         elif role == "tool":
             made |= self._answered(name, call_id)
         return made
 
-    def _called(self, call: object, where: str) -> dict[str, Any]:
-        if not isinstance(call, dict):
-            raise invalid(where, "must be an object")
-        function = mapped(call, "function", f"{where}.")
-        name = text(function, "name", f"{where}.function.")
-        if not name:
-            raise invalid(f"{where}.function.name", "must be a text")
-        arguments = mapped(function, "arguments", f"{where}.function.")
-        call_id = text(call, "id", f"{where}.") or self._new_id()
+    def _called(self, given_id: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        call_id = given_id or self._new_id()
         self._open.append((call_id, name))
         written = json.dumps(arguments, ensure_ascii=False)
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": written}}
@@ -83,3 +76,14 @@ class _Conversation:
         """Return an id of nine letters and digits: Mistral's templates take no others."""
         self._calls += 1
         return f"call{self._calls:05d}"
+
+
+def _call(call: object, where: str) -> tuple[str, str, Mapping[str, Any]]:
+    """Return the id of a call, empty where it has none, the name of what is called, and with what."""
+    if not isinstance(call, dict):
+        raise invalid(where, "must be an object")
+    function = mapped(call, "function", f"{where}.")
+    name = text(function, "name", f"{where}.function.")
+    if not name:
+        raise invalid(f"{where}.function.name", "must be a text")
+    return text(call, "id", f"{where}."), name, mapped(function, "arguments", f"{where}.function.")

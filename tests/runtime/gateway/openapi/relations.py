@@ -18,7 +18,6 @@ _RELATIONS = re.compile(
             r"'tool_choice\.tools\[\d+\]' must name one of the tools",
             r"'messages' ends with a 'tool_use' block",
             r"'input' must have at least one message",
-            r"'messages\[\d+\]\.tool_name' must name a tool that was called before",
             r"'system' cannot be said with 'raw'",
             r"'images' is not supported: a text that is gone on with has none",
             r"'dimensions' is \d+, and the vectors of",
