@@ -92,6 +92,7 @@ MUST_BE_PURE = (
     "runtime/gateway/routing/standing.py", "runtime/gateway/routing/pace.py", "runtime/gateway/routing/budget.py",
     "runtime/gateway/routing/affinity.py", "orchestrator/drill.py", "schemas/receipt.py",
     "runtime/gateway/observe/receipts.py",
+    "runtime/gateway/observe/past.py", "schemas/history.py",
     "runtime/gateway/facts/known.py", "runtime/gateway/facts/answers.py", "runtime/gateway/facts/inquiry.py",
     "runtime/gateway/facts/names.py", "runtime/gateway/facts/cards.py",
     "runtime/gateway/facts/engines/infinity.py", "runtime/gateway/facts/engines/llama_cpp.py",

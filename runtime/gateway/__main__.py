@@ -52,6 +52,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         bind=arguments.bind,
         keys=arguments.keys.absolute() if arguments.keys is not None else None,
         admin_token=os.environ.get(ADMIN_TOKEN, "").strip() or None,
+        # Beside the routes, in a folder of its own: theirs is watched.
+        history=arguments.routes.absolute().parent / "gateway" / "history.sqlite3",
     )
     gateway = assemble(sources, compose_stack)
     reloader, live = gateway.services.reloader, gateway.services.live

@@ -21,6 +21,7 @@ from runtime.gateway.api import (
     embeddings,
     endpoints,
     health,
+    history,
     ollama,
     openai,
     openapi,

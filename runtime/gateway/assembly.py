@@ -20,6 +20,7 @@ from runtime.gateway.facts.poller import FactPoller
 from runtime.gateway.holds import Holds
 from runtime.gateway.isolations import FILE, Isolations
 from runtime.gateway.live import Live, gauges
+from runtime.gateway.observe.history import History
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.observe.receipts import Receipts, entry_of
 from runtime.gateway.prober import Prober
@@ -42,6 +43,7 @@ class Gateway:
     prober: Prober
     queues: Queues
     fact_poller: FactPoller
+    history: History
 
     def close(self) -> None:
         """End what goes on beside requests, and close idle connections to endpoints."""
@@ -50,6 +52,7 @@ class Gateway:
         self.fact_poller.close()
         self.queues.close()
         self.connections.close()
+        self.history.close()
 
 
 def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -> Gateway:
@@ -66,7 +69,7 @@ def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -
     exchanges = Exchanges(connections, metrics, now)
     prober = Prober(exchanges, pool, metrics, now, random.random)
     pool.on_room = queues.changed
-    receipts = Receipts()
+    receipts, history = Receipts(), History(sources.history)
     facts = FactBook()
     facts.on_note = lambda identity, heard: pool.hear(identity, is_loaded=heard.is_loaded)
     fact_poller = FactPoller(connections, facts, now, random.random)
@@ -75,11 +78,11 @@ def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -
     def note(ask: Ask, course: Course, endpoint: str, outcome: str, ended_at: float) -> None:
         table = live.table
         generation, revision = (0, None) if table is None else (table.generation, table.revision)
-        receipts.add(
-            entry_of(
-                ask, course, endpoint, outcome, ended_at, wall=time.time(), generation=generation, revision=revision
-            )
+        entry = entry_of(
+            ask, course, endpoint, outcome, ended_at, wall=time.time(), generation=generation, revision=revision
         )
+        receipts.add(entry)
+        history.add(entry)
 
     relay = Relay(exchanges, pool, metrics, holds, queues, live.find_route, now, note, facts.of)
 
@@ -87,6 +90,7 @@ def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -
         prober.adopt(table)
         if asks_servers:
             fact_poller.adopt(table)
+        history.start()
         holds.wake()
         queues.changed()
 
@@ -106,7 +110,8 @@ def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -
         guard,
         receipts,
         facts,
+        history,
         fact_poller,
         isolations,
     )
-    return Gateway(create_app(services), services, connections, prober, queues, fact_poller)
+    return Gateway(create_app(services), services, connections, prober, queues, fact_poller, history)

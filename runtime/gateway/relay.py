@@ -80,6 +80,8 @@ class Relay:
         endpoint, outcome = "", CLIENT_LEFT.label
         try:
             endpoint, result, outcome = await self._run(ask, course, client)
+            course.status = result.status
+            course.tokens = result.tokens if isinstance(result, Result) else 0
         finally:
             self._ended(ask, course, endpoint, outcome)
         if isinstance(result, Result) and result.body is None:

@@ -55,6 +55,8 @@ class Sources:
     """Where the keys file is put that the stack names, on a machine that has no configuration of its own."""
     admin_token: str | None = field(default=None, repr=False)
     """What the orchestrator shows this gateway."""
+    history: Path | None = None
+    """Where past requests are kept; None keeps them in memory."""
 
 
 class Reloader:

@@ -10,6 +10,7 @@ from runtime.gateway.facts.poller import FactPoller
 from runtime.gateway.holds import Holds
 from runtime.gateway.isolations import Isolations
 from runtime.gateway.live import Live
+from runtime.gateway.observe.history import History
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.observe.receipts import Receipts
 from runtime.gateway.prober import Prober
@@ -39,6 +40,8 @@ class Services:
     receipts: Receipts
     facts: FactBook
     """What is known of the endpoints' models: `facts.of(target)`."""
+    history: History
+    """What requests have come to, also before this process began."""
     fact_poller: FactPoller
     """Asks for them: `await fact_poller.refresh(age_s, within_s)` for what must be as it is now."""
     isolations: Isolations

@@ -35,6 +35,10 @@ class Entry(NamedTuple):
     skipped: tuple[Skipped, ...]
     generation: int
     revision: str | None
+    status: int = 0
+    """Of the answer; 0 where the client left before there was one."""
+    tokens: int = 0
+    """How many were generated, as the endpoint says."""
 
     @property
     def is_troubled(self) -> bool:
@@ -102,6 +106,8 @@ def entry_of(
         skipped=tuple(course.skipped),
         generation=generation,
         revision=revision,
+        status=course.status,
+        tokens=course.tokens,
     )
 
 

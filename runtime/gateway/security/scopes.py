@@ -53,6 +53,8 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/admin/endpoints"): "read",
     ("POST", "/admin/endpoints/isolate"): "admin",
     ("POST", "/admin/endpoints/break"): "admin",
+    ("GET", "/requests"): "read",
+    ("GET", "/errors"): "read",
     ("GET", "/admin/receipts"): "read",
     ("GET", "/admin/receipts/<request_id:str>"): "read",
     ("POST", "/admin/endpoints/close"): "admin",
