@@ -67,8 +67,8 @@ def _wanted(request: Request, usual: int) -> Wanted:
 
 
 def _is_csv(request: Request) -> bool:
-    given = _said(request, "format") or "json"
-    if given not in ("json", "csv"):
+    given = _said(request, "format")
+    if given not in (None, "json", "csv"):
         raise ApiError(400, "'format' is json or csv.", code="invalid_value", param="format")
     return given == "csv"
 

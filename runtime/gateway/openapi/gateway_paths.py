@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from runtime.gateway.openapi.operations import PLAIN, Answer, Operation, Parameter
+from runtime.gateway.openapi.operations import CSV, PLAIN, Answer, Operation, Parameter
 from runtime.gateway.openapi.shapes import Described
 from schemas.admin import ConfigReport, EndpointBreak, EndpointChoice, EndpointsReport
+from schemas.history import PastErrors, PastRequests
+from schemas.history import PastErrors, PastRequests
 from schemas.receipt import Receipt, Receipts
 
 ADMIN = "Administration"
+CSV = "text/csv"
+
+
+def _past(usual: int) -> tuple[Parameter, ...]:
+    """Return how past requests and errors are chosen; `usual` is how many are told where nobody says."""
+    return (
+        Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000, "default": usual}),
+        Parameter("role", "query", {"type": "string", "maxLength": 200}, "Only those of this role, alias or model."),
+        Parameter("status", "query", {"type": "integer", "minimum": 100, "maximum": 599}, "Only answers with this."),
+        Parameter("format", "query", {"type": "string", "enum": ["json", "csv"], "default": "json"}),
+    )
 
 
 class Alive(Described):
@@ -41,6 +54,22 @@ class OpenAPIDocument(Described):
     """This document."""
 
     openapi: str
+
+
+def _past(path: str, summary: str, answer: type[PastRequests | PastErrors], usual: int) -> Operation:
+    return Operation(
+        "GET",
+        path,
+        summary,
+        {"200": Answer("The latest ones first.", answer, texts=(CSV,))},
+        tag=ADMIN,
+        parameters=(
+            Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000, "default": usual}),
+            Parameter("role", "query", {"type": "string", "maxLength": 200}),
+            Parameter("status", "query", {"type": "integer", "minimum": 100, "maximum": 599}),
+            Parameter("format", "query", {"enum": ["json", "csv"], "default": "json"}),
+        ),
+    )
 
 
 def _by_hand(
@@ -75,6 +104,8 @@ OPERATIONS = (
         {"200": Answer("Prometheus' text format.", texts=(PLAIN,))},
     ),
     Operation("GET", "/openapi.json", "Describe the HTTP surface", {"200": Answer("This document.", OpenAPIDocument)}),
+    _past("/requests", "Show the requests of the past", PastRequests, 200),
+    _past("/errors", "Show what went wrong in the past", PastErrors, 50),
     Operation(
         "GET",
         "/admin/config",
@@ -100,6 +131,22 @@ OPERATIONS = (
     _by_hand("break", "Let every request to an endpoint fail for a while, for a drill", EndpointBreak),
     _by_hand("close", "Close an endpoint's breaker"),
     _by_hand("probe", "Ask an endpoint for a token now", errors=("404", "409")),
+    Operation(
+        "GET",
+        "/requests",
+        "Show the last requests, also those from before the gateway was started",
+        {"200": Answer("The latest ones first.", PastRequests, texts=(CSV,))},
+        tag=ADMIN,
+        parameters=_past(200),
+    ),
+    Operation(
+        "GET",
+        "/errors",
+        "Show the last errors, also those from before the gateway was started",
+        {"200": Answer("The latest ones first, and how many are alike.", PastErrors, texts=(CSV,))},
+        tag=ADMIN,
+        parameters=_past(50),
+    ),
     Operation(
         "GET",
         "/admin/receipts",

@@ -13,6 +13,7 @@ EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 PLAIN = "text/plain"
 PAGE = "text/html"
+CSV = "text/csv"
 
 Schema = Mapping[str, Any]
 
