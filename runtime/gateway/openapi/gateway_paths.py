@@ -8,21 +8,9 @@ from runtime.gateway.openapi.operations import CSV, PLAIN, Answer, Operation, Pa
 from runtime.gateway.openapi.shapes import Described
 from schemas.admin import ConfigReport, EndpointBreak, EndpointChoice, EndpointsReport
 from schemas.history import PastErrors, PastRequests
-from schemas.history import PastErrors, PastRequests
 from schemas.receipt import Receipt, Receipts
 
 ADMIN = "Administration"
-CSV = "text/csv"
-
-
-def _past(usual: int) -> tuple[Parameter, ...]:
-    """Return how past requests and errors are chosen; `usual` is how many are told where nobody says."""
-    return (
-        Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000, "default": usual}),
-        Parameter("role", "query", {"type": "string", "maxLength": 200}, "Only those of this role, alias or model."),
-        Parameter("status", "query", {"type": "integer", "minimum": 100, "maximum": 599}, "Only answers with this."),
-        Parameter("format", "query", {"type": "string", "enum": ["json", "csv"], "default": "json"}),
-    )
 
 
 class Alive(Described):
@@ -131,22 +119,6 @@ OPERATIONS = (
     _by_hand("break", "Let every request to an endpoint fail for a while, for a drill", EndpointBreak),
     _by_hand("close", "Close an endpoint's breaker"),
     _by_hand("probe", "Ask an endpoint for a token now", errors=("404", "409")),
-    Operation(
-        "GET",
-        "/requests",
-        "Show the last requests, also those from before the gateway was started",
-        {"200": Answer("The latest ones first.", PastRequests, texts=(CSV,))},
-        tag=ADMIN,
-        parameters=_past(200),
-    ),
-    Operation(
-        "GET",
-        "/errors",
-        "Show the last errors, also those from before the gateway was started",
-        {"200": Answer("The latest ones first, and how many are alike.", PastErrors, texts=(CSV,))},
-        tag=ADMIN,
-        parameters=_past(50),
-    ),
     Operation(
         "GET",
         "/admin/receipts",
