@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from runtime.worker.batch import Delta, Entered, Failure, Finish, TokenReport
 from runtime.worker.errors import GenerationError
 from runtime.worker.tools.stream import CallReader
+from runtime.worker.tools.thoughts import ThoughtReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Answer:
     """Of the prompt, taken from the prompt cache."""
     new_reader: Callable[[], CallReader] | None = None
     """Makes what finds the tool calls in one choice; none where there are none to find."""
+    new_thoughts: Callable[[], ThoughtReader] | None = None
+    """Makes what tells the thoughts of one choice apart; none where the model does not think."""
     open: set[int] = field(init=False)
     """Ids of the jobs that have not ended."""
     _waiting: dict[int, _Waiting] = field(init=False)

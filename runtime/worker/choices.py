@@ -10,6 +10,7 @@ from runtime.worker.batch import TokenReport
 from runtime.worker.openai import COMMENT, Envelope, EventStream, Usage
 from runtime.worker.tools.shapes import delta_of, message_of
 from runtime.worker.tools.stream import CallReader, Part, Text
+from runtime.worker.tools.thoughts import ThoughtReader
 
 SILENT_PIECES = 8
 """What is held back must not look like a stream that has died: after so many pieces of it a comment is sent."""
@@ -24,6 +25,8 @@ class Whole:
     has_logprobs: bool
     new_reader: Callable[[], CallReader] | None = None
     """Makes what finds the tool calls in one choice."""
+    new_thoughts: Callable[[], ThoughtReader] | None = None
+    """Makes what tells the thoughts of one choice apart; none where the model does not think."""
     _texts: list[list[str]] = field(init=False)
     _tokens: list[list[TokenReport]] = field(init=False)
     _finishes: list[str | None] = field(init=False)
@@ -64,12 +67,13 @@ class Whole:
     def _choice(self, index: int) -> dict[str, Any]:
         told = logprobs_of(self.envelope, self._tokens[index]) if self.has_logprobs else None
         text, finish = "".join(self._texts[index]), self._finishes[index]
+        thoughts, text = _apart(None if self.new_thoughts is None else self.new_thoughts(), text, is_last=True)
         choice = self.envelope.whole_choice(index, text, finish, told) | stopped_by(self._stops.get(index))
-        if self.new_reader is None:
-            return choice
-        reader = self.new_reader()
-        parts = [*reader.push(text), *reader.finish(is_complete=index in self._complete)]
-        return choice | {"message": message_of(parts), "finish_reason": finish_of(reader, finish)}
+        if self.new_reader is not None:
+            reader = self.new_reader()
+            parts = [*reader.push(text), *reader.finish(is_complete=index in self._complete)]
+            choice |= {"message": message_of(parts), "finish_reason": finish_of(reader, finish)}
+        return choice if not thoughts else choice | {"message": choice["message"] | {"reasoning_content": thoughts}}
 
 
 @dataclass(slots=True)
@@ -82,8 +86,12 @@ class Stream:
     include_usage: bool
     new_reader: Callable[[], CallReader] | None = None
     """Makes what finds the tool calls in one choice."""
+    new_thoughts: Callable[[], ThoughtReader] | None = None
+    """Makes what tells the thoughts of one choice apart; none where the model does not think."""
     _readers: dict[int, CallReader] = field(init=False)
     """Keyed by the choice's number; empty where there are no calls to find."""
+    _thoughts: dict[int, ThoughtReader] = field(init=False)
+    """Keyed by the choice's number; empty where there are none to find."""
     _events: EventStream = field(init=False)
     _open: set[int] = field(init=False)
     _silent: int = 0
@@ -94,6 +102,8 @@ class Stream:
         self._open = set(range(self.choices))
         make = self.new_reader
         self._readers = {} if make is None else {index: make() for index in range(self.choices)}
+        think = self.new_thoughts
+        self._thoughts = {} if think is None else {index: think() for index in range(self.choices)}
 
     @property
     def is_over(self) -> bool:
@@ -114,12 +124,13 @@ class Stream:
 
     def _piece(self, piece: Piece) -> bytes:
         reader = self._readers.get(piece.choice)
-        text, calls = (piece.text, []) if reader is None else _read(reader, piece)
-        events = b""
+        thoughts, text = _apart(self._thoughts.get(piece.choice), piece.text, is_last=piece.finish is not None)
+        text, calls = (text, []) if reader is None else _read(reader, piece, text)
+        events = self._events.delta(piece.choice, {"reasoning_content": thoughts}) if thoughts else b""
         if self.has_logprobs and piece.tokens:
-            events = self._events.told(piece.choice, text, logprobs_of(self.envelope, piece.tokens))
+            events += self._events.told(piece.choice, text, logprobs_of(self.envelope, piece.tokens))
         elif text:
-            events = self._events.text(text, piece.choice)
+            events += self._events.text(text, piece.choice)
         events += b"".join(self._events.delta(piece.choice, delta_of(call)) for call in calls)
         if not events:
             self._silent += 1
@@ -131,12 +142,23 @@ class Stream:
         return events
 
 
-def _read(reader: CallReader, piece: Piece) -> tuple[str, list[Part]]:
-    """Return the content and the calls that a piece makes certain.
+def _apart(reader: ThoughtReader | None, text: str, *, is_last: bool) -> tuple[str, str]:
+    """Return the thoughts and the rest of the answer that a piece makes certain."""
+    if reader is None:
+        return "", text
+    thoughts, said = reader.push(text)
+    if is_last:
+        more, rest = reader.finish()
+        thoughts, said = thoughts + more, said + rest
+    return thoughts, said
+
+
+def _read(reader: CallReader, piece: Piece, text: str) -> tuple[str, list[Part]]:
+    """Return the content and the calls that a piece makes certain; `text` is its text without the thoughts.
 
     Content between two calls of one piece moves before them: OpenAI's messages do not tell where it stood.
     """
-    parts = reader.push(piece.text)
+    parts = reader.push(text)
     if piece.finish is not None:
         parts += reader.finish(is_complete=piece.is_complete)
     text = "".join(part.text for part in parts if isinstance(part, Text))

@@ -100,7 +100,7 @@ class Engine:
             request, tokens = prepared.request, prepared.tokens
             self.gate.check_not_shut()
             answer = self._admit(request, len(tokens))
-            answer.new_reader = prepared.new_reader
+            answer.new_reader, answer.new_thoughts = prepared.new_reader, prepared.new_thoughts
         finally:
             self._preparing -= 1
             self.gate.note_places()

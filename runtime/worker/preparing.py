@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from runtime.worker.errors import RequestError
 from runtime.worker.model import LoadedModel
 from runtime.worker.prompt import encode, tokenise
-from runtime.worker.request import Request
+from runtime.worker.request import ChatPrompt, Request
 from runtime.worker.tools.asked import Tool, ToolUse
 from runtime.worker.tools.constrain import GrammarError, Grammars
 from runtime.worker.tools.conversation import ToolSyntax
@@ -21,11 +22,14 @@ from runtime.worker.tools.lark import Lark, one_of
 from runtime.worker.tools.reading import Call, read_calls
 from runtime.worker.tools.sketch import Sketch
 from runtime.worker.tools.stream import CallReader
+from runtime.worker.tools.thoughts import ThoughtReader
 
 logger = logging.getLogger(__name__)
 
 BLAME_S = 2.0
 """How long the one tool at fault is looked for among many."""
+SHOWN_TOKENS = 16
+"""Tokens at the end of a prompt in which a template that lets the model think has opened its thoughts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Prepared:
     """A serialised llguidance grammar that the answer obeys."""
     new_reader: Callable[[], CallReader] | None
     """Makes what finds the calls in one choice; none where there are none to find."""
+    new_thoughts: Callable[[], ThoughtReader] | None = None
+    """Makes what tells the thoughts of one choice apart; none where the model does not think."""
 
 
 def prepare(parse: Callable[[], Request], model: LoadedModel) -> Prepared:
@@ -45,12 +51,25 @@ def prepare(parse: Callable[[], Request], model: LoadedModel) -> Prepared:
     request = parse()
     constraint = constraint_of(request, model.tool_syntax, model.grammars)
     tokens = encode(request, model.tokenizer, model.limits, model.tool_syntax)
-    return Prepared(request, tokens, constraint, _reading(request, model.tool_syntax))
+    thoughts = _thinking(request, tokens, model.tokenizer)
+    return Prepared(request, tokens, constraint, _reading(request, model.tool_syntax), thoughts)
 
 
 def count(parse: Callable[[], Request], model: LoadedModel) -> int:
     """Return how many tokens the prompt of a request has; raises RequestError."""
     return len(tokenise(parse(), model.tokenizer, model.limits, model.tool_syntax))
+
+
+def _thinking(request: Request, tokens: Sequence[int], tokenizer: Any) -> Callable[[], ThoughtReader] | None:
+    if not isinstance(request.prompt, ChatPrompt) or not tokenizer.has_thinking:
+        return None
+    start, end, is_open = tokenizer.think_start, tokenizer.think_end, opens_thoughts(tokens, tokenizer)
+    return lambda: ThoughtReader(start, end, is_open)
+
+
+def opens_thoughts(tokens: Sequence[int], tokenizer: Any) -> bool:
+    """Tell whether a prompt ends with the mark that lets a model think which has one."""
+    return bool(tokenizer.decode(list(tokens[-SHOWN_TOKENS:])).rstrip().endswith(tokenizer.think_start))
 
 
 def _reading(request: Request, syntax: ToolSyntax) -> Callable[[], CallReader] | None:

@@ -121,10 +121,11 @@ def _add_generation(app: App, model: str, host: Host[Engine]) -> None:
                 prefix = "chatcmpl" if kind == "chat" else "cmpl"
                 envelope = Envelope(kind, f"{prefix}-{secrets.token_hex(12)}", int(time.time()), model)
                 shape = envelope, wanted.choices, wanted.logprobs is not None
+                readers = answer.new_reader, answer.new_thoughts
                 if wanted.is_stream:
-                    await answer_stream(request, Stream(*shape, wanted.include_usage, answer.new_reader), answer)
+                    await answer_stream(request, Stream(*shape, wanted.include_usage, *readers), answer)
                     return None
-                return await answer_whole(Whole(*shape, answer.new_reader), answer, has_token_ids=wanted.token_ids)
+                return await answer_whole(Whole(*shape, *readers), answer, has_token_ids=wanted.token_ids)
 
         return handler
 

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from runtime.worker.errors import RequestError
 from runtime.worker.messages import Message, PastCall, parse_messages
+from runtime.worker.preparing import opens_thoughts
 from runtime.worker.tools.asked import Named, Tool, ToolUse
 from runtime.worker.tools.conversation import render, tool_syntax
 from runtime.worker.tools.families import BARE_JSON, GENERIC
@@ -136,6 +137,9 @@ def test_a_constrained_answer_is_not_thought_about(base, tmp_path):
     syntax = tool_syntax(tokenizer)
     assert render(TURNS[:1], None, tokenizer, syntax, is_constrained=False).endswith("may thinkassistant: <think>\n")
     assert render(TURNS[:1], None, tokenizer, syntax, is_constrained=True).endswith("assistant: <think>\n</think>\n\n")
+    for is_constrained in (False, True):
+        text = render(TURNS[:1], None, tokenizer, syntax, is_constrained=is_constrained)
+        assert opens_thoughts(tokenizer.encode(text), tokenizer) == (not is_constrained)
 
 
 def test_a_template_that_refuses_is_the_requests_mistake(base, tmp_path):
