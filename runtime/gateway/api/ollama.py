@@ -124,7 +124,7 @@ def _generating(services: Services, shape: Shape, understand: _Understand) -> Ha
         route = route_of(request, services.live, served, "chat")
         thinks = names.of_route(route, services.facts).is_able("thinking")
         wish = understand(document, served, thinks=thinks)
-        clock = Clock(services.now, time.time)
+        clock = Clock(time.monotonic, time.time)
         if isinstance(wish, requests.Generation):
             ask = _patient(request, ask_of(request, route, wish.path, wish.body))
             return await translated(request, services, ask, Speech(asked, shape, clock))
@@ -146,7 +146,7 @@ def _embedding(
     services: Services, understand: Callable[[dict[str, Any], str], Body | None], *, is_listed: bool
 ) -> Handler:
     async def handle(request: Request) -> HTTPResponse | None:
-        began_at = services.now()
+        began_at = time.monotonic()
         document = read_document(await body_of(request, services))
         asked = fields.model(document)
         served = listing.served_name(asked, table_of(services.live).routes)
@@ -159,7 +159,7 @@ def _embedding(
                 return json_answer(request, services.live, empty)
             body, translation = requests.loading_vectors(served), Instead(lambda: empty)
         elif is_listed:
-            translation = Vectors(asked, Clock(services.now, time.time), began_at)
+            translation = Vectors(asked, Clock(time.monotonic, time.time), began_at)
         else:
             translation = Vector()
         reading = reading_of(body, route.dimensions)

@@ -32,7 +32,7 @@ class Clock:
     """The two clocks of an answer."""
 
     now: Callable[[], float]
-    """Seconds, for durations."""
+    """Seconds, for durations. Not the event loop's: uvloop counts in milliseconds."""
     wall: Callable[[], float]
     """Seconds since the epoch."""
 
