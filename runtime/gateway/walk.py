@@ -11,6 +11,7 @@ from runtime.gateway.adapters.strict import adapt
 from runtime.gateway.attempt import Ask, AttemptError, Result
 from runtime.gateway.errors import ApiError, told_of_load
 from runtime.gateway.facts.known import UNKNOWN, Facts
+from runtime.gateway.facts.lengths import route_for
 from runtime.gateway.routing.affinity import prefix_of
 from runtime.gateway.routing.outcome import (
     ABSENT,
@@ -90,6 +91,7 @@ class Walk:
         self._ask = ask
         self._facts_of = facts_of
         self._adapted: dict[tuple[object, ...], Ask | ApiError] = {}
+        self._pass_over_short()
 
     def failed(self, failure: Failure) -> None:
         """Take note of an attempt that failed."""
@@ -107,6 +109,14 @@ class Walk:
         self.route = self.origin = route
         self.instead, self.too_short = "", ()
         self.attempts.clear()
+        self._pass_over_short()
+
+    def _pass_over_short(self) -> None:
+        """Begin where the prompt can be read, if it is certain that nobody can whom the name stands for."""
+        if self.route.context is not None:
+            longer = route_for(self._ask, self.route, self._facts_of)
+            if longer is not self.route:
+                self.route, self.instead = longer, longer.name
 
     @property
     def wait_wish_s(self) -> float:
