@@ -30,7 +30,9 @@ _PROGRAMS: Mapping[str, str] = {
 }
 """By the engine that the files name; `openai` and `command` can be any program, which may be recognised."""
 _VLLM_KEYS = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
-_ANSWER_ONLY = frozenset({"stream", "stream_options", "continue_final_message", "add_generation_prompt"})
+_ANSWER_ONLY = frozenset(
+    {"stream", "stream_options", "continue_final_message", "add_generation_prompt", "reasoning_effort"}
+)
 _NOT_THERE = frozenset({404, 405, 501})
 """What servers answer on a path that they have not got: older ones, and others behind a proxy that shows some paths."""
 
@@ -45,13 +47,13 @@ def count_steps(ask: Ask, engine: str, seen: str, estimate: Callable[[], int]) -
         case "worker":
             answer = yield _step(ask, TOKENIZE, ask.body.document, _Count())
         case "vllm":
-            shown = {key: value for key, value in ask.body.document.items() if key in _VLLM_KEYS}
+            shown = {key: value for key, value in _with_thinking(ask.body.document).items() if key in _VLLM_KEYS}
             try:
                 answer = yield _step(ask, TOKENIZE, shown, _Count())
             except AttemptError as error:
                 return _estimated(error, estimate)
         case "llama.cpp":
-            shown = {key: value for key, value in ask.body.document.items() if key not in _ANSWER_ONLY}
+            shown = {key: value for key, value in _with_thinking(ask.body.document).items() if key not in _ANSWER_ONLY}
             try:
                 written = yield _step(ask, TEMPLATE, shown, _Prompt())
                 prompt = json.loads(written.body or b"{}")["prompt"]
@@ -63,6 +65,14 @@ def count_steps(ask: Ask, engine: str, seen: str, estimate: Callable[[], int]) -
         case _:
             return _told(estimate(), is_estimated=True)
     return Result(COUNTED, body=answer.body)
+
+
+def _with_thinking(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Tell the chat template whether to think, as requests for answers do: some prompts end otherwise then."""
+    effort = document.get("reasoning_effort")
+    if effort is None:
+        return document
+    return {**document, "chat_template_kwargs": {"enable_thinking": effort != "none"}}
 
 
 def _step(ask: Ask, path: str, document: Mapping[str, Any], reading: _Count | _Prompt | _Tokens) -> Ask:

@@ -82,6 +82,9 @@ def message_of(raw: bytes, wanted: Wanted, message_id: str) -> bytes:
     if thoughts and wanted.shows_thinking:
         content.append({"type": "thinking", "thinking": thoughts, "signature": SIGNATURE})
     text = "".join(part for part in (said.get("content"), said.get("refusal")) if isinstance(part, str))
+    if "timings" in document:
+        # llama.cpp's server (seen in its build 11549) gives back the beginning that it was given; its streams do not.
+        text = text.removeprefix(wanted.prefill)
     if text:
         content.append({"type": "text", "text": text})
     content.extend(_tool_use(call, number, message_id) for number, call in enumerate(calls))

@@ -37,6 +37,8 @@ class Wanted:
     """Whether the client has asked for thinking. Others take the first block of the answer for its text."""
     stops: tuple[str, ...]
     """Texts that end the answer."""
+    prefill: str = ""
+    """The beginning of the answer, which the client has written itself."""
 
 
 def parse_messages(raw: bytes) -> Wanted:
@@ -60,7 +62,8 @@ def parse_messages(raw: bytes) -> Wanted:
     is_stream = document.get("stream")
     if is_stream is not None and not isinstance(is_stream, bool):
         raise invalid("stream", "must be true or false")
-    return Wanted(openai_body(made, is_stream=bool(is_stream)), _shows_thinking(document), stops)
+    prefill = made["messages"][-1]["content"] if "continue_final_message" in made else ""
+    return Wanted(openai_body(made, is_stream=bool(is_stream)), _shows_thinking(document), stops, prefill)
 
 
 def parse_count(raw: bytes) -> Body:

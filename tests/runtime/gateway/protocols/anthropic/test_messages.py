@@ -314,6 +314,15 @@ def test_a_whole_answer() -> None:
     assert json.loads(translation().whole(raw))["content"][0]["type"] == "text"
 
 
+@pytest.mark.parametrize(("more", "expected"), [({"timings": {}}, "isa"), ({}, "The tower of Pisa")])
+def test_the_beginning_that_llama_cpp_gives_back_is_taken_off(more: dict[str, Any], expected: str) -> None:
+    begun = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "The tower of P"}]
+    choice = {"message": {"role": "assistant", "content": "The tower of Pisa"}, "finish_reason": "stop"}
+    raw = json.dumps({"choices": [choice], "usage": USAGE, **more}).encode()
+    (block,) = json.loads(translation(messages=begun).whole(raw))["content"]
+    assert block["text"] == expected
+
+
 @pytest.mark.parametrize(
     "document",
     [{}, [], None, {"choices": []}, {"choices": [{}]}, {"choices": [{"message": 5}]}, {"choices": {}},
