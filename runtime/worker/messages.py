@@ -31,6 +31,8 @@ class Message:
     """Which call a tool's message answers."""
     name: str | None = None
     """Which tool a tool's message comes from."""
+    thoughts: str | None = None
+    """What the assistant thought before it said this: some templates show it again while a turn lasts."""
 
 
 def parse_messages(value: object) -> tuple[Message, ...]:
@@ -72,9 +74,18 @@ def _message(value: object, where: str) -> Message:
         content = ""
     text = _content(content, f"{where}.content")
     if role != "tool":
-        return Message(_ROLES[role], text, calls)
+        thoughts = _thoughts(value, where) if role == "assistant" else None
+        return Message(_ROLES[role], text, calls, thoughts=thoughts)
     call_id = _optional_text(value.get("tool_call_id"), f"{where}.tool_call_id")
     return Message(role, text, call_id=call_id, name=_optional_text(value.get("name"), f"{where}.name"))
+
+
+def _thoughts(message: dict[str, Any], where: str) -> str | None:
+    """Return the thoughts, which servers and their clients call by either name; OpenAI's own API knows neither."""
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(found := message.get(key), str) and found:
+            return valid_text(found, f"{where}.{key}")
+    return None
 
 
 def _calls(value: object, where: str) -> tuple[PastCall, ...]:

@@ -145,6 +145,8 @@ def _apply(messages: Sequence[Message], tokenizer: Any, options: dict[str, Any])
 
 def _as_json(message: Message, *, are_objects: bool) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thoughts is not None:
+        plain["reasoning_content"] = message.thoughts
     if message.calls:
         plain["tool_calls"] = [
             {

@@ -183,3 +183,13 @@ def test_wrong_turns_are_refused_by_name(turn, param):
     with pytest.raises(RequestError) as caught:
         parse_messages([turn])
     assert caught.value.param == param
+
+
+def test_a_template_that_shows_past_thoughts_is_given_them(base, tmp_path):
+    template = "{% for message in messages %}[{{ message.reasoning_content }}|{{ message.content }}]{% endfor %}"
+    tokenizer = tokenizer_with(base, tmp_path, template)
+    for key in ("reasoning_content", "reasoning"):
+        turns = parse_messages([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", key: "hm"}])
+        assert render(turns, None, tokenizer, tool_syntax(tokenizer), is_constrained=False) == "[|a][hm|b]"
+    odd = parse_messages([{"role": "assistant", "content": "b", "reasoning": {"summary": []}}])
+    assert odd[0].thoughts is None
