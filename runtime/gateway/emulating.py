@@ -15,7 +15,7 @@ from runtime.gateway.adapters.emulation.choices import added, streamed
 from runtime.gateway.adapters.emulation.forms import Unfit
 from runtime.gateway.adapters.emulation.gathering import Gathering
 from runtime.gateway.adapters.emulation.one_call import FirstCall
-from runtime.gateway.adapters.emulation.schema import BadSchemaError, check_schema
+from runtime.gateway.adapters.emulation.schema import BadSchemaError
 from runtime.gateway.attempt import Ask, AttemptError, BadAnswerError, Client, Course, Parts, Result, keep_alive
 from runtime.gateway.errors import ApiError, error_body, error_event
 from runtime.gateway.observe.metrics import Metrics
@@ -45,7 +45,7 @@ async def emulated(
     """
     if gathering.form is not None:
         try:
-            await asyncio.to_thread(check_schema, gathering.form.schema)
+            await asyncio.to_thread(gathering.form.check)
         except BadSchemaError as error:
             return _refused(gathering, error)
     work = asyncio.create_task(_gathered(send, gathering, ask, lease, course, now))
@@ -120,12 +120,16 @@ async def _fit(send: Send, gathering: Gathering, place: int, wait_s: float, shar
         if isinstance(found, bytes):
             return first._replace(body=found)
         if found.is_cut:
+            if gathering.form is not None and gathering.form.is_optional:
+                return first
             raise _unfit(gathering, found, "once: it was cut off by the limit of tokens")
         second = await send(replace(gathering.again(place, found), wait_s=wait_s), shared)
         if second.verdict is not SUCCESS or second.body is None:
             return second
         found = await _read(gathering, place, second.body)
         if isinstance(found, Unfit):
+            if gathering.form is not None and gathering.form.is_optional:
+                return second
             raise _unfit(gathering, found, "in two tries")
         return second._replace(body=added(found, first.body), tokens=first.tokens + second.tokens)
     except BadSchemaError as error:

@@ -151,7 +151,7 @@ class Walk:
     def _adapted_for(self, target: Target) -> Ask | ApiError:
         facts = self._facts_of(target)
         asked_as = (target.identity.engine, target.upstream_model, target.max_batch, target.drop_params)
-        key = (*asked_as, facts.source, facts.is_able("vision"))
+        key = (*asked_as, facts.source, facts.is_able("vision"), facts.is_able("tools"))
         found = self._adapted.get(key)
         if found is None:
             try:

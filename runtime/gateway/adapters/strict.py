@@ -54,7 +54,8 @@ def adapt(ask: Ask, target: Target, facts: Facts = UNKNOWN) -> Ask:
     spared = _spared(named, target.drop_params)
     if ask.reading is None:
         able = abilities_of(engine, facts.source)
-        adapted = planned(spared, able, has_eyes=facts.is_able("vision"), make=made)
+        eyes, tools = facts.is_able("vision"), facts.is_able("tools")
+        adapted = planned(spared, able, make=made, has_eyes=eyes, has_tools=tools)
         # What is passed on as it came still names the model that the client knows.
         return ask if adapted is named else adapted
     parts = [spared]

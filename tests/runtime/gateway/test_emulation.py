@@ -191,6 +191,24 @@ async def test_a_call_is_asked_for_in_words_where_it_does_not(engines: Any) -> N
     assert len(fake.seen) == 2
 
 
+async def test_tools_are_told_in_words_where_a_template_leaves_them_out(engines: Any) -> None:
+    called = '{"name": "weather", "arguments": {"city": "Rome"}}'
+    gateway, (fake,) = await engines(
+        ("openai", llama_cpp(says(called, "It is warm.", '{"name": "weather", "arguments": 1}')))
+    )
+    (target,) = {target.identity for target in gateway.gateway.services.live.table.targets()}  # type: ignore[union-attr]
+    facts = Facts(source="llama.cpp", observed_at=0.0, cannot=frozenset({"tools"}))
+    gateway.gateway.services.facts.note(target, facts)
+    first = await post(gateway, tools=[WEATHER])
+    assert first.headers["x-orchestrate-emulated"] == "tools"
+    (call,) = first.json()["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": '{"city":"Rome"}'}
+    assert texts(await post(gateway, tools=[WEATHER])) == ["It is warm."]
+    # It tried to call twice, and wrongly: what it said is all there is.
+    assert texts(await post(gateway, tools=[WEATHER])) == ['{"name": "weather", "arguments": 1}']
+    assert len(fake.seen) == 4
+
+
 async def test_one_call_is_given_where_one_is_wanted(engines: Any) -> None:
     calls = [{"id": f"c{n}", "type": "function", "function": {"name": "weather", "arguments": "{}"}} for n in (1, 2)]
     gateway, _ = await engines(("ollama", ollama_chat(says({"tool_calls": calls, "finish_reason": "tool_calls"}))))

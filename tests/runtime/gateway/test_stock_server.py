@@ -121,7 +121,7 @@ async def test_what_it_passes_over_is_done_for_it_or_said_not_to_be(stock: Local
         assert [choice["index"] for choice in several.json()["choices"]] == [0, 1]
         assert all("Paris" in choice["message"]["content"] for choice in several.json()["choices"])
         for param, more in EMULATED:
-            asked = {"model": "chat", "messages": QUESTION, "max_tokens": 40, "temperature": 0, **more}
+            asked = {"model": "chat", "messages": QUESTION, "max_tokens": 24, "temperature": 0, **more}
             answer = await client.post(CHAT_PATH, json=asked)
             # A model this small may or may not do what it is told.
             document = answer.json()

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.gateway.adapters.emulation.schema import faults
+from runtime.gateway.adapters.emulation.schema import check_schema, faults
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _FENCED = re.compile(r"```[A-Za-z]*\s*(.*?)```", re.DOTALL)
@@ -38,11 +38,22 @@ class Form:
     """What the model is told; empty where its engine holds it to the schema."""
     calls: Mapping[str, Mapping[str, Any]] | None = None
     """Of a call, `{"name": ..., "arguments": ...}`, which clients get as one: the schema by the function's name."""
+    is_optional: bool = False
+    """Whether any other answer is as good as a call."""
 
     @property
     def is_call(self) -> bool:
         """Whether it is a call."""
         return self.calls is not None
+
+    def check(self) -> None:
+        """Raise `schema.BadSchemaError` where it cannot be told whether an answer has it. Takes milliseconds."""
+        check_schema(self.schema if self.calls is None else {"anyOf": list(self.calls.values())})
+
+    def names(self, value: Any) -> bool:
+        """Tell whether a value is meant as a call."""
+        name = value.get("name") if isinstance(value, dict) else None
+        return isinstance(name, str) and name in (self.calls or {}) and "arguments" in value
 
     def faults(self, value: Any) -> tuple[str, ...]:
         """Say what is wrong with a value; raises `schema.BadSchemaError`."""
@@ -88,6 +99,47 @@ def call_of(functions: Sequence[Mapping[str, Any]]) -> Form:
         which = "one of these functions"
         schema = {"anyOf": [_call(function, f"#/anyOf/{index}") for index, function in enumerate(functions)]}
     return Form("tool_choice", schema, f"Call {which} now.{shape}\n{described}", calls)
+
+
+def maybe_call_of(functions: Sequence[Mapping[str, Any]]) -> Form:
+    """Return the form of an answer that may be a call of one of some functions."""
+    described = "\n".join(_json(function) for function in functions)
+    told = (
+        "You may call these functions. To call one, answer with one JSON object "
+        '{"name": the name of the function, "arguments": {its arguments}} and with nothing else. Without need for a '
+        f"call answer as usual.\n{described}"
+    )
+    calls = {function["name"]: _call(function, "#") for function in functions}
+    return Form("tools", {}, told, calls, is_optional=True)
+
+
+def spoken(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a conversation whose calls, and what came of them, are said in words, for templates that know neither."""
+    said: list[Mapping[str, Any]] = []
+    for message in messages:
+        calls = message.get("tool_calls")
+        if message.get("role") == "tool":
+            name = f" {message['name']}" if isinstance(message.get("name"), str) else ""
+            content = message.get("content")
+            text = content if isinstance(content, str) else _json(content)
+            said.append({"role": "user", "content": f"The function{name} has answered: {text}"})
+        elif isinstance(calls, list) and calls:
+            written = [_json(_written(call)) for call in calls]
+            content = message.get("content")
+            before = [content] if isinstance(content, str) and content else []
+            kept = {key: value for key, value in message.items() if key != "tool_calls"}
+            said.append({**kept, "content": "\n".join([*before, *written])})
+        else:
+            said.append(message)
+    return said
+
+
+def _written(call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    function = function if isinstance(function, dict) else {}
+    arguments = function.get("arguments")
+    found = json_in(arguments) if isinstance(arguments, str) else None
+    return {"name": function.get("name"), "arguments": arguments if found is None else found[0]}
 
 
 def _call(function: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -154,6 +206,8 @@ def shaped(form: Form, choice: Mapping[str, Any], seed: str) -> dict[str, Any] |
         # Where tools may be called as well as answers given, a call is as good as an answer.
         return dict(choice) if not form.is_call else _called(form, choice, message)
     found = json_in(text)
+    if form.is_optional and (found is None or not form.names(found[0])):
+        return dict(choice)
     if found is None:
         if is_cut and not form.is_call:
             # OpenAI gives such a one too: clients look at the reason.

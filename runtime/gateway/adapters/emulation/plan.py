@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from runtime.gateway.adapters.abilities import Abilities
-from runtime.gateway.adapters.emulation.forms import Form, call_of, told, value_of
+from runtime.gateway.adapters.emulation.forms import Form, call_of, maybe_call_of, spoken, told, value_of
 from runtime.gateway.adapters.emulation.gathering import Gathering, rewritten
 from runtime.gateway.adapters.refusals import refused
 from runtime.gateway.attempt import Ask
@@ -25,8 +25,8 @@ _DEMANDS = frozenset(
     {
         *("audio", "best_of", "echo", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"),
         *("add_generation_prompt", "continue_final_message", "min_p", "modalities", "n", "parallel_tool_calls"),
-        *("reasoning_effort", "repetition_penalty", "response_format", "suffix", "tool_choice", "top_k"),
-        *("top_logprobs", "web_search_options"),
+        *("reasoning_effort", "repetition_penalty", "response_format", "suffix", "tool_choice", "tools"),
+        *("top_k", "top_logprobs", "web_search_options"),
     }
 )
 _IMAGE = b'"image'
@@ -34,18 +34,26 @@ _IMAGE = b'"image'
 
 
 def has_demands(body: Body) -> bool:
-    """Tell whether a request asks for anything that some engine cannot do. Most do not, and need no second look."""
+    """Tell whether a request asks for anything that some engine or model cannot do. Most need no second look."""
     document = body.document
     return not _DEMANDS.isdisjoint(document) or type(document.get("prompt")) is list or _IMAGE in body.raw
 
 
-def planned(ask: Ask, able: Abilities, *, has_eyes: bool | None, make: Callable[[Ask], Ask]) -> Ask:
+def planned(
+    ask: Ask,
+    able: Abilities,
+    *,
+    make: Callable[[Ask], Ask],
+    has_eyes: bool | None = None,
+    has_tools: bool | None = None,
+) -> Ask:
     """Return a request for text as an endpoint may have it, in words of OpenAI and then in those of its engine.
 
-    `has_eyes` says whether its model can see, None where nobody knows. `make` puts a request in the engine's words.
+    `has_eyes` says whether its model can see and `has_tools` whether it is told of tools, None where nobody knows.
+    `make` puts a request in the engine's words.
     Raises `ApiError` with status 400, which names the parameter, for what cannot be done.
     """
-    return _Plan(ask, able, make).made(has_eyes)
+    return _Plan(ask, able, make).made(has_eyes, has_tools)
 
 
 class _Plan:
@@ -64,12 +72,14 @@ class _Plan:
         """`_is_one_call`: calls behind the first one are cut off, while the answer is streamed where nothing else is
         to be done to it."""
 
-    def made(self, has_eyes: bool | None) -> Ask:
+    def made(self, has_eyes: bool | None, has_tools: bool | None) -> Ask:
         before = dict(self._document)
         if self._is_chat:
             if has_eyes is False:
                 self._refuse_images()
             self._see_to_thoughts()
+            if has_tools is False and self._document.get("tools"):
+                self._speak_of_tools()
             self._see_to_tools()
         self._see_to_words()
         if self._is_chat:
@@ -129,6 +139,19 @@ class _Plan:
             ):
                 raise self._refused(key, "is not supported; `drop_params` of the helper leaves it out")
 
+    def _speak_of_tools(self) -> None:
+        """Let the model know of tools by words: its template would leave them out in silence."""
+        self._able = replace(self._able, must_call="by schema" if self._able.form == "own" else "asked")
+        self._document["messages"] = spoken(self._document["messages"])
+        if self._document.get("tool_choice", "auto") != "auto":
+            return
+        if (self._document.get("response_format") or {}).get("type", "text") != "text":
+            raise self._refused("tools", "are not known to the model there, and cannot be told of beside a form")
+        self._form = maybe_call_of(_functions(self._document["tools"], self._refused))
+        for key in ("tools", "tool_choice", "parallel_tool_calls"):
+            self._document.pop(key, None)
+        self._names.append("tools")
+
     def _see_to_tools(self) -> None:
         tools, choice = self._document.get("tools") or [], self._document.get("tool_choice", "auto")
         match choice:
@@ -166,12 +189,7 @@ class _Plan:
         if how == "narrowed":
             self._document |= {"tools": list(tools), "tool_choice": "required"}
             return
-        functions = [_function(tool) for tool in tools]
-        for index, function in enumerate(functions):
-            if not isinstance(function.get("name"), str) or not isinstance(function.get("parameters", {}), dict):
-                where = f"tools[{index}].function"
-                raise self._refused(where, "must have a name, and a JSON Schema as parameters", "invalid_value")
-        self._form = call_of(functions)
+        self._form = call_of(_functions(tools, self._refused))
         # What is said of the form of the answer is of no account: there is none but the call.
         for key in ("tools", "tool_choice", "response_format"):
             self._document.pop(key, None)
@@ -276,6 +294,15 @@ class _Plan:
             kept["seed"] = kept["seed"] + place if kept["seed"] < 0 else (kept["seed"] + place) % 2**63
         body = replace(self._ask.body, is_stream=False, is_collected=is_collected)
         return rewritten(replace(self._ask, body=body), kept)
+
+
+def _functions(tools: Sequence[Any], refused_as: Callable[[str, str, str], ApiError]) -> list[Mapping[str, Any]]:
+    functions = [_function(tool) for tool in tools]
+    for index, function in enumerate(functions):
+        if not isinstance(function.get("name"), str) or not isinstance(function.get("parameters") or {}, dict):
+            message = "must have a name, and a JSON Schema as parameters"
+            raise refused_as(f"tools[{index}].function", message, "invalid_value")
+    return functions
 
 
 def _function(tool: Any) -> Mapping[str, Any]:

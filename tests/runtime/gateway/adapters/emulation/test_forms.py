@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.gateway.adapters.emulation.forms import Unfit, asked_again, call_of, json_in, shaped, told, value_of
+from runtime.gateway.adapters.emulation.forms import (
+    Unfit,
+    asked_again,
+    call_of,
+    json_in,
+    maybe_call_of,
+    shaped,
+    told,
+    value_of,
+)
 from runtime.gateway.adapters.emulation.schema import LARGEST, BadSchemaError, check_schema, faults
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -106,6 +115,16 @@ def test_calls_that_the_engine_has_read_are_checked_too() -> None:
     assert isinstance(good, dict) and good["finish_reason"] == "tool_calls"
     assert isinstance(shaped(form, called("weather", "{}"), "id"), Unfit)
     assert isinstance(shaped(form, called("clock", "{}"), "id"), Unfit)
+
+
+def test_a_call_that_may_be_made_or_not() -> None:
+    form = maybe_call_of([WEATHER, CLOCK])
+    for said in ("It is noon.", '{"time": "noon"}', '{"name": "door", "arguments": {}}', '{"name": "clock"}', "[1]"):
+        assert shaped(form, choice(said), "id") == choice(said)
+    called = shaped(form, choice('```json\n{"name": "clock", "arguments": {}}\n```'), "id")
+    assert isinstance(called, dict) and called["message"]["tool_calls"][0]["function"]["name"] == "clock"
+    assert isinstance(shaped(form, choice('{"name": "weather", "arguments": {}}'), "id"), Unfit)
+    form.check()
 
 
 def test_the_schema_of_calls_is_one_that_others_read_alike() -> None:

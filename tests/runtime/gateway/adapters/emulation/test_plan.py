@@ -244,6 +244,35 @@ def test_images_are_refused_where_the_model_is_known_to_be_blind(engine: str) ->
         assert adapt(ask(messages=IMAGE), target(engine)).body.document["messages"] == IMAGE
 
 
+NO_TOOLS = Facts(source="llama.cpp", observed_at=0.0, cannot=frozenset({"tools"}))
+CALLED = [
+    *HI,
+    {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": '{"zone":"UTC"}'}}]},
+    {"role": "tool", "tool_call_id": "c1", "name": "clock", "content": "noon"},
+]  # fmt: skip
+
+
+def test_a_model_whose_template_knows_no_tools_is_told_of_them_in_words() -> None:
+    found = adapt(ask(tools=[WEATHER, CLOCK], messages=CALLED, stream=True), target("openai"), NO_TOOLS)
+    assert found.emulated == ("tools",) and found.gathering is not None
+    document = found.gathering.made[0].body.document
+    assert not {"tools", "tool_choice", "response_format"} & document.keys()
+    system, _, assistant, result = document["messages"]
+    assert "You may call" in system["content"] and '"weather"' in system["content"]
+    assert assistant == {"role": "assistant", "content": '{"name":"clock","arguments":{"zone":"UTC"}}'}
+    assert (result["role"], result["content"]) == ("user", "The function clock has answered: noon")
+    forced = adapt(ask(tools=[CLOCK], tool_choice="required"), target("openai"), NO_TOOLS)
+    assert forced.emulated == ("tool_choice",) and forced.gathering is not None
+    assert forced.gathering.made[0].body.document["response_format"]["type"] == "json_schema"
+    with pytest.raises(ApiError) as error:
+        adapt(ask(tools=[CLOCK], response_format=JSON_SCHEMA), target("openai"), NO_TOOLS)
+    assert error.value.param == "tools"
+    knows = Facts(source="llama.cpp", observed_at=0.0, can=frozenset({"tools"}))
+    asked = ask(tools=[CLOCK], tool_choice="auto")
+    assert adapt(asked, target("openai"), knows) is asked
+
+
 def test_a_form_is_asked_for_in_words_and_in_the_system_message_that_is_there() -> None:
     messages = [{"role": "system", "content": "Be brief."}, *HI]
     found = sent("mlx-lm-server", messages=messages, response_format=JSON_SCHEMA, n=2)
@@ -283,6 +312,6 @@ def test_dropped_parameters_are_left_out_before_anything_is_emulated() -> None:
 
 def test_a_plan_makes_the_same_of_the_same() -> None:
     able = abilities_of("ollama")
-    one, other = (planned(ask(n=2), able, has_eyes=None, make=lambda part: part) for _ in range(2))
+    one, other = (planned(ask(n=2), able, make=lambda part: part) for _ in range(2))
     assert one.gathering is not None and other.gathering is not None
     assert [part.body.raw for part in one.gathering.made] == [part.body.raw for part in other.gathering.made]
