@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from pydantic import ValidationError
 
 from schemas.on_demand import Loading
 
+OVERFLOW_CODE = "context_length_exceeded"
+"""OpenAI's code of a prompt that is longer than what a model can read."""
 LONGEST_TEXT = 500
 """Characters of an upstream's text that clients may see."""
 
@@ -82,9 +86,11 @@ def error_type(status: int) -> str:
             return "server_error"
 
 
-def error_body(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
-    """Write an error as JSON."""
-    error = {"message": message, "type": error_type(status), "param": param, "code": code}
+def error_body(
+    status: int, message: str, *, code: str | None = None, param: str | None = None, kind: str | None = None
+) -> bytes:
+    """Write an error as JSON; `kind` is its type where it is not the usual one of the status."""
+    error = {"message": message, "type": kind or error_type(status), "param": param, "code": code}
     return json.dumps({"error": error}, ensure_ascii=False).encode(errors="replace")
 
 
@@ -110,27 +116,52 @@ def _phrase(status: int) -> str:
         return f"Status {status}"
 
 
-def cleaned_error(status: int, raw: bytes, code_otherwise: str = "upstream_error") -> bytes:
-    """Return an upstream's error body as clients may see it: unchanged where it is in shape and gives nothing away.
-
-    One that is not in OpenAI's shape gets a code, `code_otherwise`.
-    """
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        document = None
-    error = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-        return error_body(status, clean(_any_text(document) or _phrase(status)), code=code_otherwise)
-    if _is_clean(document):
+def cleaned_error(status: int, raw: bytes) -> bytes:
+    """Return an upstream's error body as clients may see it: unchanged where it is in shape and gives nothing away."""
+    document, error = _error_in(raw)
+    if error is None:
+        return error_body(status, clean(_any_text(document) or _phrase(status)), code="upstream_error")
+    if _is_in_shape(error) and _is_clean(document):
         return raw
-    code, param = error.get("code"), error.get("param")
+    kind = error.get("type")
     return error_body(
         status,
         clean(error["message"]),
-        code=clean(code) if isinstance(code, str) else None,
-        param=clean(param) if isinstance(param, str) else None,
+        # Engines write the status there too, as a number; clients compare it with texts.
+        code=_clean_word(error.get("code")),
+        param=_clean_word(error.get("param")),
+        kind=clean(kind) if isinstance(kind, str) and kind else None,
     )
+
+
+def overflow_error(raw: bytes) -> bytes:
+    """Return the error of a prompt that is too long, whatever the endpoint calls it: clients know OpenAI's code."""
+    document, error = _error_in(raw)
+    text = _any_text(document) if error is None else error["message"]
+    message = clean(text or "The prompt is longer than what the model can read.")
+    return error_body(
+        HTTPStatus.BAD_REQUEST, message, code=OVERFLOW_CODE, param=_clean_word((error or {}).get("param"))
+    )
+
+
+def _error_in(raw: bytes) -> tuple[object, dict[str, Any] | None]:
+    """Return an upstream's document, and the error in it where that is an object with a message."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None, None
+    error = document.get("error") if isinstance(document, dict) else None
+    return document, error if isinstance(error, dict) and isinstance(error.get("message"), str) else None
+
+
+def _is_in_shape(error: Mapping[str, Any]) -> bool:
+    return isinstance(error.get("type"), str) and all(
+        key in error and isinstance(error[key], str | None) for key in ("param", "code")
+    )
+
+
+def _clean_word(value: object) -> str | None:
+    return clean(value) if isinstance(value, str) else None
 
 
 def told_of_load(raw: bytes) -> tuple[str | None, str | None, Loading | None]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from runtime.gateway import sse
 from runtime.gateway.adapters.collect import Collector
+from runtime.gateway.adapters.emulation.gathering import Gathering
 from runtime.gateway.attempt import (
     ODD_ANSWER,
     Ask,
@@ -26,7 +27,9 @@ from runtime.gateway.attempt import (
 )
 from runtime.gateway.bodies import with_model
 from runtime.gateway.connections import Connections, origin_of
-from runtime.gateway.errors import cleaned_error
+from runtime.gateway.emulating import OneCallClient, emulated
+from runtime.gateway.errors import cleaned_error, overflow_error
+from runtime.gateway.mending import mending_of
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.parts import in_parts
 from runtime.gateway.routing.lease import Lease
@@ -41,8 +44,10 @@ from runtime.gateway.routing.outcome import (
     judge_status,
 )
 from runtime.gateway.routing.table import Target
+from runtime.gateway.steps import in_steps
 from runtime.gateway.streaming import Stream, expect_type, refused_in_stream
 from runtime.gateway.upstream import Connection, UpstreamError
+from runtime.gateway.usage import completed
 from schemas.prefer import HEADER as PREFER_HEADER
 from schemas.prefer import PROBE_HEADER, wait_preference
 
@@ -71,6 +76,12 @@ class Exchanges:
 
     async def attempt(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result:
         """Send a request to a leased endpoint and answer its client; raises `AttemptError` and `ClientLeftError`."""
+        if ask.steps is not None:
+            return await in_steps(lambda step: self.attempt(step, lease, course, client), ask.steps(lease.target))
+        if ask.is_one_call:
+            client = OneCallClient(client)
+        if ask.gathering is not None:
+            return await self._gathered(ask.gathering, ask, lease, course, client)
         if ask.parts is not None:
             return await in_parts(
                 lambda part, shared: self.attempt(part, lease, shared, client), ask.parts, lease, course, self._now()
@@ -96,7 +107,7 @@ class Exchanges:
                 if lease.is_drawn:
                     lease.reports(sse.cached_tokens(result.body or b""))
                 return result
-            stream = Stream(connection, lease, course, client, self._metrics, self._now)
+            stream = Stream(connection, ask.body.document, lease, course, client, self._metrics, self._now)
             committed = await stream.first_content(first_due)
             if isinstance(committed, Result):
                 return committed
@@ -115,6 +126,12 @@ class Exchanges:
         finally:
             if connection is not None:
                 self._connections.give_back(origin_of(target.identity), connection)
+
+    async def _gathered(self, gathering: Gathering, ask: Ask, lease: Lease, course: Course, client: Client) -> Result:
+        async def send(part: Ask, shared: Course) -> Result:
+            return await self.attempt(part, lease, shared, client)
+
+        return await emulated(send, gathering, ask, lease, course, client, self._metrics, self._now())
 
     def _has_run_out(self, lease: Lease, course: Course) -> bool:
         """Tell whether the time of the request is over, spent in line or elsewhere, and not that of the endpoint."""
@@ -164,7 +181,7 @@ class Exchanges:
         status = connection.status if connection.status >= 400 else 502
         if verdict is CONTEXT_OVERFLOW:
             # Whatever the endpoint calls it: asking again will not help.
-            status, body = 400, cleaned_error(400, raw, "context_length_exceeded")
+            status, body = 400, overflow_error(raw)
         else:
             body = cleaned_error(status, raw)
         if verdict.then == "pass" and (may_pass_on or verdict.label != NOT_SUPPORTED):
@@ -190,7 +207,9 @@ class Exchanges:
                 raise UpstreamError("bad answer", str(error)) from error
             except ODD_ANSWER as error:
                 raise UpstreamError("bad answer", type(error).__name__) from error
-        tokens = sse.completion_tokens(body) or 0
+            tokens = 0
+        else:
+            body, tokens = completed(body, ask.body.document)
         self._metrics.tokens(tokens)
         return Result(SUCCESS, body=body, tokens=tokens)
 
@@ -221,7 +240,8 @@ class Exchanges:
         body = collector.answer()
         if body is None:
             raise UpstreamError("ended early", "no finish reason")
-        tokens = sse.completion_tokens(body) or 0
+        mend = mending_of(lease.target)
+        body, tokens = completed(body if mend is None else mend(body), ask.body.document)
         self._metrics.tokens(tokens)
         return Result(SUCCESS, body=body, tokens=tokens)
 

@@ -191,7 +191,7 @@ class Tail:
 
 def cut_error(events: bytes) -> tuple[bytes, StreamError | None]:
     """Return whole events up to an error event, and that error; all of them and None where there is none."""
-    if b'"error"' not in events or _ERROR_LINE.search(events) is None:
+    if events.find(b'"error"') < 0 or _ERROR_LINE.search(events) is None:
         return events, None
     before = 0
     for event in split_events(events):

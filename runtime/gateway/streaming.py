@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from runtime.gateway import sse
 from runtime.gateway.attempt import AttemptError, Client, Course, Result, keep_alive
-from runtime.gateway.errors import clean, error_body, error_event
+from runtime.gateway.errors import OVERFLOW_CODE, clean, error_body, error_event
+from runtime.gateway.mending import mending_of
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.lease import Lease
-from runtime.gateway.routing.outcome import SUCCESS, Fault, judge_error_event, judge_fault
+from runtime.gateway.routing.outcome import CONTEXT_OVERFLOW, SUCCESS, Fault, judge_error_event, judge_fault
 from runtime.gateway.upstream import Connection, UpstreamError
+from runtime.gateway.usage import StreamUsage
 
 TRAILER_S = 1.0
 """How long an endpoint may take to end its answer after `[DONE]`."""
@@ -19,17 +22,19 @@ TRAILER_S = 1.0
 class Stream:
     """One endpoint's stream on its way to one client."""
 
-    __slots__ = ("_client", "_connection", "_course", "_lease", "_metrics", "_now", "_target")
+    __slots__ = ("_client", "_connection", "_course", "_lease", "_metrics", "_now", "_target", "_told", "_usage")
 
     def __init__(
         self,
         connection: Connection,
+        asked: Mapping[str, Any],
         lease: Lease,
         course: Course,
         client: Client,
         metrics: Metrics,
         now: Callable[[], float],
     ) -> None:
+        """`asked` is the request; `now` is the event loop's clock."""
         self._connection = connection
         self._lease = lease
         self._target = lease.target
@@ -37,6 +42,10 @@ class Stream:
         self._client = client
         self._metrics = metrics
         self._now = now
+        self._usage = usage = StreamUsage(asked)
+        mend = mending_of(lease.target)
+        # Whole events as the endpoint sent them, to events as the client gets them.
+        self._told = usage.feed if mend is None else lambda events: usage.feed(mend(events))
 
     async def first_content(self, due: float) -> tuple[bytes, sse.Framer] | Result:
         """Hold the stream until its first content; return what was held, and where its last event is cut."""
@@ -84,7 +93,7 @@ class Stream:
             self._leave_to_another("ended early", clean(error.message))
             await self._client.send(error_event(clean(error.message), "upstream_error"))
             return Result(judge_fault("ended early", is_committed=True), error=clean(error.message))
-        tokens = tail.completion_tokens() or 0
+        tokens = tail.completion_tokens() or self._usage.tokens()
         self._metrics.tokens(tokens)
         if self._lease.is_drawn:
             self._lease.reports(tail.cached_tokens())
@@ -103,10 +112,10 @@ class Stream:
             if events:
                 before, failed = sse.cut_error(events)
                 tail.feed(before)
-                await self._client.send(before)
+                await self._client.send(self._told(before))
                 if failed is not None:
                     raise sse.StreamFailedError(failed.message)
-            if sse.DONE_MARK in events and tail.is_done():
+            if events.find(sse.DONE_MARK) >= 0 and tail.is_done():
                 return await self.trailer()
             data = await self._connection.read(self._now() + idle_s)
             if not data:
@@ -132,11 +141,11 @@ class Stream:
         if rest.strip() and sse.read_event(rest) in {"content", "nothing"}:
             # Only the blank line is missing behind the last event.
             tail.feed(rest + b"\n\n")
-            await self._client.send(rest + b"\n\n")
+            await self._client.send(self._told(rest + b"\n\n"))
         if not tail.is_finished():
             raise UpstreamError("ended early", "no finish reason")
         if not tail.is_done():
-            await self._client.send(sse.DONE)
+            await self._client.send(self._usage.chunk() + sse.DONE)
 
 
 def expect_type(connection: Connection, expected: bytes) -> None:
@@ -152,7 +161,8 @@ def refused_in_stream(error: sse.StreamError) -> Result:
     """Judge an error that came before any content; raises `AttemptError` where another endpoint may be asked."""
     verdict = judge_error_event(error.type, error.message.lower())
     status = 400 if verdict.then == "pass" else 502
-    body = error_body(status, clean(error.message), code=error.code, param=error.param)
+    code = OVERFLOW_CODE if verdict is CONTEXT_OVERFLOW else error.code
+    body = error_body(status, clean(error.message), code=code, param=error.param)
     if verdict.then == "pass":
         return Result(verdict, status, body)
     raise AttemptError(verdict, f"{verdict.label} (in the stream)", status, body)

@@ -69,7 +69,7 @@ def _part(ask: Ask, key: str, chunk: list[Any]) -> Ask:
     body = Body(b"", document, ask.body.model, is_stream=False)
     match ask.reading:
         case vectors.VectorReading() as reading:
-            return replace(ask, body=body, reading=replace(reading, count=len(chunk)))
+            return replace(ask, body=body, reading=replace(reading, count=len(chunk), asked=document))
         case ranking.RankReading() as reading:
             part = replace(reading, documents=chunk, top_n=len(chunk), has_documents=False)
             return replace(ask, body=body, reading=part)

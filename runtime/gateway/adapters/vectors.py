@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from struct import pack
+from dataclasses import dataclass, field
+from struct import pack, unpack
 from typing import Any
 
 from runtime.gateway.attempt import NO_HEADERS, BadAnswerError, WrongDimensionError
 from runtime.gateway.bodies import Body, body_of, invalid, is_tokens, read_document
 from runtime.gateway.errors import ApiError
+from runtime.gateway.usage import prompt_tokens
 
 PATH = "/v1/embeddings"
 
@@ -25,6 +26,9 @@ _INDEX = re.compile(rb'"index"\s*:\s*(\d+)')
 _LIST = re.compile(rb"\s*(\[[0-9eE+.,\s-]*\])\s*([,\]])")
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 _TOKENS = re.compile(rb'"(prompt_tokens|total_tokens)"\s*:\s*(\d{1,15})')
+_EDGE = 512
+"""Bytes at the end of an answer in which its usage stands; most engines write it there."""
+_ESTIMATED = b',"estimated":true'
 _BYTES = 4
 """Of one number: base64 carries float32, little end first."""
 
@@ -55,6 +59,8 @@ class VectorReading:
     """The length that every vector must have; None where any will do, if it is the same for all."""
     is_base64: bool
     """The client wants base64, which endpoints may not know."""
+    asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The request, for endpoints that do not say how many tokens it was."""
 
     def read(self, raw: bytes, _headers: Mapping[bytes, bytes] = NO_HEADERS) -> bytes:
         """Return the answer for the client; raises `BadAnswerError` or `WrongDimensionError`."""
@@ -71,9 +77,25 @@ class VectorReading:
             raise WrongDimensionError(f"vectors of {length} numbers, {self.dimensions} are wanted")
         are_base64 = {raw[place : place + 1] == b'"' for place in places} == {True}
         order = [int(match[1]) for match in _INDEX.finditer(raw)]
-        if are_base64 == self.is_base64 and order == list(range(self.count)):
+        if are_base64 != self.is_base64 or order != list(range(self.count)):
+            raw = self._rewritten(raw)
+        return self._counted(raw)
+
+    def _counted(self, raw: bytes) -> bytes:
+        """Return an answer with a usage: one that says nothing of its tokens, or zero, gets an estimate."""
+        if any(int(number) for _, number in _TOKENS.findall(raw[-_EDGE:])):
             return raw
-        return self._rewritten(raw)
+        try:
+            document = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise BadAnswerError("no list of vectors") from error
+        said = document.get("usage")
+        given = said.get("prompt_tokens") if isinstance(said, dict) else None
+        if type(given) is int and given > 0:
+            return raw
+        tokens = prompt_tokens(self.asked)
+        document["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens, "estimated": True}
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
     def _rewritten(self, raw: bytes) -> bytes:
         try:
@@ -95,6 +117,12 @@ class VectorReading:
                 return b64encode(pack(f"<{len(vector)}f", *vector)).decode()
             except Exception as error:
                 raise BadAnswerError("a vector that is no list of numbers") from error
+        if not self.is_base64 and isinstance(vector, str):
+            try:
+                raw = b64decode(vector, validate=True)
+                return list(unpack(f"<{len(raw) // _BYTES}f", raw))
+            except Exception as error:
+                raise BadAnswerError("a vector that is no base64 of numbers") from error
         return vector
 
 
@@ -108,7 +136,7 @@ def reading_of(body: Body, dimensions: int | None) -> VectorReading:
         message = f"'dimensions' is {asked}, and the vectors of '{body.model}' have {dimensions} numbers."
         raise ApiError(400, message, code="invalid_value", param="dimensions")
     is_base64 = body.document.get("encoding_format") == "base64"
-    return VectorReading(_count(body.document["input"]), dimensions or asked, is_base64)
+    return VectorReading(_count(body.document["input"]), dimensions or asked, is_base64, body.document)
 
 
 def listed(raw: bytes, place: int) -> list[bytes]:
@@ -140,14 +168,16 @@ def joined(answers: Sequence[bytes]) -> bytes:
         for name, number in dict(_TOKENS.findall(raw)).items():
             tokens[name] += int(number)
     model = _MODEL.search(answers[0])
-    return _written(vectors, model[1] if model else b'""', tokens[b"prompt_tokens"], tokens[b"total_tokens"])
+    is_estimated = any(_ESTIMATED in raw[-_EDGE:] for raw in answers)
+    end = _ESTIMATED if is_estimated else b""
+    return _written(vectors, model[1] if model else b'""', tokens[b"prompt_tokens"], tokens[b"total_tokens"], end)
 
 
-def _written(vectors: Sequence[bytes], model: bytes, prompt_tokens: int, total_tokens: int) -> bytes:
+def _written(vectors: Sequence[bytes], model: bytes, prompt: int, total: int, end: bytes = b"") -> bytes:
     items = (
         b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector) for index, vector in enumerate(vectors)
     )
-    usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (prompt_tokens, total_tokens)
+    usage = b'{"prompt_tokens":%d,"total_tokens":%d%b}' % (prompt, total, end)
     return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (b",".join(items), model, usage)
 
 
