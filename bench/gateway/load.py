@@ -27,6 +27,11 @@ def request(path: str, model: str, headers: Sequence[str], *, is_stream: bool, i
     text = "Say forty words about rivers, paced, please." if is_paced else "Say forty words about rivers, please."
     document = {"model": model, "messages": [{"role": "user", "content": text}]}
     body = json.dumps(document | ({"stream": True} if is_stream else {}), separators=(",", ":")).encode()
+    return framed(path, body, headers)
+
+
+def framed(path: str, body: bytes, headers: Sequence[str]) -> bytes:
+    """Return a request with a body; `headers` are whole lines."""
     lines = (f"POST {path} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json", *headers)
     return "\r\n".join((*lines, f"content-length: {len(body)}", "", "")).encode() + body
 
@@ -166,11 +171,14 @@ def main() -> None:
     parser.add_argument("--path", default="/v1/chat/completions")
     parser.add_argument("--model", default="chat")
     parser.add_argument("--header", action="append", default=[], help="a whole line, such as 'x-a: b'")
+    parser.add_argument("--body", help="the JSON that is sent instead of a chat in OpenAI's words")
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--paced", action="store_true")
     given = parser.parse_args()
     is_stream = given.stream or given.paced
     question = request(given.path, given.model, given.header, is_stream=is_stream, is_paced=given.paced)
+    if given.body is not None:
+        question = framed(given.path, given.body.encode(), given.header)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if given.paced:
             figures = runner.run(_listen(given.port, given.connections, question))
