@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
 from collections import Counter
@@ -30,6 +31,7 @@ class Origin(NamedTuple):
     port: int
 
 
+@functools.lru_cache(1024)
 def origin_of(identity: EndpointIdentity) -> Origin:
     """Return the origin of an endpoint."""
     return Origin(identity.scheme, identity.host, identity.port)

@@ -91,9 +91,14 @@ class Answer(HTTPResponse):
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the headers as bytes. Sanic's own way searches every name and value for line ends."""
+        """Yield the headers as bytes. Sanic's own way searches every name and value for line ends.
+
+        Sanic puts pairs together one by one; the first of ours has all the others as lines behind its value.
+        """
         self.headers.setdefault("content-type", self.content_type)
-        return iter([(name.encode("ascii"), str(value).encode("latin-1")) for name, value in self.headers.items()])
+        lines = "\r\n".join([f"{name}: {value}" for name, value in self.headers.items()])
+        name, _, rest = lines.partition(": ")
+        yield name.encode("ascii"), rest.encode("latin-1")
 
 
 def json_answer(request: Request, live: Live, document: object, status: int = 200) -> Answer:
