@@ -9,10 +9,16 @@ from collections.abc import Iterable, Iterator
 from pydantic import BaseModel
 
 from runtime.gateway.observe.receipts import GOOD, Entry
+from runtime.gateway.routing.outcome import COLD, CONTEXT_OVERFLOW, OUTRUN, PASSING, SIMULATED, SKIPPED
 from schemas.history import PastError, PastRequest
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """With these a cell begins that spreadsheets compute; names come from clients."""
+
+
+_FINE = GOOD | {SKIPPED.label}
+_NO_FAILURES = _FINE | PASSING | {COLD, OUTRUN.label, SIMULATED.label, CONTEXT_OVERFLOW.label}
+"""Outcomes of attempts in which nothing was wrong with the endpoint; a request that ends so is told as one error."""
 
 
 def request_of(entry: Entry) -> PastRequest:
@@ -41,7 +47,7 @@ def request_of(entry: Entry) -> PastRequest:
 
 def errors_of(entry: Entry) -> Iterator[PastError]:
     """Yield the attempts of a request that failed, also where another one made them good."""
-    failed = [made for made in entry.made if made.outcome not in GOOD]
+    failed = [made for made in entry.made if made.outcome not in _NO_FAILURES]
     for made in failed:
         at = entry.at + made.ended_at - entry.began_at
         said = made.error or made.outcome
@@ -54,8 +60,9 @@ def errors_of(entry: Entry) -> Iterator[PastError]:
             error=said,
             status=entry.status or None,
         )
-    if not failed and entry.outcome not in GOOD:
-        reasons = "; ".join(f"{skip.name}: {skip.reason}" for skip in entry.skipped)
+    if not failed and entry.outcome not in _FINE:
+        told = [made.error for made in entry.made[-1:] if made.error]
+        reasons = "; ".join(told or [f"{skip.name}: {skip.reason}" for skip in entry.skipped])
         yield PastError(
             request=entry.id,
             at=entry.at + entry.ended_at - entry.began_at,

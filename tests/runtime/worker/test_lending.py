@@ -245,3 +245,13 @@ async def test_neighbours_are_told_when_the_use_begins_and_ends_and_nothing_afte
     async with host.holding(Call()):
         await host.drain()
     assert bench.entries() == []
+
+
+async def test_what_a_load_has_shown_of_the_model_is_told_when_it_is_gone_too(bench: Bench) -> None:
+    host = bench.host()
+    assert (host.describe(), host.expires_at()) == (None, None)
+    await use(host)
+    assert host.describe() is not None
+    assert host.expires_at() is None, "nothing drops it but another model"
+    assert await host.unload(key(bench))
+    assert (phase(host), host.describe()) == ("cold", Described(64, frozenset({"completion"})))

@@ -56,6 +56,10 @@ def test_errors_are_the_attempts_that_failed_also_where_another_one_helped() -> 
     assert error.at == 1002.0
     assert not list(errors_of(entry(1, GOOD)))
     assert not list(errors_of(entry(1, outcome="client left")))
+    loading = Made("a", 100.0, None, 100.1, "loading", "loading (status 503)")
+    assert not list(errors_of(entry(1, loading, GOOD))), "it only had to be brought into memory"
+    (error,) = errors_of(entry(1, loading, outcome="unavailable", status=503))
+    assert (error.outcome, error.error) == ("unavailable", "loading (status 503)")
     nobody = entry(1, outcome="unavailable", status=503, skipped=(Skipped("a", "open"), Skipped("b", "isolated")))
     (error,) = errors_of(nobody)
     assert (error.outcome, error.error, error.status) == ("unavailable", "a: open; b: isolated", 503)
