@@ -15,7 +15,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from bench import cluster, embeddings, plan_scale, startup, worker, worker_group, worker_latency
+from bench import cluster, embeddings, plan_scale, startup, translation, worker, worker_group, worker_latency
 from bench.gateway import __main__ as gateway
 from orchestrator.directories import Directories
 from orchestrator.models.sources import parse_source
@@ -51,6 +51,8 @@ def main() -> int:
     code = code or _measure_embeddings(cache, more)
     print("== the gateway beside other proxies that are installed")
     code = code or gateway.main([])
+    print("== the protocols of others, against OpenAI's")
+    code = code or translation.main([])
     return code or cluster.main([])
 
 
