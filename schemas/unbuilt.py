@@ -35,7 +35,11 @@ UNBUILT = (
         "no engine continues an answer from where another one broke off; `restart` gives it anew",
         refuses=("continue",),
     ),
-    Unbuilt("history.bodies", "stored bodies arrive with the request history", (False,)),
+    Unbuilt(
+        "history.bodies",
+        "the request history keeps none; stored bodies arrive with the page that says so",
+        (False,),
+    ),
 )
 
 
