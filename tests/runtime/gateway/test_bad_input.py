@@ -25,6 +25,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ASKED = {each.path: each for each in OPERATIONS if each.body and NEEDS[each.method, each.path] == "inference"}
 """Every path that models answer."""
+ONE_OF_EACH = ("/v1/chat/completions", "/v1/embeddings", "/v1/rerank", "/v1/responses", "/v1/messages", "/api/chat")
+"""Paths that read their bodies in ways of their own."""
 KINDS: tuple[Any, ...] = (None, True, 0, -7, 0.5, 2**70, "", "text", [], ["text"], [[1]], {}, {"a": {"b": [None]}})
 """Values of every type."""
 TOOLS = {
@@ -139,14 +141,23 @@ async def accepted(served: Served, path: str, body: bytes | dict[str, Any], **he
 @pytest.mark.parametrize("path", ASKED)
 async def test_what_is_no_json_is_refused(served: Served, path: str) -> None:
     whole = json.dumps(good(path)).encode()
-    for raw in (*BAD_JSON, *(whole[:length] for length in range(1, len(whole), 9)), whole + b"}", b"\x1f\x8b" + whole):
+    broken = [
+        whole[: len(whole) // 3],
+        whole[:-1],
+        whole + b"}",
+        b"\x1f\x8b" + whole,
+        b"",
+        b"[]",
+        b'{"model": "ch\xff"}',
+    ]
+    for raw in (*broken, *(BAD_JSON if path in ONE_OF_EACH else ())):
         await refused(served, path, raw)
     await accepted(served, path, whole)
 
 
 @pytest.mark.parametrize("path", ASKED)
 async def test_a_deep_body_is_refused(served: Served, path: str) -> None:
-    for levels in (65, 1000, 100_000):
+    for levels in (65, 1000, 100_000) if path in ONE_OF_EACH else (1000,):
         for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
             inner = opening * levels + b"1" + closing * levels
             await refused(served, path, json.dumps(good(path)).encode()[:-1] + b', "unknown": ' + inner + b"}")
@@ -167,16 +178,17 @@ async def test_a_parameter_of_a_wrong_type_is_refused_by_name(served: Served, pa
 
 @pytest.mark.parametrize("path", ASKED)
 async def test_unknown_parameters_are_tolerated_whatever_they_are(served: Served, path: str) -> None:
-    for value in KINDS:
-        await accepted(served, path, good(path, some_unknown_parameter=value))
-    await accepted(served, path, good(path, **{f"unknown {index}": value for index, value in enumerate(KINDS)}))
+    for index in range(0, len(KINDS), 4):
+        unknown = {f"unknown {place}": value for place, value in enumerate(KINDS[index : index + 4])}
+        await accepted(served, path, good(path, **unknown))
 
 
 @pytest.mark.parametrize("path", ASKED)
 async def test_a_parameter_that_is_null_is_as_if_it_was_not_there(served: Served, path: str) -> None:
-    for name in names_of(ASKED[path]):
-        if name not in good(path):
-            await accepted(served, path, good(path, **{name: None}))
+    names = [name for name in names_of(ASKED[path]) if name not in good(path)]
+    await accepted(served, path, good(path, **dict.fromkeys(names)))
+    for name in names[::4]:
+        await accepted(served, path, good(path, **{name: None}))
 
 
 @pytest.mark.parametrize("path", CONFLICTS)
