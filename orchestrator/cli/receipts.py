@@ -77,6 +77,10 @@ def told(receipt: Receipt) -> Iterator[str]:
             f"attempt {number}    {attempt.endpoint}, {attempt.began_s:.3f} to {attempt.ended_s:.3f} s{first}: "
             f"{attempt.outcome}{error}"
         )
+        if attempt.emulated:
+            yield f"             done in its place: {', '.join(attempt.emulated)}"
+        if attempt.dropped:
+            yield f"             left out for it: {', '.join(attempt.dropped)}"
     for over in receipt.passed_over:
         retry = "" if over.retry_s is None else f", free in {over.retry_s:.0f} s"
         yield f"not asked    {over.endpoint}: {over.reason}{': ' + over.detail if over.detail else ''}{retry}"

@@ -282,10 +282,11 @@ class _Plan:
     def _part(self, prompt: Any, place: int) -> Ask:
         """Return a request for one answer. The endpoint is asked for a stream, so that one that is given up frees it.
 
-        Log probabilities come with whole answers only.
+        Log probabilities and ids of tokens come with whole answers only.
         """
         kept = {key: value for key, value in self._document.items() if key not in ("n", "stream", "stream_options")}
-        is_collected = not self._document.get("logprobs")
+        logprobs = self._document.get("logprobs")
+        is_collected = (logprobs is None or logprobs is False) and not self._document.get("return_token_ids")
         if is_collected:
             kept |= {"stream": True, "stream_options": {"include_usage": True}}
         if prompt is not None:

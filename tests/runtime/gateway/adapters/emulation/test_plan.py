@@ -300,6 +300,8 @@ def test_log_probabilities_of_streams_with_tools_come_when_the_answer_is_there()
     (part,) = found.gathering.made
     assert "stream" not in part.body.document and not part.body.is_collected
     assert sent("llama-server", tools=[CLOCK], logprobs=True).gathering is None
+    several = sent("worker", TEXT, prompt=["a", "b"], logprobs=0)
+    assert several.gathering is not None and not several.gathering.made[0].body.is_collected
 
 
 def test_dropped_parameters_are_left_out_before_anything_is_emulated() -> None:
