@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.worker.answer import Piece
@@ -58,6 +58,7 @@ def test_what_is_certain_is_told_at_once() -> None:
     assert reader.push("yes ") == ("", "yes ")
 
 
+@settings(max_examples=50)
 @given(st.text("<>/think \na", max_size=30), st.lists(st.integers(0, 30), max_size=6), st.booleans())
 def test_however_the_text_is_cut_the_same_is_told(text: str, cuts: list[int], is_open: bool) -> None:
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.gateway import sse
@@ -272,6 +272,7 @@ def _all(speech: Speech, pieces: list[bytes]) -> tuple[bytes, bool]:
     return heard, False
 
 
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(EVENTS), max_size=12), st.lists(st.integers(0, 3000), max_size=8))
 def test_however_the_bytes_are_split_the_lines_are_the_same(events: list[bytes], cuts: list[int]) -> None:
     def still() -> Speech:
