@@ -86,13 +86,15 @@ def wants_usage(asked: Mapping[str, Any]) -> bool:
 class StreamUsage:
     """The usage of one stream on its way to a client."""
 
-    __slots__ = ("_asked", "_is_told", "_sample", "_size", "_wants")
+    __slots__ = ("_asked", "_events", "_is_told", "_sample", "_size", "_wants")
 
     def __init__(self, asked: Mapping[str, Any]) -> None:
         """`asked` is the request."""
         self._asked = asked
         self._wants = wants_usage(asked)
         self._is_told = False
+        self._events = 0
+        """Counted only where the client will be told."""
         self._size = 0
         self._sample = b""
 
@@ -100,10 +102,13 @@ class StreamUsage:
         """Return whole events as the client may have them."""
         # Once an event: `find` takes half the time of `in`.
         self._size += len(events)
+        if self._wants:
+            self._events += events.count(b"data:")
         if events.find(b'"usage"') >= 0 and _NO_CHOICES.search(events) is not None:
             events = b"".join(self._told(event) for event in sse.split_events(events))
         if not self._sample:
-            self._sample = events[:_SAMPLE]
+            start = events.find(b"data:")
+            self._sample = events[start : start + _SAMPLE] if start >= 0 else b""
         if self._wants and not self._is_told and events.find(sse.DONE_MARK) >= 0:
             end = _DONE_LINE.search(events)
             if end is not None:
@@ -120,9 +125,11 @@ class StreamUsage:
         return b"data: " + json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n\n"
 
     def tokens(self) -> int:
-        """Return how many tokens came, as far as events tell: those of one stream are of nearly one size."""
-        events = self._sample.count(b"data:")
-        return max(0, round(self._size * events / len(self._sample)) - _FRAME_EVENTS) if events else 0
+        """Return how many tokens came, as far as events tell; uncounted, by their size, which is nearly the same."""
+        events = self._events
+        if not events and self._sample:
+            events = round(self._size * self._sample.count(b"data:") / len(self._sample))
+        return max(0, events - _FRAME_EVENTS)
 
     def _told(self, event: bytes) -> bytes:
         """Return an event as the client may have it: a usage is taken out, or made complete."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runtime.gateway.errors import error_body
@@ -52,6 +52,8 @@ class Dialect:
     """Where its clients send requests of each kind."""
     id_header: str = ""
     """The header in which its clients look for a request's id, beside ours; empty where they look for none."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What it calls parameters that endpoints know by the names of OpenAI's chats, for errors that name one."""
 
     def error(
         self,
@@ -69,11 +71,15 @@ class Dialect:
 
     def translated(self, status: int, raw: bytes, request_id: str = "") -> bytes:
         """Return an error that was written in OpenAI's shape."""
-        if self.write is _openai:
+        if self.write is _openai and not self.names:
             return raw
         document = json.loads(raw)
         error = document["error"]
-        written = self.write(Wrong(status, error["message"], error.get("code"), error.get("param"), request_id))
+        message, param = error["message"], error.get("param")
+        name = self.names.get(param.partition("[")[0]) if isinstance(param, str) else None
+        if name is not None:
+            message, param = message.replace(f"'{param}'", f"'{name}'"), name
+        written = self.write(Wrong(status, message, error.get("code"), param, request_id))
         loading = document.get("loading")
         return written if loading is None else _beside(written, json.dumps(loading).encode())
 
@@ -100,6 +106,14 @@ _PATHS: Mapping[ModelKind, str] = {
 OPENAI = Dialect(_openai, "/v1/models", _PATHS)
 """Also that of everything that is no protocol of others."""
 OLLAMA = Dialect(_ollama, "/api/tags", {**_PATHS, "chat": "/api/chat", "embedding": "/api/embed"})
+_RESPONSES_NAMES: Mapping[str, str] = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": "include",
+}
+RESPONSES = Dialect(_openai, "/v1/models", {**_PATHS, "chat": "/v1/responses"}, names=_RESPONSES_NAMES)
 ANTHROPIC = Dialect(_anthropic, "/v1/models", {**_PATHS, "chat": "/v1/messages"}, "request-id")
 
 
@@ -109,6 +123,8 @@ def dialect_of(path: str) -> Dialect:
         return OLLAMA
     if path.startswith("/v1/messages"):
         return ANTHROPIC
+    if path.startswith("/v1/responses"):
+        return RESPONSES
     return OPENAI
 
 

@@ -109,6 +109,16 @@ async def test_errors_have_openais_shape(
     assert (error["code"], error["param"]) == (code, param)
 
 
+async def test_what_an_endpoint_refuses_is_called_as_the_client_calls_it(lab: Any) -> None:
+    error = {"type": "invalid_request_error", "code": "unsupported_value"}
+    gateway, (fake,) = await lab(answers())
+    for param, name in (("response_format", "text.format"), ("messages[3].content[0]", "input"), ("tools", "tools")):
+        fake.behave = refuses(400, {"error": {**error, "message": f"'{param}' is not supported", "param": param}})
+        answer = await post(gateway, ASKED)
+        assert answer.status_code == 400
+        assert answer.json()["error"] == {**error, "message": f"'{name}' is not supported", "param": name}
+
+
 async def test_what_needs_a_response_that_was_kept_is_refused_with_the_reason(lab: Any) -> None:
     gateway, _ = await lab(answers())
     async with gateway.client() as client:

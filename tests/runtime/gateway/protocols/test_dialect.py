@@ -7,7 +7,7 @@ import json
 import pytest
 
 from runtime.gateway.errors import ApiError
-from runtime.gateway.protocols.dialect import ANTHROPIC, OLLAMA, OPENAI, Dialect, dialect_of
+from runtime.gateway.protocols.dialect import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect, dialect_of
 from schemas.on_demand import Loading
 
 
@@ -15,7 +15,7 @@ from schemas.on_demand import Loading
     ("path", "dialect"),
     [
         ("/v1/chat/completions", OPENAI),
-        ("/v1/responses", OPENAI),
+        ("/v1/responses", RESPONSES),
         ("/v1/models", OPENAI),
         ("/", OPENAI),
         ("/admin/config", OPENAI),
