@@ -87,14 +87,22 @@ def of_route(route: Route, book: FactBook) -> Facts:
     """Return what is true of all endpoints that may answer a route's requests first."""
     first = route.tiers[0] if route.tiers else ()
     facts = together(route.kind, [book.of(target) for target in first])
-    states = [book.of(target).is_loaded for target in route.targets()]
-    return replace(facts, is_loaded=_any_true(states), dimensions=route.dimensions or facts.dimensions)
+    is_loaded, dimensions = facts.is_loaded, route.dimensions or facts.dimensions
+    if len(route.tiers) > 1:
+        is_loaded = _any_true([book.of(target).is_loaded for target in route.targets()])
+    if (is_loaded, dimensions) == (facts.is_loaded, facts.dimensions):
+        return facts
+    return replace(facts, is_loaded=is_loaded, dimensions=dimensions)
 
 
 def together(kind: ModelKind, facts: Sequence[Facts]) -> Facts:
     """Return what is true of several endpoints that serve one name of this kind."""
     if not facts:
         return UNKNOWN
+    if len(facts) == 1:
+        (one,) = facts
+        known = one.can | _ASKED[kind]
+        return replace(one, can=known - _OTHERS[kind], cannot=(one.cannot - known) | _OTHERS[kind])
     able = frozenset.intersection(*(one.can for one in facts)) | _ASKED[kind]
     moments = [one.observed_at for one in facts]
     return Facts(
