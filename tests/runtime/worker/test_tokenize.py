@@ -64,12 +64,16 @@ def test_counting_generates_nothing_and_takes_no_place(worker: Worker) -> None:
     assert after["queue"]["waiting"] == 0
 
 
-def test_broken_and_hostile_bodies_are_refused_by_name_as_for_a_chat(worker: Worker) -> None:
+def test_broken_bodies_are_refused_by_name_as_for_a_chat(worker: Worker) -> None:
     for name, raw in bodies.BROKEN:
         assert worker.http.post(PATH, content=raw).status_code == 400, name
     for body, status, param in bodies.CHAT:
         answer = worker.http.post(PATH, content=json.dumps(body).encode())
         assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), body
+
+
+@pytest.mark.slow
+def test_hostile_bodies_are_no_error_of_the_worker(worker: Worker) -> None:
     for case in [*hostile.REFUSED, *hostile.SURVIVED]:
         if case.path == hostile.CHAT:
             raw = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
