@@ -103,9 +103,9 @@ def _register_listings(app: Sanic[Any, Any], services: Services) -> None:
 
     async def show(request: Request) -> HTTPResponse:
         document = read_document(await body_of(request, services))
-        asked, table = fields.model(document, "name"), table_of(services.live)
-        served = listing.served_name(asked, table.routes)
-        named = names.find(table, services.facts, served, partial(may_name, request))
+        asked = fields.model(document, "name")
+        served = _served(request, services, asked)
+        named = names.find(table_of(services.live), services.facts, served, partial(may_name, request))
         if named is None:
             raise not_found(asked, OLLAMA)
         return json_answer(request, services.live, listing.shown(named, services.live.loaded_at))
@@ -120,7 +120,7 @@ def _generating(services: Services, shape: Shape, understand: _Understand) -> Ha
     async def handle(request: Request) -> HTTPResponse | None:
         document = read_document(await body_of(request, services))
         asked = fields.model(document)
-        served = listing.served_name(asked, table_of(services.live).routes)
+        served = _served(request, services, asked)
         route = route_of(request, services.live, served, "chat")
         thinks = names.of_route(route, services.facts).is_able("thinking")
         wish = understand(document, served, thinks=thinks)
@@ -149,7 +149,7 @@ def _embedding(
         began_at = time.monotonic()
         document = read_document(await body_of(request, services))
         asked = fields.model(document)
-        served = listing.served_name(asked, table_of(services.live).routes)
+        served = _served(request, services, asked)
         route = route_of(request, services.live, served, "embedding")
         body = understand(document, served)
         translation: Translation
@@ -167,6 +167,12 @@ def _embedding(
         return await translated(request, services, ask, translation)
 
     return handle
+
+
+def _served(request: Request, services: Services, asked: str) -> str:
+    """Return the name here of a model; one that the key may not use looks as if it were not there."""
+    routes = table_of(services.live).routes
+    return listing.served_name(asked, lambda name: name in routes and may_name(request, name))
 
 
 def _patient(request: Request, ask: Ask) -> Ask:

@@ -8,7 +8,7 @@ models apart: where no server tells one, it is that of the name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from runtime.gateway.facts.known import Capability, Facts
@@ -26,12 +26,15 @@ _WIDTH = 30
 """Of the names in the text of parameters."""
 
 
-def served_name(asked: str, served: Container[str]) -> str:
-    """Return the name that is served for one that a client asks for: `:latest` may be left out or added."""
-    if asked in served:
+def served_name(asked: str, is_served: Callable[[str], bool]) -> str:
+    """Return the name that is served for one that a client asks for: `:latest` may be left out or added.
+
+    `is_served` tells whether a name is there for this client; where neither form is, the name stays as it was asked.
+    """
+    if is_served(asked):
         return asked
     other = asked.removesuffix(LATEST) if asked.endswith(LATEST) else asked + LATEST
-    return other if other in served else asked
+    return other if is_served(other) else asked
 
 
 def tagged(name: str) -> str:

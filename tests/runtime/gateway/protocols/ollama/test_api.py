@@ -204,6 +204,23 @@ async def test_a_key_is_asked_for_in_its_words_too(tmp_path: Path) -> None:
             assert lines_of(await client.post("/api/chat", json=CHAT, headers=bearer))[-1]["done"] is True
 
 
+async def test_a_key_for_some_names_learns_of_no_others(tmp_path: Path) -> None:
+    async with FakeUpstream(answers()) as fake:
+        key = KeysAt(tmp_path, "keys.yaml").add(("inference",), roles=("chat",))
+        document = stack_document({"a": fake.url}, gateway={"auth": {"keys_file": "keys.yaml"}})
+        bearer = {"authorization": f"Bearer {key.text}"}
+        async with local_gateway(tmp_path, document) as gateway, gateway.client() as client:
+            listed = (await client.get("/api/tags", headers=bearer)).json()["models"]
+            assert [model["name"] for model in listed] == ["chat:latest"]
+            for path in ("/api/chat", "/api/generate", "/api/embed", "/api/show"):
+                for there, nowhere in (("model-a", "model-z"), ("model-a:latest", "model-z:latest")):
+                    said = [
+                        error_of(await client.post(path, json={**CHAT, "model": name}, headers=bearer), 404)
+                        for name in (there, nowhere)
+                    ]
+                    assert said[0] == said[1].replace(nowhere, there), "whether it exists makes no difference"
+
+
 async def test_a_key_that_is_revoked_ends_a_stream_with_a_line(tmp_path: Path) -> None:
     async with FakeUpstream(answers(words=100_000, pause_s=0.01)) as fake:
         keys = KeysAt(tmp_path, "keys.yaml")
