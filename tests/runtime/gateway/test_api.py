@@ -86,7 +86,6 @@ async def test_unknown_models_are_404_in_openais_shape(served: Served) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
         ("GET", "/nope", 404),
         ("POST", "/v1/nope", 404),
         ("GET", "/v1/chat/completions/extra", 404),
