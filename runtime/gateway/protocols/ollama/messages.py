@@ -8,6 +8,7 @@ the content; and in `thinking`. Read in ollama `api/types.go` (`Message`) and `d
 from __future__ import annotations
 
 import json
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +34,12 @@ class _Conversation:
     """Remembers the calls that have no result yet: Ollama's clients need not number them."""
 
     def __init__(self) -> None:
-        self._open: list[tuple[str, str]] = []
-        """Ids of the calls without a result, in their order, each with the name of its tool."""
+        self._open: set[str] = set()
+        """Ids of the calls without a result."""
+        self._order: deque[str] = deque()
+        """Ids of calls in their order, those with a result among them until they come first."""
+        self._named: dict[str, deque[str]] = defaultdict(deque)
+        """The same by the name of the tool."""
         self._calls = 0
 
     def said(self, message: object, where: str) -> dict[str, Any]:
@@ -60,16 +65,20 @@ class _Conversation:
 
     def _called(self, given_id: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         call_id = given_id or self._new_id()
-        self._open.append((call_id, name))
+        self._open.add(call_id)
+        self._order.append(call_id)
+        self._named[name].append(call_id)
         written = json.dumps(arguments, ensure_ascii=False)
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": written}}
 
     def _answered(self, name: str, call_id: str) -> dict[str, Any]:
         if not call_id:
-            fits = (call for call, called in self._open if not name or called == name)
+            calls = self._named.get(name, deque()) if name else self._order
+            while calls and calls[0] not in self._open:
+                calls.popleft()
             # Ollama takes a result without its call, which some clients leave out; OpenAI has a result name one.
-            call_id = next(fits, None) or self._new_id()
-        self._open = [each for each in self._open if each[0] != call_id]
+            call_id = calls[0] if calls else self._new_id()
+        self._open.discard(call_id)
         return {"tool_call_id": call_id, **({"name": name} if name else {})}
 
     def _new_id(self) -> str:

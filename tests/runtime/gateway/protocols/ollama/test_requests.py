@@ -169,6 +169,14 @@ def test_a_result_whose_call_was_left_out_gets_a_call_to_name() -> None:
     assert said[1] == {"role": "tool", "content": "1", "tool_call_id": "call00001", "name": "f"}
 
 
+def test_many_calls_and_results_take_no_longer_than_their_number() -> None:
+    calls = [call(f"f{index}", {}) for index in range(4_000)]
+    results = [{"role": "tool", "content": "x", "tool_name": f"f{index}"} for index in reversed(range(4_000))]
+    said = chatted(messages=[{"role": "assistant", "tool_calls": calls}, *results])["messages"]
+    ids = [each["id"] for each in said[0]["tool_calls"]]
+    assert [each["tool_call_id"] for each in said[1:]] == ids[::-1]
+
+
 def test_pictures_become_parts_with_data_urls() -> None:
     url = f"data:image/png;base64,{PNG}"
     parts = [
