@@ -49,6 +49,13 @@ def test_three_ranks_answer_as_one_process_does(group: Group, worker: Worker) ->
     assert answers(group.lead) == answers(worker)
 
 
+def test_a_group_counts_tokens_as_one_process_does(group: Group, worker: Worker) -> None:
+    asked = {"messages": [{"role": "user", "content": PROMPTS[1]}]}
+    found = [each.http.post("/tokenize", json=asked).json() for each in (group.lead, worker)]
+    assert found[0] == found[1]
+    assert found[0]["count"] > 0
+
+
 def test_a_stream_gives_the_text_of_the_whole_answer(group: Group) -> None:
     body = {"prompt": "the quick", "max_tokens": 30, "temperature": 0}
     lines = group.lead.complete(**body, stream=True).text.splitlines()

@@ -103,6 +103,16 @@ def wait_phase(worker: Worker, wanted: str) -> None:
 
 
 @pytest.mark.slow
+def test_counting_tokens_loads_the_model_as_other_requests_do(pair: tuple[Node, Worker, Worker]) -> None:
+    _, worker, _ = pair
+    refused = worker.http.post("/tokenize", json={"prompt": "the quick brown fox"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
+    counted = worker.http.post("/tokenize", json={"prompt": "the quick brown fox"}, headers=WAIT)
+    assert counted.status_code == 200
+    assert counted.json()["count"] == ask(worker, WAIT).json()["usage"]["prompt_tokens"]
+
+
+@pytest.mark.slow
 def test_a_request_loads_the_model_and_idleness_drops_it(node: Node) -> None:
     worker = node.worker("one", "--idle-stop-s", "5")  # longer than a look at it may take on a busy machine
     assert (phase(worker), ready(worker)["is_ready"], worker.status()["phase"]) == ("cold", False, "cold")
