@@ -1,11 +1,12 @@
 # Two commands matter: `make run` and `make test`. The others are for maintainers.
 PYTHON ?=
 COVERAGE ?= no
-export PYTHON COVERAGE
+WRITE ?= no
+export PYTHON COVERAGE WRITE
 BIN = .venv/bin
 SETUP = PYTHON='$(PYTHON)' scripts/setup-venv.sh
 
-.PHONY: run stop test slow faults mutation cluster check lint types schemas lock bench fresh clean
+.PHONY: run stop test slow faults mutation cluster clients check lint types schemas lock bench fresh clean
 
 run:  ## set everything up, serve the embedded model and ask it a question
 	@$(SETUP) run
@@ -17,11 +18,11 @@ stop:  ## stop everything that `make run` started
 
 test:  ## set everything up and run the tests; COVERAGE=yes measures their coverage as well
 	@$(SETUP) dev
-	@scripts/run-tests.sh -m "not slow and not cluster"
+	@scripts/run-tests.sh -m "not slow and not cluster and not clients"
 
 slow:  ## the tests that take too long for `make test`; those of `make faults` apart
 	@$(SETUP) dev
-	@scripts/run-tests.sh -m "slow and not cluster" --ignore tests/faults
+	@scripts/run-tests.sh -m "slow and not cluster and not clients" --ignore tests/faults
 
 faults:  ## what endpoints, networks and clients do wrong, each with its exact outcome
 	@$(SETUP) dev
@@ -34,6 +35,10 @@ mutation:  ## change the gateway's decisions in small ways and print how many of
 cluster:  ## several hosts as network namespaces: needs root, sshd and ip
 	@$(SETUP) dev
 	@scripts/run-tests.sh -m cluster
+
+clients:  ## real clients from the registries against real backends; WRITE=yes writes docs/compatibility.md
+	@$(SETUP) dev
+	@scripts/run-clients.sh
 
 check: lint types  ## lint, format, strict types, scripts, fresh schemas
 	$(BIN)/python -m schemas.export --check

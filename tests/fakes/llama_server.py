@@ -25,6 +25,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("-t", "--threads", type=int, default=-1)
     parser.add_argument("--kv-unified", action="store_true")
     parser.add_argument("--embeddings", "--embedding", action="store_true")
+    parser.add_argument("--pooling", choices=("none", "mean", "cls", "last"))
+    parser.add_argument("--no-cache-prompt", action="store_true")
     parser.add_argument("--jinja", action="store_true")
     parser.add_argument("--no-webui", action="store_true")
     return parser.parse_args(arguments)
@@ -44,6 +46,10 @@ def main() -> None:
     params.n_ctx = asked.ctx_size
     params.kv_unified = asked.kv_unified
     params.embedding = asked.embeddings
+    if asked.pooling:
+        params.pooling_type = xllamacpp.llama_pooling_type(("none", "mean", "cls", "last").index(asked.pooling))
+    if asked.no_cache_prompt:
+        params.cache_prompt, params.cache_ram_mib = False, 0
     params.use_jinja = True
     params.ui = not asked.no_webui
     if asked.threads > 0:
