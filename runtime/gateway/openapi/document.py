@@ -13,6 +13,7 @@ from runtime.gateway.openapi import anthropic_paths, gateway_paths, ollama_paths
 from runtime.gateway.openapi.errors import MEANINGS, RETRIED, shape_of
 from runtime.gateway.openapi.operations import ANY, EVENTS, JSON, SCOPED, Answer, Operation, Parameter
 from runtime.gateway.openapi.shapes import COMPONENTS, schemas_of
+from runtime.gateway.protocols.dialect import dialect_of
 from runtime.gateway.security.scopes import Need, need_of
 
 VERSION = "3.1.0"
@@ -140,7 +141,7 @@ def _answer(answer: Answer, operation: Operation) -> dict[str, Any]:
     if answer.stream:
         content[answer.stream] = _stream(answer, operation)
     content |= {text: {"schema": {"type": "string"}} for text in answer.texts}
-    names = (*_EVERY, *(_RELAYED if answer.is_relayed else ()))
+    names = (*_every(operation.path), *((*_RELAYED, *_NOTED) if answer.is_relayed else ()))
     found: dict[str, Any] = {"description": answer.description, "headers": _headers(names)}
     return found | ({"content": content} if content and operation.method != "HEAD" else {})
 
@@ -172,13 +173,19 @@ def _error_name(status: str, path: str) -> str:
 
 
 def _error(status: str, path: str) -> dict[str, Any]:
-    names = [*_EVERY, *_RELAYED]
+    names = [*_every(path), *_RELAYED]
     if status in RETRIED or "X" in status:
         names.append("retry-after")
     if status == "401":
         names.append("www-authenticate")
     content = {JSON: {"schema": _reference(shape_of(path))}}
     return {"description": MEANINGS[status], "headers": _headers(names), "content": content}
+
+
+def _every(path: str) -> tuple[str, ...]:
+    """Return the headers of every answer on a path."""
+    name = dialect_of(path).id_header
+    return (*_EVERY, name) if name else _EVERY
 
 
 def _reference(shape: type[BaseModel]) -> dict[str, str]:
@@ -202,8 +209,12 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
     "x-orchestrate-request-id": _header("Under which the receipt is found.", _TOKEN, is_required=True),
     "x-orchestrate-endpoint": _header("Who has answered.", _TEXT),
     "x-orchestrate-fallback": _header("Who has answered in place of the one that was wanted.", _TEXT),
+    "x-orchestrate-emulated": _header("What the gateway has done in the endpoint's place.", _TEXT),
+    "x-orchestrate-dropped": _header("Parameters that were left out for the endpoint, as the files say.", _TEXT),
+    "request-id": _header("The same id under Anthropic's name for it.", _TOKEN, is_required=True),
     "retry-after": _header("Seconds after which asking again may help.", {"type": "integer", "minimum": 1}),
     "www-authenticate": _header("How a key is sent.", _TEXT, is_required=True),
 }
 _EVERY = ("x-orchestrate-attempts", "x-orchestrate-generation", "x-orchestrate-request-id")
 _RELAYED = ("x-orchestrate-endpoint", "x-orchestrate-fallback")
+_NOTED = ("x-orchestrate-emulated", "x-orchestrate-dropped")
