@@ -123,7 +123,9 @@ async def test_a_chain_is_walked_to_its_end_whose_error_is_told(lab: Any) -> Non
     assert (answer.status_code, answer.headers["x-orchestrate-fallback"]) == (200, "longest")
     last.behave = ENGINES["llama.cpp"]
     answer = await ask(gateway)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "exceed_context_size_error")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded"), "whatever the engine calls it"
+    assert error["message"] == "the request exceeds the available context size"
     assert answer.headers["x-orchestrate-endpoint"] == "c"
 
 
