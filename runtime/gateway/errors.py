@@ -124,7 +124,7 @@ def cleaned_error(status: int, raw: bytes) -> bytes:
     if _is_in_shape(error) and _is_clean(document):
         return raw
     kind = error.get("type")
-    return error_body(
+    body = error_body(
         status,
         clean(error["message"]),
         # Engines write the status there too, as a number; clients compare it with texts.
@@ -132,6 +132,10 @@ def cleaned_error(status: int, raw: bytes) -> bytes:
         param=_clean_word(error.get("param")),
         kind=clean(kind) if isinstance(kind, str) and kind else None,
     )
+    _, _, loading = told_of_load(raw)
+    if loading is None or not _is_clean(loading.model_dump()):
+        return body
+    return json.dumps({**json.loads(body), "loading": loading.model_dump()}).encode()
 
 
 def overflow_error(raw: bytes) -> bytes:
