@@ -67,7 +67,7 @@ def test_what_it_cannot_do_is_refused_by_name(more: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as refused:
         adapt(CHAT_PATH, chat(**more))
     assert refused.value.status == 400
-    assert refused.value.param in more
+    assert (refused.value.param or "").split("[")[0] in more
     assert str(refused.value.param) in refused.value.message
 
 
