@@ -59,6 +59,9 @@ class Speech:
         self._timings: Mapping[str, Any] = {}
         self._finish: str | None = None
         self._is_over = False
+        # Most lines differ in the time and in one text only, so what is around these is written once.
+        line = _json({"model": asked, "created_at": "\0", **self._said("\0", "", [], []), "done": False})
+        self._frame = line.split(b'"\\u0000"')
 
     def whole(self, raw: bytes) -> bytes:
         """Translate OpenAI's document."""
@@ -78,26 +81,26 @@ class Speech:
 
     def feed(self, events: bytes) -> bytes:
         """Translate whole events of OpenAI's stream."""
-        lines: list[dict[str, Any]] = []
+        lines: list[bytes] = []
         for event in read_events(events):
             if self._is_over:
                 break
             if isinstance(event, StreamError):
                 self._is_over = True
-                lines.append({"error": event.message})
+                lines.append(_json({"error": event.message}))
             elif event == KEEP_ALIVE:
                 # A piece without content: lines of JSON know no comments.
-                lines.append(self._line(self._said("", "", [], [])))
+                lines.append(self._text_line(""))
             elif event == DONE:
                 self._is_over = True
                 if calls := self._calls.take(is_cut=self._finish in (None, "length")):
-                    lines.append(self._line(self._said("", "", calls, [])))
-                lines.append(self._line(self._said("", "", [], []), **self._ending()))
+                    lines.append(_json(self._line(self._said("", "", calls, []))))
+                lines.append(_json(self._line(self._said("", "", [], []), **self._ending())))
             elif isinstance(event, Mapping):
                 lines.extend(self._chunk(event))
-        return b"".join(_json(line) + b"\n" for line in lines)
+        return b"\n".join((*lines, b"")) if lines else b""
 
-    def _chunk(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _chunk(self, chunk: Mapping[str, Any]) -> list[bytes]:
         self._note(chunk)
         choices = chunk.get("choices")
         if not choices:
@@ -115,9 +118,19 @@ class Speech:
         logprobs = _logprobs(choice)
         if self._first_at is None and (text or thinking or pieces):
             self._first_at = self._clock.now()
-        if not (text or thinking or calls or logprobs):
-            return []
-        return [self._line(self._said(text, thinking, calls, logprobs))]
+        if thinking or calls or logprobs:
+            return [_json(self._line(self._said(text, thinking, calls, logprobs)))]
+        return [self._text_line(text)] if text else []
+
+    def _text_line(self, text: str) -> bytes:
+        before, between, after = self._frame
+        return b'%b"%b"%b%b%b' % (
+            before,
+            moment(self._clock.wall()).encode(),
+            between,
+            json.dumps(text).encode(),
+            after,
+        )
 
     def _note(self, document: Mapping[str, Any]) -> None:
         """Keep what a document says of the cost; `timings` is llama.cpp's, in milliseconds."""
