@@ -24,8 +24,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *gateway_paths.OPERATIONS,
 )
 """Everything that is described, in the order of the document."""
-TO_DESCRIBE: frozenset[tuple[str, str]] = frozenset()
-"""Routes whose description is being written, by method and path as the router knows it."""
 
 _ABOUT = """One address for every model of a stack, in the words of OpenAI, Anthropic and Ollama.
 
@@ -52,7 +50,7 @@ def document_of(routes: Iterable[tuple[str, str]], version: str, operations: Ite
     Raises `UndocumentedRouteError` where these are not exactly what `operations` describes.
     """
     described = {(operation.method, operation.path): operation for operation in operations}
-    served = set(routes) - TO_DESCRIBE
+    served = set(routes)
     if served != described.keys():
         raise UndocumentedRouteError(sorted(served - described.keys()), sorted(described.keys() - served))
     paths: dict[str, dict[str, Any]] = {}
