@@ -54,14 +54,14 @@ def _python(name: str, program: str, environment: str, packages: Sequence[str]) 
     return Client(name, PROGRAMS / program, lambda file: [str(python_of(environment)), "-B", str(file)], version)
 
 
-def _standard(name: str, case: str, packages: Sequence[str]) -> Client:
+def _standard(name: str, case: str, packages: Sequence[str], backends: Sequence[Backend] = (WORKER, LLAMA)) -> Client:
     """LangChain's standard tests of one class."""
 
     def argv(file: Path) -> list[str]:
         return [str(python_of("langchain")), "-B", str(file), case]
 
     version = versions_in((LOCKS / "langchain.lock").read_text(), [*packages, "langchain-tests"])
-    return Client(name, PROGRAMS / "langchain_standard.py", argv, version)
+    return Client(name, PROGRAMS / "langchain_standard.py", argv, version, backends)
 
 
 def _node(name: str, program: str, package: str) -> Client:
@@ -99,9 +99,9 @@ CLIENTS = (
     _plain("Open WebUI", "open_webui.py", "its requests, as its backend sends them"),
 )
 STANDARD = (
-    _standard("LangChain: ChatOpenAI", "TestChatOpenAI", ["langchain-openai"]),
+    # Some fifty tests, which our worker on a processor without a GPU would take minutes for.
+    _standard("LangChain: ChatOpenAI", "TestChatOpenAI", ["langchain-openai"], (LLAMA,)),
     _standard("LangChain: OpenAIEmbeddings", "TestOpenAIEmbeddings", ["langchain-openai"]),
-    _standard("LangChain: ChatOllama", "TestChatOllama", ["langchain-ollama"]),
     _standard("LangChain: OllamaEmbeddings", "TestOllamaEmbeddings", ["langchain-ollama"]),
 )
 

@@ -1,6 +1,7 @@
 """What a client is told through the gateway is what the backend says itself: the difference is zero.
 
-Each request goes to the backend, through the gateway, and to the backend again; greedily, so that the same is said
+Each request goes to the backend, through the gateway, and to the backend again (not to mlx-lm's stock server, which
+already tells the same request in two ways: with how much of the prompt it had kept); greedily, so that the same is said
 each time, and one after the other. What may differ is listed in `MAY_DIFFER` and nothing else.
 """
 
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.clients.programs.scenarios import FRANCE, PERSON, WEATHER
-from tests.clients.serving import LLAMA, STOCK, WORKER, Backend, Direct, Serving
+from tests.clients.serving import LLAMA, WORKER, Backend, Direct, Serving
 
 MAY_DIFFER = {
     "id": "made for each answer",
@@ -66,15 +67,15 @@ TEXTS: dict[str, dict[str, Any]] = {
 }
 VECTORS: dict[str, dict[str, Any]] = {
     "one text": {"input": "a cat"},
-    "several": {"input": ["a cat", "quantum physics", ""]},
+    "several": {"input": ["a cat", "quantum physics"]},
     "base64": {"input": ["a cat"], "encoding_format": "base64"},
 }
 
 
 def cases() -> list[Any]:
     found: list[tuple[Backend, str, str, dict[str, Any]]] = []
-    for backend in (WORKER, LLAMA, STOCK):
-        chats = CHATS if backend is STOCK else CHATS | RICH
+    for backend in (WORKER, LLAMA):
+        chats = CHATS | RICH
         found += [
             (backend, ROUTE, name, {"messages": FRANCE, **more})
             for name, more in chats.items()
@@ -99,6 +100,7 @@ def test_the_gateway_tells_what_the_backend_says(
         answer = httpx.post(url, json={**body, "model": place.model}, headers=head, timeout=120, trust_env=False)
         return answer.status_code, without_names(said(answer))
 
+    ask(direct)  # from here on the prompt is known there: a prompt computed anew differs in the last digits of logprobs
     first = ask(direct)
     through = ask(Direct(stack.url, role, {}))
     again = ask(direct)
