@@ -16,7 +16,8 @@ from typing import Any
 from runtime.gateway.adapters.emulation.schema import check_schema, faults
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_FENCED = re.compile(r"```[A-Za-z]*\s*(.*?)```", re.DOTALL)
+_FENCED = re.compile(r"```[A-Za-z]*+\s*+(.*?)```", re.DOTALL)
+"""It gives nothing back: a fence that is never closed would cost quadratic time."""
 _OPENING = re.compile(r"[{\[]")
 
 

@@ -205,3 +205,8 @@ def test_any_value_is_found_in_what_stands_around_it(value: Any, before: str) ->
     text = before + json.dumps(value) + ("\n```" if before.startswith("```") else "")
     found = json_in(text)
     assert found is not None and found[0] == value and json.loads(found[1]) == value
+
+
+def test_a_fence_that_is_never_closed_is_left_at_once() -> None:
+    for filling in ("a", " "):
+        assert json_in("```" + filling * 500_000 + "x") is None
