@@ -9,17 +9,23 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from runtime.gateway.bodies import LONGEST_MODEL, invalid
 from runtime.gateway.errors import ApiError
 
-_DURATION = re.compile(r"[+-]?(?:0|(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+")
-_PARTS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
+"""A zero needs no unit where it stands alone (Go's `time.ParseDuration`)."""
+_LONGEST_DURATION = 64
+"""Characters; Go's own longest, with all its units, has half of them."""
+_PARTS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _IMAGES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
 """The kind of a picture by the first letters of its base64."""
+_LARGEST_WHOLE = (1 << 63) - 1
+"""Of Go's `int` on machines of 64 bits."""
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,")
 
 
@@ -50,6 +56,8 @@ def number(document: Mapping[str, Any], key: str, where: str = "") -> float | No
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid(where + key, "must be a number")
+    if abs(value) > sys.float_info.max:
+        raise invalid(where + key, "must be a number that is not so large")
     return value
 
 
@@ -60,6 +68,8 @@ def whole(document: Mapping[str, Any], key: str, where: str = "") -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value:
         raise invalid(where + key, "must be a whole number")
+    if abs(value) > _LARGEST_WHOLE:
+        raise invalid(where + key, "must be a number of 64 bits")
     return int(value)
 
 
@@ -100,12 +110,15 @@ def keep_alive_s(document: Mapping[str, Any]) -> float | None:
     value = document.get("keep_alive")
     if value is None:
         return None
-    if isinstance(value, str) and _DURATION.fullmatch(value):
+    if isinstance(value, str) and len(value) <= _LONGEST_DURATION and _DURATION.fullmatch(value):
         seconds = sum(float(size) * _SECONDS[unit] for size, unit in _PARTS.findall(value))
         return -seconds if value.startswith("-") else seconds
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid("keep_alive", "must be a number of seconds or a duration such as '5m'")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise invalid("keep_alive", "must be a number of seconds that is not so large") from None
 
 
 def effort(document: Mapping[str, Any]) -> str | None:

@@ -253,6 +253,10 @@ BAD_BOTH: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": 3}, "logprobs"),
     ({"top_logprobs": 21}, "top_logprobs"),
     ({"top_logprobs": "x"}, "top_logprobs"),
+    ({"options": {"temperature": 10**400}}, "options.temperature"),
+    ({"options": {"num_predict": 10**400}}, "options.num_predict"),
+    ({"options": {"seed": 1 << 63}}, "options.seed"),
+    ({"options": {"top_k": 1e300}}, "options.top_k"),
     ({"keep_alive": "soon"}, "keep_alive"),
     ({"keep_alive": "5"}, "keep_alive"),
     ({"keep_alive": True}, "keep_alive"),
@@ -313,11 +317,17 @@ def test_a_bad_prompt_is_refused_by_name(more: dict[str, Any], param: str) -> No
     assert f"'{param}'" in error.message
 
 
+def test_a_duration_that_is_made_to_hurt_is_refused_at_once() -> None:
+    for text in ("0" * 1_000_000 + "!", "1." * 500_000 + "!", "1s" * 500_000 + "!"):
+        assert refused_of(requests.chat, {**CHAT, "keep_alive": text}).param == "keep_alive"
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
         *((0, 0), (300, 300), (-1, -1), (1.5, 1.5), ("5m", 300), ("1h30m", 5400), ("-1", None), ("-1s", -1), ("0", 0)),
         *(("500ms", 0.5), ("24h", 86400), ("", None), ("m", None), ("1 m", None), ("1d", None)),
+        *(("-0", 0), ("00", None), ("01s", 1), ("1h0", None), ("0" * 64 + "s", None), ("٣s", None), (10**400, None)),
     ],
 )
 def test_durations_are_those_of_go(value: object, seconds: float | None) -> None:
