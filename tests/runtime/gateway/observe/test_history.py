@@ -7,6 +7,8 @@ import io
 import json
 import sqlite3
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,48 @@ def test_a_damaged_file_begins_anew(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "history.sqlite3"
     path.write_bytes(damage)
     assert kept(HistoryFile(path), entry(1, GOOD)).requests(Wanted(5))[0].id == "req-1"
+    assert HistoryFile(path).requests(Wanted(5))[0].id == "req-1", "it is kept"
+    assert (tmp_path / "history.sqlite3.aside").read_bytes() == damage
+
+
+@pytest.mark.parametrize("version", [0, 99])
+def test_gateways_that_open_a_file_at_once_share_it(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "history.sqlite3"
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {version}")
+    database.close()
+    begin = threading.Barrier(8)
+
+    def opens(number: int) -> None:
+        begin.wait(60.0)
+        file = kept(HistoryFile(path), entry(number, GOOD))
+        file.close()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(opens, range(8)))
+    assert sorted(one.id for one in HistoryFile(path).requests(Wanted(20))) == [f"req-{number}" for number in range(8)]
+
+
+def test_a_locked_file_is_left_alone_and_used_as_soon_as_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_file, "BUSY_S", 0.01)
+    monkeypatch.setattr(history_file, "RETRY_S", 0.0)
+    path = tmp_path / "history.sqlite3"
+    kept(HistoryFile(path), entry(1, BAD, GOOD)).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN EXCLUSIVE")
+    file = kept(HistoryFile(path), entry(2, BAD, GOOD))
+    assert [one.id for one in file.requests(Wanted(5))] == ["req-2"], "nothing is lost meanwhile"
+    other.execute("COMMIT")
+    other.close()
+    assert [path.name for path in tmp_path.iterdir()] == [path.name]
+    kept(file, entry(3, GOOD))
+    file.close()
+    again = HistoryFile(path)
+    assert [one.id for one in again.requests(Wanted(5))] == ["req-3", "req-2", "req-1"]
+    assert [one.request for one in again.errors(Wanted(5))] == ["req-2", "req-1"]
 
 
 def test_a_file_of_another_version_begins_anew(tmp_path: Path) -> None:
