@@ -56,7 +56,7 @@ def test_only_workers_of_another_kind_than_chat_are_told_it() -> None:
 
 
 def test_more_texts_than_answers_are_computed_at_once_unless_the_stack_says_how_many() -> None:
-    assert [worker(name).max_batch for name in ("embed", "few", "talk")] == [32, 4, 8]
+    assert [worker(name).max_batch for name in ("embed", "few", "talk")] == [128, 4, 8]
 
 
 def test_a_length_that_the_models_own_files_contradict_is_a_conflict() -> None:
