@@ -184,8 +184,10 @@ def _check_part(part: object, where: str) -> None:
     if part.get("type") == "text":
         if not isinstance(part.get("text"), str):
             raise invalid(f"{where}.text", "must be a text")
-        return
-    # `image_url` is OpenAI's; vLLM fetches `video_url` and `audio_url` too, and needs no `type`.
+        if len(part) == 2:
+            return
+    # `image_url` is OpenAI's; vLLM fetches `video_url` and `audio_url` too, needs no `type`, and passes over one of
+    # `text` where it finds a `uuid`.
     if part.get("type") == "image_url" and part.get("image_url") is None:
         raise invalid(f"{where}.image_url", "must be a data: URL")
     for key, value in part.items():

@@ -38,6 +38,9 @@ def parse_embeddings(raw: bytes) -> Body:
     document = read_document(raw)
     if not _count(document.get("input")):
         raise invalid("input", "must be a text, a list of texts, or tokens, and not empty")
+    if document.get("messages") is not None:
+        # vLLM takes a conversation in place of `input`, and fetches what its parts point to.
+        raise invalid("messages", "cannot be embedded: send 'input'")
     if document.get("encoding_format") not in (None, "float", "base64"):
         raise invalid("encoding_format", "must be 'float' or 'base64'")
     dimensions = document.get("dimensions")

@@ -13,8 +13,21 @@ DataUrl = Annotated[str, Field(pattern=_DATA)]
 """A file itself: nothing is fetched from other addresses."""
 
 
+_ANY_URL: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "pattern": _DATA},
+        {"type": "object", "properties": {"url": {"type": "string", "pattern": _DATA}}, "required": ["url"]},
+        {"type": "null"},
+    ]
+}
+_URLS: dict[str, Any] = {"patternProperties": {"_url$": _ANY_URL}}
+"""Files under other names: engines look for them whatever the type of a part is."""
+
+
 class TextPart(Described):
     """A text."""
+
+    model_config = ConfigDict(json_schema_extra=_URLS)
 
     type: Literal["text"]
     text: str
@@ -29,27 +42,17 @@ class Url(Described):
 class ImagePart(Described):
     """A picture, for models that see."""
 
+    model_config = ConfigDict(json_schema_extra=_URLS)
+
     type: Literal["image_url"]
     image_url: Url | DataUrl
-
-
-_ANY_URL: dict[str, Any] = {
-    "anyOf": [
-        {"type": "string", "pattern": _DATA},
-        {"type": "object", "properties": {"url": {"type": "string", "pattern": _DATA}}, "required": ["url"]},
-        {"type": "null"},
-    ]
-}
 
 
 class OtherPart(Described):
     """Anything else that an engine knows."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "properties": {"type": {"not": {"enum": ["text", "image_url"]}}},
-            "patternProperties": {"_url$": _ANY_URL},
-        }
+        json_schema_extra={"properties": {"type": {"not": {"enum": ["text", "image_url"]}}}, **_URLS}
     )
 
 
@@ -169,6 +172,8 @@ class EmbeddingsRequest(Asked):
         | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)]
     )
     """A text, several, or tokens."""
+    messages: None = None
+    """Conversations are not embedded."""
     encoding_format: Literal["float", "base64"] | None = None
     """`base64` carries float32, little end first."""
     dimensions: Count | None = None

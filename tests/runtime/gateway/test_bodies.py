@@ -13,6 +13,8 @@ from runtime.gateway.bodies import Body, parse_chat, parse_completion, with_mode
 from runtime.gateway.errors import ApiError
 
 GOOD = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
+HOST = "http://192.0.2.1/latest"
+DATA = "data:image/png;base64,AA=="
 
 BAD_JSON = [
     b"",
@@ -58,6 +60,9 @@ BAD_CHAT: list[dict[str, Any]] = [
     GOOD | {"messages": [{"role": "", "content": "x"}]},
     GOOD | {"messages": [{"role": "user", "content": 5}]},
     GOOD | {"messages": [{"role": "user", "content": [5]}]},
+    GOOD | {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "uuid": "1", "image_url": HOST}]}]},
+    GOOD | {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "video_url": {"url": HOST}}]}]},
+    GOOD | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": DATA, "audio_url": HOST}]}]},
     GOOD | {"stream": "yes"},
     GOOD | {"stream": 1},
     GOOD | {"stream_options": []},
@@ -131,6 +136,7 @@ def test_bad_completion_bodies_are_refused_and_named(document: dict[str, Any]) -
         {"stop": ["a", "b"], "logprobs": True, "top_logprobs": 3, "temperature": 0, "max_completion_tokens": 5},
         {"messages": [{"role": "developer", "content": [{"type": "text", "text": "x"}]}]},
         {"messages": [{"role": "assistant", "content": None, "tool_calls": []}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "image_url": None}]}]},
     ],
 )
 def test_what_clients_really_send_passes(more: dict[str, Any]) -> None:

@@ -54,6 +54,8 @@ def test_texts_and_tokens_are_counted(text: Any, count: int) -> None:
         ({"input": [-1]}, "input"),
         ({"input": {"text": "a"}}, "input"),
         ({"input": None}, "input"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "messages"),
+        ({"messages": []}, "messages"),
         ({"encoding_format": "int8"}, "encoding_format"),
         ({"dimensions": 0}, "dimensions"),
         ({"dimensions": True}, "dimensions"),

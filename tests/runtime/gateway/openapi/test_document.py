@@ -74,12 +74,16 @@ VALUES: tuple[Any, ...] = (
 ALSO: dict[str, dict[str, Any]] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
 """What a parameter needs beside it to mean something."""
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+PART = {"type": "text", "text": "x"}
+PICTURE = {"type": "image_url", "image_url": "data:image/png;base64,AA=="}
 MORE: dict[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": [
         *({"messages": [{"role": "user", "content": each}]} for each in VALUES),
         *({"messages": [{"role": "user", "content": [each]}]} for each in VALUES),
         *({"messages": [{"role": "user", "content": [{"type": "text", "text": each}]}]} for each in VALUES),
         *({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": each}]}]} for each in VALUES),
+        *({"messages": [{"role": "user", "content": [{**PICTURE, "x_url": each}]}]} for each in VALUES),
+        *({"messages": [{"role": "user", "content": [{**PART, "image_url": each}]}]} for each in VALUES),
         *({"messages": [{"role": "user", "content": [{"image_url": {"url": each}}]}]} for each in VALUES),
         *({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": each}]}]} for each in VALUES),
         *({"messages": [{"role": "assistant", "tool_calls": each}]} for each in VALUES),
