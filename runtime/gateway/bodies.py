@@ -137,9 +137,11 @@ def _is_deeper(document: object, levels: int) -> bool:
 def body_of(raw: bytes, document: dict[str, Any]) -> Body:
     """Check what the bodies of all kinds have in common; raises `ApiError` with status 400."""
     for key, value in document.items():
-        if key in FORBIDDEN:
+        if key not in KNOWN:
+            _check_name(key)
+        elif key in FORBIDDEN:
             raise ApiError(400, f"'{key}' is not accepted in requests.", code="unsupported_parameter", param=key)
-        if value is not None and key in _TYPES and not _TYPES[key].accepts(value):
+        elif value is not None and key in _TYPES and not _TYPES[key].accepts(value):
             raise invalid(key, f"must be {_TYPES[key].description}")
     _check_conflicts(document)
     if document.get("tools") is not None or document.get("tool_choice") is not None:
@@ -148,6 +150,18 @@ def body_of(raw: bytes, document: dict[str, Any]) -> Body:
     if not isinstance(model, str) or not model or len(model) > LONGEST_MODEL:
         raise invalid("model", "must name a role, an alias or a model")
     return Body(raw, document, model, document.get("stream") is True)
+
+
+def _check_name(key: str) -> None:
+    """Refuse a parameter that engines in Go read as another one, which the last one of the two overrides.
+
+    Go's encoding/json knows keys without regard to case, and takes two letters beyond ASCII for `s` and `k`
+    (`foldName` in its fold.go). What passed as unknown would change the model, or make a stream, behind the checks.
+    """
+    plain = key.lower().replace("\u017f", "s")
+    if plain in KNOWN:
+        message = f"'{key}' is not accepted in requests: some engines read it as '{plain}'."
+        raise ApiError(400, message, code="unsupported_parameter", param=key)
 
 
 def check_url(url: object, where: str) -> None:
@@ -325,3 +339,14 @@ _TYPES: Mapping[str, _Type] = {
     "user": _Type(lambda value: isinstance(value, str), "a text"),
 }
 """Parameters by name: what is accepted apart from null, and its description. Unknown parameters are passed on."""
+
+KNOWN = frozenset(
+    {
+        *FORBIDDEN,
+        *_TYPES,
+        *("model", "messages", "prompt", "suffix", "input", "documents", "query", "tool_choice", "parallel_tool_calls"),
+        *("dimensions", "encoding_format", "truncate", "top_n", "return_documents", "chat_template_kwargs"),
+        *("reasoning", "reasoning_effort"),
+    }
+)
+"""Parameters that the gateway or an engine reads; no other may look like one of them."""

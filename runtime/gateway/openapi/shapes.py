@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from runtime.gateway.bodies import FORBIDDEN, LONGEST_MODEL
+from runtime.gateway.bodies import FORBIDDEN, KNOWN, LONGEST_MODEL
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -35,10 +35,26 @@ class Described(BaseModel):
     )
 
 
-class Asked(Described):
-    """A request's body. Unknown parameters are tolerated, but none that would redirect the request."""
+def _any_case(name: str) -> str:
+    """Return a pattern of the spellings that readers without regard to case take for a name."""
+    more = {"s": "\u017f", "k": "\u212a"}
+    return "".join(f"[{each}{each.upper()}{more.get(each, '')}]" if each.isalpha() else each for each in name)
 
-    model_config = ConfigDict(json_schema_extra={"propertyNames": {"not": {"enum": [*sorted(FORBIDDEN)]}}})
+
+_MISSPELT: dict[str, Any] = {
+    "pattern": f"^({'|'.join(map(_any_case, sorted(KNOWN)))})$",
+    "not": {"enum": sorted(KNOWN)},
+}
+_REFUSED: dict[str, Any] = {"anyOf": [{"enum": sorted(FORBIDDEN)}, _MISSPELT]}
+
+
+class Asked(Described):
+    """A request's body. Unknown parameters are tolerated, but none that would redirect the request.
+
+    Neither is a known one in other letters: `Model` is `model` to some engines.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"propertyNames": {"not": _REFUSED}})
 
 
 def schemas_of(shapes: list[type[BaseModel]]) -> dict[str, Any]:

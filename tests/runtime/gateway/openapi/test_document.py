@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from runtime.gateway.adapters.ranking import parse_rerank
 from runtime.gateway.adapters.vectors import parse_embeddings
-from runtime.gateway.bodies import FORBIDDEN, parse_chat, parse_completion, read_document
+from runtime.gateway.bodies import FORBIDDEN, KNOWN, parse_chat, parse_completion, read_document
 from runtime.gateway.errors import ApiError
 from runtime.gateway.openapi.document import OPERATIONS, UndocumentedRouteError, document_of, statuses
 from runtime.gateway.openapi.errors import shape_of
@@ -73,6 +73,13 @@ VALUES: tuple[Any, ...] = (
 
 ALSO: dict[str, dict[str, Any]] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
 """What a parameter needs beside it to mean something."""
+SPELLINGS: tuple[Callable[[str], str], ...] = (
+    *(str.upper, str.title, lambda name: name.replace("s", "\u017f", 1), lambda name: name.replace("k", "\u212a")),
+    *(lambda name: name.upper() + "s", lambda name: "X" + name),
+)
+"""Other names that readers take for the same, and two that they do not."""
+ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens")
+"""Paths whose bodies are made anew, parameter by parameter."""
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 PART = {"type": "text", "text": "x"}
 PICTURE = {"type": "image_url", "image_url": "data:image/png;base64,AA=="}
@@ -229,6 +236,8 @@ def test_the_document_is_as_strict_as_the_parser(path: str) -> None:
     bodies += [{**good, **ALSO.get(key, {}), key: value} for key in names for value in VALUES]
     bodies += [{**good, "some_unknown_parameter": value} for value in VALUES]
     bodies += [{**good, key: value} for key in sorted(FORBIDDEN) for value in ("text", {})]
+    if path.startswith("/v") and path not in ANTHROPIC:
+        bodies += [{**good, name: 1} for key in KNOWN for name in {each(key) for each in SPELLINGS} - KNOWN]
     bodies += [{**good, **more} for more in MORE.get(path, ())]
     for body in bodies:
         try:
