@@ -210,3 +210,102 @@ def test_any_value_is_found_in_what_stands_around_it(value: Any, before: str) ->
 def test_a_fence_that_is_never_closed_is_left_at_once() -> None:
     for filling in ("a", " "):
         assert json_in("```" + filling * 500_000 + "x") is None
+
+
+_EVIL = "^(a+)+$"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"$schema": jsonschema.Draft202012Validator.META_SCHEMA["$schema"], "pattern": _EVIL}}},
+        {
+            "$schema": jsonschema.Draft202012Validator.META_SCHEMA["$schema"],
+            "properties": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}},
+            "$defs": {"a": {"$schema": jsonschema.Draft7Validator.META_SCHEMA["$schema"], "pattern": _EVIL}},
+        },
+        {
+            "$schema": jsonschema.Draft7Validator.META_SCHEMA["$schema"],
+            "properties": {"a": {"type": ["string", "object"], "pattern": _EVIL}, "b": {"$ref": "#"}},
+        },
+    ],
+)
+def test_a_part_that_names_its_draft_is_read_in_linear_time_too(schema: dict[str, Any]) -> None:
+    check_schema(schema)
+    assert faults(schema, {"a": "a" * 5000 + "!"})
+    assert faults(schema, {"a": "a" * 5000}) == ()
+
+
+def test_properties_that_are_left_over_are_never_matched_as_python_does() -> None:
+    schema = {"patternProperties": {_EVIL: True}, "allOf": [{"unevaluatedProperties": False}]}
+    with pytest.raises(BadSchemaError, match="unevaluatedProperties"):
+        check_schema(schema)
+
+
+def test_a_schema_whose_parts_double_at_every_level_is_given_up() -> None:
+    levels = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(60)}
+    schema = {"$defs": {**levels, "a60": {"type": "string"}}, "$ref": "#/$defs/a0"}
+    check_schema(schema)
+    with pytest.raises(BadSchemaError, match="too many steps"):
+        faults(schema, {})
+
+
+def test_a_long_answer_of_ordinary_shape_is_within_the_steps() -> None:
+    names = [f"key_{n}" for n in range(10)]
+    item = {
+        "type": "object",
+        "properties": {name: {"type": ["string", "null"], "maxLength": 50} for name in names},
+        "required": names,
+        "additionalProperties": False,
+    }
+    assert faults({"type": "array", "items": item}, [dict.fromkeys(names, "value")] * 1000) == ()
+
+
+@pytest.mark.parametrize("place", ["schema", "value"])
+def test_items_that_cannot_be_sorted_are_compared_in_linear_time(place: str) -> None:
+    mixed: list[Any] = [item for n in range(15_000) for item in (n, str(n))]
+    if place == "schema":
+        with pytest.raises(BadSchemaError, match="alike"):
+            check_schema({"$schema": "http://json-schema.org/draft-04/schema#", "enum": [*mixed, 0]})
+    else:
+        assert faults({"uniqueItems": True}, mixed) == ()
+        assert faults({"uniqueItems": True}, [*mixed, 0.0]) != ()
+
+
+@pytest.mark.parametrize(
+    ("items", "is_unique"),
+    [
+        ([1, True, "1"], True),
+        ([1, 1.0], False),
+        ([{"a": [1], "b": 2}, {"b": 2, "a": [1.0]}], False),
+        ([[], {}, None, False, 0], True),
+    ],
+)
+def test_items_are_alike_as_json_schema_says(items: list[Any], is_unique: bool) -> None:
+    assert (faults({"uniqueItems": True}, items) == ()) is is_unique
+    assert jsonschema.Draft202012Validator({"uniqueItems": True}).is_valid(items) is is_unique
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        [r"\w{60}" + "a" * n for n in range(10)],
+        [r"(\w{6}){10}" + "a" * n for n in range(10)],
+        [f"a{n}" for n in range(300)],
+        ["[a-z]{3000}" + "b" * n for n in range(10)],
+    ],
+)
+def test_patterns_that_would_fill_the_memory_are_refused(patterns: list[str]) -> None:
+    with pytest.raises(BadSchemaError, match="too many or too large"):
+        check_schema({"properties": {f"p{n}": {"pattern": pattern} for n, pattern in enumerate(patterns)}})
+
+
+def test_patterns_of_ordinary_size_are_taken() -> None:
+    patterns = [
+        r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})$",
+        r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$",
+        r"^[A-Z]{2}\d{2}[A-Z0-9]{4}\d{7}([A-Z0-9]?){0,16}$",
+        r"^[\w.+-]{1,64}@[\w-]+(\.[\w-]+)*$",
+        r"^[]a\]\\{}]{2}$",
+    ]
+    check_schema({"properties": {f"p{n}": {"pattern": patterns[n % 5] + f"|{n}"} for n in range(20)}})
