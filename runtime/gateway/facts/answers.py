@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runtime.gateway.facts.known import Facts
 
 LARGEST_COUNT = 1 << 62
 """A number above this is nonsense, whatever it counts."""
+MOST_ROWS = 2000
+"""Of a list that are looked at; every one costs time on the event loop."""
 LONGEST_TEXT = 200
 """Characters of a name or label; more is nonsense, and would be shown to clients."""
 
@@ -29,6 +31,8 @@ class Answer:
     status: int
     document: object = None
     """Its body, parsed; None where that is no JSON."""
+    indexes: dict[str, Mapping[str, Mapping[str, object]]] = field(default_factory=dict, compare=False, repr=False)
+    """Rows of the document by their names, as readers have put them in order."""
 
 
 Answers = Mapping[Question, Answer]
@@ -53,6 +57,11 @@ def nothing_more(_answers: Answers, _models: frozenset[str]) -> tuple[Question, 
     return ()
 
 
+def is_good(answer: Answer) -> bool:
+    """Tell whether a question was answered properly."""
+    return answer.status == 200 and isinstance(answer.document, dict)
+
+
 def said(answers: Answers, question: Question) -> Mapping[str, object]:
     """Return the JSON object that a question was answered with, with status 200, or an empty one."""
     answer = answers.get(question)
@@ -65,10 +74,10 @@ def fields(value: object) -> Mapping[str, object]:
 
 
 def rows(value: object) -> list[Mapping[str, object]]:
-    """Return the JSON objects of a list, or of one that should have been a list."""
+    """Return the JSON objects of a list, or of one that should have been a list, `MOST_ROWS` of them at most."""
     if isinstance(value, dict):
         return [value]
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+    return [row for row in value[:MOST_ROWS] if isinstance(row, dict)] if isinstance(value, list) else []
 
 
 def text(value: object) -> str | None:
@@ -92,7 +101,8 @@ def flag(value: object) -> bool | None:
 
 def texts(value: object) -> frozenset[str]:
     """Return the texts of a list."""
-    return frozenset(found for each in value if (found := text(each))) if isinstance(value, list) else frozenset()
+    listed = value[:MOST_ROWS] if isinstance(value, list) else []
+    return frozenset(found for each in listed if (found := text(each)))
 
 
 def row_of(listed: list[Mapping[str, object]], name: str, *keys: str) -> Mapping[str, object]:

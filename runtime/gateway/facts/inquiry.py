@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runtime.gateway.facts.answers import Answers, Question, Reader
+from runtime.gateway.facts.answers import Answers, Question, Reader, is_good
 from runtime.gateway.facts.engines.infinity import INFINITY
 from runtime.gateway.facts.engines.llama_cpp import LLAMA_CPP
 from runtime.gateway.facts.engines.mlx_lm_server import MLX_LM_SERVER
@@ -54,7 +54,7 @@ def facts_of(engine: str, answers: Answers, model: str, before: Facts, now: floa
     memory. What a proper answer does not say is unknown, whatever was known before, but for one thing: a model that was
     dropped from memory is loaded again with the context that it had, so that is kept as long as it is the same model.
     """
-    if not any(answer.status == 200 and isinstance(answer.document, dict) for answer in answers.values()):
+    if not any(map(is_good, answers.values())):
         return replace(before, is_loaded=None, expires_at=None, size_loaded=None, size_vram=None)
     found = _READERS.get(engine, OPENAI).read(answers, model)
     if found is None:

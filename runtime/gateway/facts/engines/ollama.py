@@ -37,7 +37,7 @@ _HOST, _NAMESPACE, _TAG = "registry.ollama.ai", "library", "latest"
 
 
 def _more(answers: Answers, models: frozenset[str]) -> tuple[Question, ...]:
-    listed = {full_name(name) for row in rows(said(answers, TAGS).get("models")) if (name := text(row.get("name")))}
+    listed = _by_name(answers, TAGS)
     return tuple(show(model) for model in sorted(models) if full_name(model) in listed)
 
 
@@ -106,9 +106,21 @@ def full_name(name: str) -> str:
 
 
 def _row(answers: Answers, question: Question, model: str) -> Mapping[str, object]:
-    wanted = full_name(model)
-    listed = rows(said(answers, question).get("models"))
-    return next((row for row in listed if (name := text(row.get("name"))) and full_name(name) == wanted), {})
+    return _by_name(answers, question).get(full_name(model), {})
+
+
+def _by_name(answers: Answers, question: Question) -> Mapping[str, Mapping[str, object]]:
+    """Return the rows of a list by their full names; they are read once, however many models are looked for."""
+    answer = answers.get(question)
+    if answer is None:
+        return {}
+    found = answer.indexes.get("ollama")
+    if found is None:
+        listed = rows(said(answers, question).get("models"))
+        # The first of two rows with one name counts.
+        named = {full_name(name): row for row in reversed(listed) if (name := text(row.get("name")))}
+        found = answer.indexes["ollama"] = named
+    return found
 
 
 def _parameter(value: object, name: str) -> int | None:

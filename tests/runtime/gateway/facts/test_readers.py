@@ -259,3 +259,22 @@ def test_names_are_compared_as_ollama_does(name: str, full: str) -> None:
 )
 def test_parameters_are_told_as_people_write_them(count: int | None, words: str | None) -> None:
     assert size_in_words(count) == words
+
+
+def test_a_list_without_end_is_read_to_its_bound_and_once_for_all_models() -> None:
+    class Counted(dict[str, Any]):
+        looked = 0
+
+        def get(self, *key: Any) -> Any:
+            Counted.looked += 1
+            return super().get(*key)
+
+    models = frozenset(f"m{number}" for number in range(300))
+    rows = [Counted(name=f"m{number}", digest="d") for number in range(100_000)]
+    answers = {Question("/api/tags"): Answer(200, {"models": rows}), Question("/api/ps"): Answer(200, {"models": []})}
+    questions = next_questions("ollama", answers, models)
+    assert len(questions) == len(models)
+    assert {stamp_of("ollama", answers, question) for question in questions} == {"d"}
+    assert facts_of("ollama", answers, "m7", UNKNOWN, 1.0).digest == "d"
+    assert facts_of("ollama", answers, "m99999", UNKNOWN, 1.0).digest is None
+    assert Counted.looked < 10_000
