@@ -12,11 +12,11 @@ import heapq
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from runtime.gateway.connections import Connections, Origin
-from runtime.gateway.facts.answers import Answer, Answers, Question
+from runtime.gateway.facts.answers import Answer, Answers, Question, is_good
 from runtime.gateway.facts.inquiry import MOST_ROUNDS, facts_of, next_questions, stamp_of
 from runtime.gateway.facts.known import UNKNOWN, FactBook
 from runtime.gateway.routing.table import EndpointIdentity, RoutingTable
@@ -152,6 +152,8 @@ class FactPoller:
                 async with asyncio.TaskGroup() as rounds:
                     await self._poll(rounds, asyncio.Semaphore(MOST_AT_ONCE))
             except Exception:
+                if self._task is not asyncio.current_task():
+                    return
                 log.exception("asking servers about their models failed, trying again")
                 await asyncio.sleep(RESTART_S)
                 self._running.clear()
@@ -169,15 +171,26 @@ class FactPoller:
                 if self._next.get(server) == due:
                     del self._next[server]
                     self._running.add(server)
-                    rounds.create_task(self._ask(server, places))
+                    rounds.create_task(self._ask(server, self._servers[server], self._running, places))
 
-    async def _ask(self, server: Server, places: asyncio.Semaphore) -> None:
-        running, began = self._running, self._now()
+    async def _ask(
+        self,
+        server: Server,
+        endpoints: Mapping[EndpointIdentity, str],
+        running: set[Server],
+        places: asyncio.Semaphore,
+    ) -> None:
+        """Ask one server. Another table may come at any moment: its `_running` is another set, and this ends then."""
+        began = self._now()
         try:
             async with places:
+                if running is not self._running:
+                    return
                 began = self._now()
-                answers = await self._answers(server)
-            for identity, model in self._servers[server].items():
+                answers = await self._answers(server, frozenset(endpoints.values()))
+            if running is not self._running:
+                return
+            for identity, model in endpoints.items():
                 before = self._book.known.get(identity, UNKNOWN)
                 self._book.note(identity, facts_of(server.engine, answers, model, before, self._now()))
         finally:
@@ -190,18 +203,17 @@ class FactPoller:
             self._schedule(server, self._soon(server))
         self._schedule(server, self._now() + INTERVAL_S * (1.0 - JITTER * self._draw()))
 
-    async def _answers(self, server: Server) -> Answers:
+    async def _answers(self, server: Server, models: frozenset[str]) -> Answers:
         """Return what a server says of itself; what it does not answer in time is left out."""
         answers: dict[Question, Answer] = {}
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(SERVER_S):
-                await self._converse(server, answers)
+                await self._converse(server, models, answers)
         return answers
 
-    async def _converse(self, server: Server, answers: dict[Question, Answer]) -> None:
+    async def _converse(self, server: Server, models: frozenset[str], answers: dict[Question, Answer]) -> None:
         """Ask until there is nothing more to ask, over one connection while that lasts."""
         origin = Origin(server.scheme, server.host, server.port)
-        models = frozenset(self._servers[server].values())
         kept = self._kept.setdefault(server, {})
         asked: set[Question] = set()
         connection: Connection | None = None
@@ -226,7 +238,7 @@ class FactPoller:
                         return
                     if answer is not None:
                         answers[question] = answer
-                        if stamp is not None:
+                        if stamp is not None and is_good(answer):
                             kept[question] = stamp, answer
                 if not questions:
                     return

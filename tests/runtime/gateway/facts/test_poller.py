@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runtime.gateway.facts import names
 from runtime.gateway.facts.known import Facts
 from runtime.gateway.routing.table import EndpointIdentity
@@ -139,9 +141,29 @@ async def test_servers_that_are_dead_stuck_or_mad_are_unknown_and_hold_up_nobody
         async with local_gateway(tmp_path, stack_document(urls), asks_servers=True) as gateway:
             assert (await known(gateway, "model-d")).context_length == 32768
             poller = gateway.gateway.services.fact_poller
-            await poller.refresh(0.0, 0.2)
+
+            async def have_all_been_asked() -> bool:
+                await poller.refresh(0.0, 0.2)
+                return bool(stuck.questions and good.questions) and len(mad.questions) >= 2
+
+            await until(have_all_been_asked, what="all were asked, the mad one again")
             for model in ("model-a", "model-b", "model-c"):
                 assert facts(gateway, model) == Facts()
+
+
+async def test_details_that_could_not_be_shown_are_asked_for_again(tmp_path: Path) -> None:
+    async def fails(exchange: Exchange) -> None:
+        await exchange.answer(500, {"error": "out of memory"})
+
+    documents = ollama("model-a")
+    async with FakeEngine(documents | {"/api/show": {"model-a": fails}}) as fake:
+        async with local_gateway(tmp_path, document(a=fake), asks_servers=True) as gateway:
+            assert not (await known(gateway, "model-a")).can
+            fake.documents = documents
+            await now(gateway)
+            assert "tools" in facts(gateway, "model-a").can
+            await now(gateway)
+            assert fake.questions.count("/api/show") == 2, "what was shown is kept"
 
 
 async def test_a_server_that_ends_is_no_longer_said_to_hold_a_model(tmp_path: Path) -> None:
@@ -154,6 +176,26 @@ async def test_a_server_that_ends_is_no_longer_said_to_hold_a_model(tmp_path: Pa
         gone = facts(gateway, "model-a")
         assert (gone.is_loaded, gone.context_length) == (None, 4096)
         assert facts(gateway, "model-a").expires_at is None
+
+
+async def test_a_table_may_change_at_any_moment_of_a_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeEngine(engines.vllm("model-a")) as fake, FakeEngine(engines.vllm("model-b")) as other:
+        async with local_gateway(tmp_path, stack_document({"a": fake.url}), asks_servers=True) as gateway:
+            await known(gateway, "model-a")
+            first = gateway.gateway.services.live.table
+            await gateway.reload(stack_document({"b": other.url}))
+            await known(gateway, "model-b")
+            second = gateway.gateway.services.live.table
+            poller = gateway.gateway.services.fact_poller
+            assert first is not None and second is not None
+            for turns in range(150):
+                for table in (first, second):
+                    poller.adopt(table)
+                    for _ in range(turns % 50):
+                        await asyncio.sleep(0)
+            await until(lambda: tasks().count("FactPoller._run") == 1, what="the earlier ones have ended")
+            assert facts(gateway, "model-a") == Facts(), "what came too late is not kept"
+            assert not [record for record in caplog.records if "failed" in record.message]
 
 
 async def test_a_key_goes_to_its_server_alone(tmp_path: Path, monkeypatch: Any) -> None:
