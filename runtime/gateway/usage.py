@@ -3,7 +3,8 @@
 The last chunk of a stream says it, with `choices: []`, only to clients that asked with `stream_options.include_usage`:
 others look at `choices[0]` and fail. Nothing is asked of endpoints that the client did not ask for: some refuse
 `stream_options`, and those that take it put a `usage` into every chunk. How many tokens came is counted instead, one an
-event, which is how engines send them. What is estimated says so: `"estimated": true` inside of `usage`.
+event, which is how engines send them. What an endpoint says in a chunk with choices, as some do in the last one, is
+said again in the chunk that clients read. What is estimated says so: `"estimated": true` inside of `usage`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _FRAME_EVENTS = 3
 """Events of a stream that carry no token: the role, the end of the answer, and `[DONE]`."""
 
 _ZEROS = (b'"prompt_tokens":0', b'"prompt_tokens": 0')
+_COUNTED = b'"completion_tokens"'
+"""Quotes inside of JSON strings are escaped: text of the model never looks like this key."""
 _NO_CHOICES = re.compile(rb'(?<!\\)"choices"\s*:\s*\[\s*\]')
 _DONE_LINE = re.compile(rb"(?:^|(?<=[\r\n]))data: ?\[DONE\]")
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
@@ -86,15 +89,19 @@ def wants_usage(asked: Mapping[str, Any]) -> bool:
 class StreamUsage:
     """The usage of one stream on its way to a client."""
 
-    __slots__ = ("_asked", "_events", "_is_told", "_sample", "_size", "_wants")
+    __slots__ = ("_asked", "_events", "_is_told", "_said", "_said_at", "_sample", "_size", "_wants")
 
-    def __init__(self, asked: Mapping[str, Any]) -> None:
-        """`asked` is the request."""
+    def __init__(self, asked: Mapping[str, Any], *, wants: bool | None = None) -> None:
+        """`asked` is the request as the endpoint has it; `wants` tells what the client wants where that differs."""
         self._asked = asked
-        self._wants = wants_usage(asked)
+        self._wants = wants_usage(asked) if wants is None else wants
         self._is_told = False
         self._events = 0
         """Counted only where the client will be told."""
+        self._said = b""
+        """The last events that say how many tokens came."""
+        self._said_at = 0
+        """How many events came before those."""
         self._size = 0
         self._sample = b""
 
@@ -103,6 +110,8 @@ class StreamUsage:
         # Once an event: `find` takes half the time of `in`.
         self._size += len(events)
         if self._wants:
+            if events.find(_COUNTED) >= 0:
+                self._said, self._said_at = events, self._events
             self._events += events.count(b"data:")
         if events.find(b'"usage"') >= 0 and _NO_CHOICES.search(events) is not None:
             events = b"".join(self._told(event) for event in sse.split_events(events))
@@ -120,7 +129,7 @@ class StreamUsage:
         if not self._wants or self._is_told:
             return b""
         self._is_told = True
-        usage = estimated(prompt_tokens(self._asked), max(1, self.tokens()))
+        usage = _mended(self._reported(), self._asked, max(1, self.tokens()))
         document = {**self._head(), "choices": [], "usage": usage}
         return b"data: " + json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n\n"
 
@@ -149,6 +158,22 @@ class StreamUsage:
         if mended is usage:
             return event
         return b"data: " + json.dumps({**document, "usage": mended}).encode() + b"\n\n"
+
+    def _reported(self) -> dict[str, Any]:
+        """Return the last usage that came in a chunk with choices, without what it said too early to be the whole."""
+        place, found, found_at = self._said_at, dict[str, Any](), 0
+        for event in sse.split_events(self._said):
+            place += event.count(b"data:")
+            try:
+                document = json.loads(sse.event_data(event) if event.find(_COUNTED) >= 0 else b"null")
+            except (ValueError, RecursionError):
+                continue
+            usage = document.get("usage") if isinstance(document, dict) else None
+            if isinstance(usage, dict):
+                found, found_at = usage, place
+        if self._events - found_at > _FRAME_EVENTS:
+            return {"prompt_tokens": found.get("prompt_tokens")} if found else {}
+        return found
 
     def _head(self) -> dict[str, Any]:
         """Return what all chunks of the stream have in common."""

@@ -49,6 +49,35 @@ def test_any_split_of_the_bytes_gives_the_same_events(
     assert said == in_one or (usage == EMPTY and last["usage"]["estimated"])
 
 
+def last_usage(*pieces: bytes) -> dict[str, Any]:
+    """Return the usage that a client is told of a stream without a chunk of its own for it."""
+    in_one, singly = told(WANTED, b"".join(pieces), []), StreamUsage(WANTED)
+    assert in_one == b"".join(singly.feed(piece) for piece in pieces), "however the stream came"
+    *_, last, done = sse.split_events(in_one)
+    document = json.loads(sse.event_data(last))
+    assert done == DONE and document["choices"] == []
+    usage: dict[str, Any] = document["usage"]
+    return usage
+
+
+EXACT = {"prompt_tokens": 1234, "completion_tokens": 567, "total_tokens": 1801}
+
+
+def test_a_usage_in_a_chunk_with_choices_is_told_as_it_is() -> None:
+    ended = event({**chunk_document({}, "stop"), "usage": EXACT})
+    assert last_usage(ROLE, word(0), ended, DONE) == EXACT
+    assert last_usage(ROLE, word(0), ended, NULLS, DONE) == EXACT, "null says nothing"
+    counted = [event({**chunk_document({"content": "x"}), "usage": {**EXACT, "completion_tokens": n}}) for n in (1, 2)]
+    assert last_usage(ROLE, *counted, ended, DONE) == EXACT, "the last one counts"
+
+
+def test_a_usage_that_came_before_the_answer_is_not_all_of_it() -> None:
+    begun = event({**chunk_document({"role": "assistant"}), "usage": {**EXACT, "completion_tokens": 1}})
+    usage = last_usage(begun, *(word(number) for number in range(20)), FINISH, DONE)
+    assert usage["prompt_tokens"] == 1234 and usage["estimated"] is True
+    assert usage["completion_tokens"] == 20 and usage["total_tokens"] == 1254
+
+
 @pytest.mark.parametrize(
     ("document", "tokens"),
     [
