@@ -95,13 +95,14 @@ def _finite(text: str) -> float:
     return number
 
 
-_decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+"""Reads JSON without what Python adds to it: NaN, infinity, and numbers that would become it. Raises `ValueError`."""
 
 
 def read_document(raw: bytes) -> dict[str, Any]:
     """Parse a request body strictly; raises `ApiError` with status 400."""
     try:
-        document = _decode(raw.decode())
+        document = decode(raw.decode())
     except UnicodeDecodeError:
         raise ApiError(400, "The request body is not valid UTF-8.", code="invalid_json") from None
     except RecursionError:

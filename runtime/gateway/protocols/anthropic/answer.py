@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from runtime.gateway.attempt import BadAnswerError
+from runtime.gateway.bodies import decode
 from runtime.gateway.protocols.anthropic.request import Wanted
 from runtime.gateway.usage import estimated, prompt_tokens
 
@@ -136,13 +137,14 @@ def _input(arguments: object) -> dict[str, Any]:
     streaming proposes, so that the client can tell the model.
     """
     if isinstance(arguments, dict):
-        return arguments
+        # Written anew to be read strictly: what is no JSON would reach the client.
+        arguments = json.dumps(arguments)
     if not arguments:
         return {}
     if not isinstance(arguments, str):
         raise BadAnswerError("arguments of a call that are neither a text nor an object")
     try:
-        found = json.loads(arguments)
+        found = decode(arguments)
     except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {"INVALID_JSON": arguments}

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from runtime.gateway.attempt import BadAnswerError
+from runtime.gateway.bodies import decode
 
 
 class Calls:
@@ -47,7 +48,7 @@ class Calls:
         for index, (call_id, name, pieces) in enumerate(self._calls):
             written = "".join(pieces)
             try:
-                arguments = json.loads(written) if written.strip() else {}
+                arguments = decode(written) if written.strip() else {}
             except (ValueError, RecursionError):
                 arguments = None
             if not isinstance(arguments, dict) or not name:

@@ -289,6 +289,16 @@ def test_a_usage_keeps_its_mark_and_tells_of_thinking() -> None:
     assert assembled(streamed(delta(content="x"), delta("stop"), DONE))["usage"]["estimated"] is True
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_arguments_with_numbers_that_are_no_json_are_told_as_written(number: str) -> None:
+    written = f'{{"x": {number}}}'
+    for arguments in (json.dumps(written), written):
+        call = f'{{"id": "a", "type": "function", "function": {{"name": "f", "arguments": {arguments}}}}}'
+        raw = f'{{"choices": [{{"message": {{"tool_calls": [{call}]}}, "finish_reason": "tool_calls"}}]}}'
+        (block,) = json.loads(translation().whole(raw.encode()), parse_constant=pytest.fail)["content"]
+        assert list(block["input"]) == ["INVALID_JSON"]
+
+
 def test_a_whole_answer() -> None:
     calls = [
         {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},

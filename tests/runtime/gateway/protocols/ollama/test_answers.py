@@ -214,6 +214,16 @@ def test_a_whole_answer_that_makes_no_sense_is_an_error(raw: bytes) -> None:
         Speech("m", "chat", clock()).whole(raw)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_arguments_with_numbers_that_are_no_json_are_an_error(number: str) -> None:
+    written = f'{{"x": {number}}}'
+    for arguments in (json.dumps(written), written):
+        call = f'{{"id": "a", "type": "function", "function": {{"name": "f", "arguments": {arguments}}}}}'
+        raw = f'{{"choices": [{{"message": {{"tool_calls": [{call}]}}, "finish_reason": "tool_calls"}}]}}'
+        with pytest.raises(BadAnswerError):
+            Speech("m", "chat", clock()).whole(raw.encode())
+
+
 def test_vectors_are_passed_on_as_they_are_written() -> None:
     raw = json.dumps(
         {
