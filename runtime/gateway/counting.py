@@ -44,10 +44,10 @@ def count_steps(ask: Ask, engine: str, seen: str, estimate: Callable[[], int]) -
     `{"count": ...}`, with `"estimated": true` where nobody could be asked. Raises `AttemptError`.
     """
     match _PROGRAMS.get(engine, seen):
-        case "worker":
-            answer = yield _step(ask, TOKENIZE, ask.body.document, _Count())
-        case "vllm":
-            shown = {key: value for key, value in _with_thinking(ask.body.document).items() if key in _VLLM_KEYS}
+        case "worker" | "vllm" as program:
+            shown = ask.body.document
+            if program == "vllm":
+                shown = {key: value for key, value in _with_thinking(shown).items() if key in _VLLM_KEYS}
             try:
                 answer = yield _step(ask, TOKENIZE, shown, _Count())
             except AttemptError as error:

@@ -167,14 +167,14 @@ async def test_llama_cpp_writes_the_prompt_first_and_cuts_it_then(lab: Any) -> N
     assert fake.seen[1].document["parse_special"] is True
 
 
-@pytest.mark.parametrize("source", ["", "ollama", "openai", "vllm", "llama.cpp"])
+@pytest.mark.parametrize("source", ["", "ollama", "openai", "vllm", "llama.cpp", "worker"])
 async def test_where_nobody_can_be_asked_there_is_an_estimate_that_says_so(lab: Any, source: str) -> None:
     gateway, (fake,) = await lab(by_path())
     recognised(gateway, source)
     found = (await counted(gateway, system="a long text " * 100)).json()
     assert found["estimated"] is True
     assert 200 < found["input_tokens"] < 400
-    assert len(fake.seen) == (source in ("vllm", "llama.cpp"))
+    assert len(fake.seen) == (source in ("vllm", "llama.cpp", "worker"))
     assert gateway.counted("a") == (0, 0), "nothing was learnt about the endpoint"
 
 
