@@ -11,6 +11,7 @@ from runtime.gateway.bodies import Body
 from runtime.gateway.routing.outcome import Verdict
 from runtime.gateway.routing.select import Skipped
 from runtime.gateway.routing.table import Route, Target
+from runtime.gateway.usage import wants_usage
 
 if TYPE_CHECKING:
     from runtime.gateway.adapters.emulation.gathering import Gathering
@@ -103,6 +104,13 @@ class Ask:
     """The parameters that were left out, because the files say so for this endpoint."""
     notes: Notes | None = None
     """Where it is noted what the client is told beside the answer."""
+    is_usage_kept: bool = False
+    """Whether the client wants the usage of a stream although the endpoint is not asked for it."""
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client wants the usage of a stream."""
+        return self.is_usage_kept or wants_usage(self.body.document)
 
 
 class Notes:

@@ -47,7 +47,7 @@ from runtime.gateway.routing.table import Target
 from runtime.gateway.steps import in_steps
 from runtime.gateway.streaming import Stream, expect_type, refused_in_stream
 from runtime.gateway.upstream import Connection, UpstreamError
-from runtime.gateway.usage import completed
+from runtime.gateway.usage import StreamUsage, completed
 from schemas.prefer import HEADER as PREFER_HEADER
 from schemas.prefer import PROBE_HEADER, wait_preference
 
@@ -107,7 +107,8 @@ class Exchanges:
                 if lease.is_drawn:
                     lease.reports(sse.cached_tokens(result.body or b""))
                 return result
-            stream = Stream(connection, ask.body.document, lease, course, client, self._metrics, self._now)
+            usage = StreamUsage(ask.body.document, wants=ask.wants_usage)
+            stream = Stream(connection, usage, lease, course, client, self._metrics, self._now)
             committed = await stream.first_content(first_due)
             if isinstance(committed, Result):
                 return committed

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from runtime.gateway import sse
 from runtime.gateway.attempt import AttemptError, Client, Course, Result, keep_alive
@@ -27,14 +26,14 @@ class Stream:
     def __init__(
         self,
         connection: Connection,
-        asked: Mapping[str, Any],
+        usage: StreamUsage,
         lease: Lease,
         course: Course,
         client: Client,
         metrics: Metrics,
         now: Callable[[], float],
     ) -> None:
-        """`asked` is the request; `now` is the event loop's clock."""
+        """`usage` is what the client is told of it; `now` is the event loop's clock."""
         self._connection = connection
         self._lease = lease
         self._target = lease.target
@@ -42,7 +41,7 @@ class Stream:
         self._client = client
         self._metrics = metrics
         self._now = now
-        self._usage = usage = StreamUsage(asked)
+        self._usage = usage
         mend = mending_of(lease.target)
         # Whole events as the endpoint sent them, to events as the client gets them.
         self._told = usage.feed if mend is None else lambda events: usage.feed(mend(events))

@@ -74,7 +74,7 @@ def _spared(ask: Ask, names: tuple[str, ...]) -> Ask:
     if not dropped:
         return ask
     kept = {name: value for name, value in ask.body.document.items() if name not in dropped}
-    lean = replace(rewritten(ask, kept), dropped=dropped)
+    lean = replace(rewritten(ask, kept), dropped=dropped, is_usage_kept=ask.wants_usage)
     if "dimensions" in dropped and isinstance(ask.reading, VectorReading):
         # Vectors are as long as they are, where the files say nothing.
         return replace(lean, reading=replace(ask.reading, dimensions=ask.route.dimensions))

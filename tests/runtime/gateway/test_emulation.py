@@ -284,6 +284,21 @@ async def test_dropped_parameters_are_told(engines: Any) -> None:
     assert streamed.headers["x-orchestrate-dropped"] == "seed" and events(streamed.text)
 
 
+@pytest.mark.parametrize("more", [{}, {"n": 2}], ids=["passed on", "put together"])
+async def test_a_client_gets_the_usage_of_a_stream_whose_endpoint_is_spared_the_question(
+    engines: Any, more: dict[str, Any]
+) -> None:
+    helper = {"drop_params": ["stream_options"]}
+    gateway, (fake,) = await engines(("ollama", ollama_chat(says("one two three"))), helper=helper)
+    answer = await post(gateway, stream=True, stream_options={"include_usage": True}, **more)
+    assert answer.headers["x-orchestrate-dropped"] == "stream_options"
+    assert all("stream_options" not in seen.document for seen in fake.seen)
+    last = events(answer.text)[-1]
+    assert last["choices"] == [] and last["usage"]["prompt_tokens"] > 0 and last["usage"]["completion_tokens"] > 0
+    silent = await post(gateway, stream=True, **more)
+    assert all(each["choices"] for each in events(silent.text))
+
+
 async def test_an_endpoint_that_fails_in_the_middle_leaves_all_of_it_to_another(engines: Any) -> None:
     served = iter(range(100))
 

@@ -288,7 +288,9 @@ class _Plan:
         logprobs = self._document.get("logprobs")
         is_collected = (logprobs is None or logprobs is False) and not self._document.get("return_token_ids")
         if is_collected:
-            kept |= {"stream": True, "stream_options": {"include_usage": True}}
+            kept["stream"] = True
+            if "stream_options" not in self._ask.dropped:
+                kept["stream_options"] = {"include_usage": True}
         if prompt is not None:
             kept["prompt"] = prompt
         if type(kept.get("seed")) is int and place:
