@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 LARGEST_HEADER = 128 << 20
 """Bytes; safetensors itself refuses more than 100 MB."""
 _INDEX = "model.safetensors.index.json"
+_ODD = (OSError, ValueError, TypeError, OverflowError, RecursionError, struct.error)
+"""What reading a file may raise that somebody has written by hand, or to do harm."""
 
 
 def read_card(directory: Path, kind: ModelKind = "chat", max_context: int | None = None) -> FileCard:
@@ -30,7 +32,7 @@ def read_card(directory: Path, kind: ModelKind = "chat", max_context: int | None
     """
     try:
         config = _object(directory / "config.json")
-    except (OSError, ValueError):
+    except _ODD:
         return FileCard()
     architecture = config.get("model_type")
     trained = known_context(config) if kind == "chat" else None
@@ -42,7 +44,8 @@ def read_card(directory: Path, kind: ModelKind = "chat", max_context: int | None
     )
     try:
         headers = _headers(directory)
-    except (OSError, ValueError, struct.error) as error:
+        parameters = _parameters(headers or [], config)
+    except _ODD as error:
         logger.info("the headers of the weights are not read: %s", error)
         return known
     if headers is None:
@@ -50,7 +53,7 @@ def read_card(directory: Path, kind: ModelKind = "chat", max_context: int | None
     written_by_mlx = any(_fields(header.get("__metadata__")).get("format") == "mlx" for header in headers)
     return replace(
         known,
-        parameters=_parameters(headers, config),
+        parameters=parameters,
         quantisation=known.quantisation or _usual_type(headers),
         format="mlx" if written_by_mlx else "safetensors",
         size_bytes=sum(_bytes(tensor) for header in headers for tensor in _tensors(header).values()),
@@ -61,7 +64,8 @@ def _headers(directory: Path) -> list[Mapping[str, Any]] | None:
     """Return the header of every file of weights; None where some of them are on other machines."""
     index = directory / _INDEX
     if index.is_file():
-        paths = [directory / name for name in sorted(set(_fields(_object(index).get("weight_map")).values()))]
+        named = _fields(_object(index).get("weight_map")).values()
+        paths = [directory / name for name in sorted({name for name in named if isinstance(name, str)})]
     else:
         paths = sorted(directory.glob("*.safetensors"))
     if not paths or not all(path.is_file() for path in paths):
@@ -81,7 +85,7 @@ def _header(path: Path) -> Mapping[str, Any]:
 def _totals(directory: Path) -> dict[str, Any]:
     try:
         said = _fields(_object(directory / _INDEX).get("metadata"))
-    except (OSError, ValueError):
+    except _ODD:
         said = {}
     found = {"parameters": said.get("total_parameters"), "size_bytes": said.get("total_size")}
     return {key: value if isinstance(value, int) and value > 0 else None for key, value in found.items()}

@@ -83,6 +83,26 @@ def test_damaged_files_say_nothing_and_break_nothing(tmp_path: Path, content: by
     assert read_card(tmp_path / "nowhere") == FileCard()
 
 
+@pytest.mark.parametrize("named", [{"a": 1, "b": []}, {"a": None, "b": "one.safetensors"}, [], "x", {"a": "\0"}])
+def test_an_index_that_names_no_files_breaks_nothing(tmp_path: Path, named: Any) -> None:
+    directory = model(tmp_path, CONFIG)
+    weights(directory / "one.safetensors", {"a.weight": tensor("F16", 2, size=4)})
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": 3, "weight_map": named}))
+    assert read_card(directory).architecture == "llama"
+
+
+def test_files_that_are_made_to_hurt_say_nothing_and_break_nothing(tmp_path: Path) -> None:
+    deep = "[" * 200_000
+    directory = model(tmp_path, CONFIG, {"a.weight": tensor("F16", 10**400)})
+    assert read_card(directory) == FileCard("llama", 2048, 2048)
+    (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(deep)) + deep.encode())
+    assert read_card(directory) == FileCard("llama", 2048, 2048)
+    (directory / "model.safetensors.index.json").write_text(deep)
+    assert read_card(directory) == FileCard("llama", 2048, 2048)
+    (directory / "config.json").write_text(deep)
+    assert read_card(directory) == FileCard()
+
+
 def test_what_a_model_can_is_told_once_it_was_loaded() -> None:
     card = FileCard("llama", 2048, 1024, 10, "4bit", "mlx", 5)
     cold = row_of("m", 1, card, None, is_loaded=False, memory_bytes=9, expires_at=3.0)
