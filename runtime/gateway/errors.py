@@ -20,6 +20,9 @@ LONGEST_TEXT = 500
 _LONGEST_CLEANED = 4 * LONGEST_TEXT
 """Characters that are looked at: the patterns below may need quadratic time for a text made to hurt them."""
 
+_DEEPEST = 64
+"""Levels of an upstream's error that clients may see as it is."""
+
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)\]}]+", re.IGNORECASE)
 _IPV4 = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
 _GROUPS = r"[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*"
@@ -195,10 +198,19 @@ def _any_text(document: object) -> str | None:
 
 
 def _is_clean(document: object) -> bool:
-    if isinstance(document, str):
-        return clean(document) == document
-    if isinstance(document, dict):
-        return all(_is_clean(key) and _is_clean(value) for key, value in document.items())
-    if isinstance(document, list):
-        return all(_is_clean(value) for value in document)
-    return True
+    """Tell whether no text in a document gives anything away; one that is too deep to be read by all others may."""
+    layer = [document]
+    for _ in range(_DEEPEST):
+        inner: list[object] = []
+        for node in layer:
+            if isinstance(node, str):
+                if clean(node) != node:
+                    return False
+            elif isinstance(node, dict):
+                inner += (*node, *node.values())
+            elif isinstance(node, list):
+                inner += node
+        layer = inner
+        if not layer:
+            return True
+    return False

@@ -92,3 +92,13 @@ def test_lone_surrogates_can_be_written() -> None:
 @pytest.mark.parametrize("status", [499, 520, 522, 529, 599])
 def test_a_status_that_no_standard_names_is_told_by_its_number(status: int) -> None:
     assert json.loads(cleaned_error(status, b"<html>down</html>"))["error"]["message"] == f"Status {status}"
+
+
+@pytest.mark.parametrize("depth", [1, 90, 450, 900, 100_000])
+def test_however_deep_an_error_is_nothing_of_the_inside_is_told(depth: int) -> None:
+    error = b'{"message":"x","type":"y","param":null,"code":null}'
+    for opened, closed in ((b"[", b"]"), (b'{"a":', b"}")):
+        raw = b'{"error":' + error + b',"d":' + opened * depth + b'"http://10.0.0.7:1"' + closed * depth + b"}"
+        cleaned = cleaned_error(500, raw)
+        assert b"10.0.0.7" not in cleaned and json.loads(cleaned)["error"]["type"]
+        assert b'"d"' not in cleaned_error(500, raw.replace(b"http://10.0.0.7:1", b"x")) or depth < 64
