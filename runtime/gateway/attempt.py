@@ -78,6 +78,8 @@ class Ask:
     """Path at the endpoint, behind its base path."""
     body: Body
     request_id: str
+    client_path: str = ""
+    """Where the client has asked; empty where the gateway itself does."""
     is_probe: bool = False
     """Whether the gateway itself asks, to see whether the endpoint answers."""
     wait_s: float = 0.0

@@ -70,7 +70,17 @@ def ask_of(
     wish_s = wait_s(request.headers.getone(PREFER_HEADER, None))
     notes = request.ctx.notes = Notes()
     named = request_id(request)
-    return Ask(route, path, body, named, wait_s=wish_s, reading=reading, skipped=skipped, notes=notes)
+    return Ask(
+        route,
+        path,
+        body,
+        named,
+        client_path=request.path,
+        wait_s=wish_s,
+        reading=reading,
+        skipped=skipped,
+        notes=notes,
+    )
 
 
 async def relayed(request: Request, services: Services, ask: Ask) -> HTTPResponse | None:

@@ -97,7 +97,7 @@ def entry_of(
         ended_at=ended_at,
         model=ask.body.model,
         route=ask.route.name,
-        path=ask.path,
+        path=ask.client_path or ask.path,
         is_stream=ask.body.is_stream,
         endpoint=endpoint,
         fallback=course.fallback,

@@ -51,6 +51,24 @@ async def test_who_nobody_could_answer_learns_why(tmp_path: Path) -> None:
         assert [(each["endpoint"], each["reason"]) for each in receipt["passed_over"]] == [("down", "open")]
 
 
+async def test_a_request_is_told_by_the_path_that_its_client_used(tmp_path: Path) -> None:
+    asked = {
+        "/v1/chat/completions": CHAT,
+        "/api/chat": {**CHAT, "stream": False},
+        "/v1/messages": {**CHAT, "max_tokens": 8},
+        "/v1/responses": {"model": "chat", "input": "hi", "store": False},
+    }
+    async with FakeUpstream() as fake:
+        async with local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway, gateway.client() as client:
+            for path, document in asked.items():
+                answer = await client.post(path, json=document)
+                assert answer.status_code == 200, answer.text
+                assert (await receipt_of(client, answer))["path"] == path
+            told = (await client.get("/requests")).json()["requests"]
+            assert [one["path"] for one in reversed(told)] == list(asked)
+            assert {seen.path for seen in fake.seen} == {"/v1/chat/completions"}
+
+
 async def test_receipts_hold_nothing_of_what_was_asked(tmp_path: Path) -> None:
     async with FakeUpstream() as fake:
         async with local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway, gateway.client() as client:
