@@ -8,7 +8,10 @@ waits for a stream gets its comments, and then all events at once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 from runtime.gateway import sse
 from runtime.gateway.adapters.emulation.choices import added, streamed
@@ -16,7 +19,17 @@ from runtime.gateway.adapters.emulation.forms import Unfit
 from runtime.gateway.adapters.emulation.gathering import Gathering
 from runtime.gateway.adapters.emulation.one_call import FirstCall
 from runtime.gateway.adapters.emulation.schema import BadSchemaError
-from runtime.gateway.attempt import Ask, AttemptError, BadAnswerError, Client, Course, Parts, Result, keep_alive
+from runtime.gateway.attempt import (
+    ODD_ANSWER,
+    Ask,
+    AttemptError,
+    BadAnswerError,
+    Client,
+    Course,
+    Parts,
+    Result,
+    keep_alive,
+)
 from runtime.gateway.errors import ApiError, error_body, error_event
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.parts import Send, in_parts
@@ -27,6 +40,12 @@ from runtime.gateway.upstream import UpstreamError
 UNFIT_STATUS = 422
 """Of an answer that has not the wanted form after the second try. It is not one that SDKs ask again after: the same
 model would answer the same."""
+CHECKED_S = 30.0
+"""How long it may take until a schema or an answer is checked, which takes a second or two where nobody is in line."""
+
+_checkers = ThreadPoolExecutor(2, thread_name_prefix="schema")
+"""Threads of their own: what clients' schemas take must not keep others from theirs."""
+_T = TypeVar("_T")
 
 
 async def emulated(
@@ -45,7 +64,7 @@ async def emulated(
     """
     if gathering.form is not None:
         try:
-            await asyncio.to_thread(gathering.form.check)
+            await _checked(gathering.form.check)
         except BadSchemaError as error:
             return _refused(gathering, error)
     work = asyncio.create_task(_gathered(send, gathering, ask, lease, course, now))
@@ -57,10 +76,12 @@ async def emulated(
         await asyncio.gather(work, return_exceptions=True)
     if not ask.body.is_stream or result.verdict is not SUCCESS:
         return result
-    options = ask.body.document.get("stream_options") or {}
+    try:
+        events = streamed(result.body or b"", with_usage=ask.wants_usage)
+    except (BadAnswerError, *ODD_ANSWER) as error:
+        raise _bad(error) from error
     course.first_at = asyncio.get_running_loop().time()
     metrics.first_content(ask.route.name, course.first_at - course.started_at)
-    events = streamed(result.body or b"", with_usage=options.get("include_usage") is True)
     return await _sent(result, lease, course, client, events)
 
 
@@ -93,42 +114,49 @@ async def _awaited(work: asyncio.Task[Result], ask: Ask, lease: Lease, course: C
 
 async def _gathered(send: Send, gathering: Gathering, ask: Ask, lease: Lease, course: Course, now: float) -> Result:
     places = {id(made): place for place, made in enumerate(gathering.made)}
-    answered: list[int] = []
+    answered: set[int] = set()
 
     async def one(part: Ask, shared: Course) -> Result:
         place = places[id(part)]
         try:
-            result = await _fit(send, gathering, place, ask.wait_s, shared)
+            return await _fit(send, gathering, place, ask.wait_s, shared, answered)
         except AttemptError as error:
             if answered and error.verdict.effect == "failure" and asyncio.get_running_loop().time() >= shared.deadline:
                 # It has answered, only not as often as it was asked to.
                 raise AttemptError(OUT_OF_TIME, error.error, error.status, error.body) from error
             raise
-        answered.append(place)
-        return result
 
     return await in_parts(one, Parts(gathering.made, gathering.joined), lease, course, now, is_at_once=False)
 
 
-async def _fit(send: Send, gathering: Gathering, place: int, wait_s: float, shared: Course) -> Result:
-    """Ask for one answer, and once more where it has not the form that it must have."""
+async def _fit(
+    send: Send, gathering: Gathering, place: int, wait_s: float, shared: Course, answered: set[int]
+) -> Result:
+    """Ask for one answer, and once more where it has not the form that it must have and there is time.
+
+    `answered` are the places whose endpoint has answered, in whatever form.
+    """
     first = await send(replace(gathering.made[place], wait_s=wait_s), shared)
     if first.verdict is not SUCCESS or first.body is None:
         return first
+    answered.add(place)
+    is_optional = gathering.form is not None and gathering.form.is_optional
     try:
         found = await _read(gathering, place, first.body)
         if isinstance(found, bytes):
             return first._replace(body=found)
-        if found.is_cut:
-            if gathering.form is not None and gathering.form.is_optional:
+        is_late = asyncio.get_running_loop().time() >= shared.deadline
+        if found.is_cut or is_late:
+            if is_optional:
                 return first
-            raise _unfit(gathering, found, "once: it was cut off by the limit of tokens")
+            why = "it was cut off by the limit of tokens" if found.is_cut else "there was no time to ask again"
+            raise _unfit(gathering, found, f"once: {why}")
         second = await send(replace(gathering.again(place, found), wait_s=wait_s), shared)
         if second.verdict is not SUCCESS or second.body is None:
             return second
         found = await _read(gathering, place, second.body)
         if isinstance(found, Unfit):
-            if gathering.form is not None and gathering.form.is_optional:
+            if is_optional:
                 return second
             raise _unfit(gathering, found, "in two tries")
         return second._replace(body=added(found, first.body), tokens=first.tokens + second.tokens)
@@ -137,14 +165,30 @@ async def _fit(send: Send, gathering: Gathering, place: int, wait_s: float, shar
     except ApiError as error:
         return Result(CLIENT_ERROR, error.status, error.body())
     except BadAnswerError as error:
-        raise AttemptError(judge_fault("bad answer", is_committed=False), str(error)) from error
+        raise _bad(error) from error
+
+
+def _bad(error: Exception) -> AttemptError:
+    text = str(error) if isinstance(error, BadAnswerError) else type(error).__name__
+    return AttemptError(judge_fault("bad answer", is_committed=False), text)
+
+
+async def _checked(check: Callable[[], _T]) -> _T:
+    """Hold something to a client's schema beside the event loop."""
+    try:
+        async with asyncio.timeout(CHECKED_S):
+            return await asyncio.get_running_loop().run_in_executor(_checkers, check)
+    except TimeoutError as error:
+        raise AttemptError(OUT_OF_TIME, "schemas took too long to be checked") from error
 
 
 async def _read(gathering: Gathering, place: int, raw: bytes) -> bytes | Unfit:
-    if gathering.form is None:
-        return gathering.read(place, raw)
-    # How long it takes to hold an answer to a client's schema is in the client's hands.
-    return await asyncio.to_thread(gathering.read, place, raw)
+    try:
+        if gathering.form is None:
+            return gathering.read(place, raw)
+        return await _checked(lambda: gathering.read(place, raw))
+    except ODD_ANSWER as error:
+        raise _bad(error) from error
 
 
 def _unfit(gathering: Gathering, found: Unfit, when: str) -> AttemptError:

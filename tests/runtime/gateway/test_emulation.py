@@ -319,3 +319,15 @@ async def test_a_client_that_leaves_ends_all_requests_of_its_own(engines: Any) -
             await client.post(CHAT_PATH, json={**CHAT, "n": 3}, timeout=httpx.Timeout(30, read=0.5))
     await until(lambda: len(fake.seen) == 3 and all(seen.was_cut.is_set() for seen in fake.seen))
     await until(lambda: gateway.in_flight == 0)
+
+
+@pytest.mark.parametrize("message", ["str", {"role": "assistant", "tool_calls": 5}, {"tool_calls": ["x"]}])
+async def test_an_answer_that_cannot_be_put_together_is_left_to_another_endpoint(engines: Any, message: Any) -> None:
+    async def odd(exchange: Exchange) -> None:
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        await exchange.answer(200, {"id": "1", "object": "chat.completion", "choices": [choice]})
+
+    gateway, _ = await engines(("ollama", odd), ("openai", talks(says("good"))))
+    answer = await post(gateway, n=2, logprobs=True, stream=True)
+    assert answer.status_code == 200 and answer.headers["x-orchestrate-endpoint"] == "b", answer.text
+    assert gateway.counted("a")[1] == 1 and events(answer.text)

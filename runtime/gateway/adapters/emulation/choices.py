@@ -14,7 +14,7 @@ _TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
 
 
 def choice_of(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return an answer and its first choice; raises `BadAnswerError` where it has none."""
+    """Return an answer and its first choice; raises `BadAnswerError` where it has none that can be read."""
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -22,6 +22,8 @@ def choice_of(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     choices = document.get("choices") if isinstance(document, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadAnswerError("no choice")
+    if not isinstance(choices[0].get("message"), dict | None):
+        raise BadAnswerError("a message that is no object")
     return document, choices[0]
 
 
