@@ -139,7 +139,9 @@ def reading_of(body: Body, dimensions: int | None) -> VectorReading:
         message = f"'dimensions' is {asked}, and the vectors of '{body.model}' have {dimensions} numbers."
         raise ApiError(400, message, code="invalid_value", param="dimensions")
     is_base64 = body.document.get("encoding_format") == "base64"
-    return VectorReading(_count(body.document["input"]), dimensions or asked, is_base64, body.document)
+    given = body.document["input"]
+    # Where some of its texts are empty, which only Ollama's clients may send, each is one text nevertheless.
+    return VectorReading(_count(given) or len(given), dimensions or asked, is_base64, body.document)
 
 
 def listed(raw: bytes, place: int) -> list[bytes]:

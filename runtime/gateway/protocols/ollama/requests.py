@@ -92,18 +92,19 @@ def loading_vectors(served: str) -> Body:
 def embed(document: Mapping[str, Any], served: str) -> Body | None:
     """Return what `POST /api/embed` asks for; None where there is nothing to embed, only a model to load.
 
-    Raises `ApiError` with status 400.
+    An empty text is nothing, but one in a list has its vector (`EmbedHandler` in ollama `server/routes.go`), as far as
+    the endpoint makes one. Raises `ApiError` with status 400.
     """
     given = document.get("input")
     if not (given is None or isinstance(given, str | list)):
         raise invalid("input", "must be a text or a list of texts")
-    texts = [given] if isinstance(given, str) else given or []
-    if not texts or texts == [""]:
+    if not given:
         _check_embedding(document)
         return None
+    texts = [given] if isinstance(given, str) else given
     for index, each in enumerate(texts):
-        if not isinstance(each, str) or not each:
-            raise invalid(f"input[{index}]", "must be a text that is not empty")
+        if not isinstance(each, str):
+            raise invalid(f"input[{index}]", "must be a text")
     return _embedding(document, served, texts)
 
 

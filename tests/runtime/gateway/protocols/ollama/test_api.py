@@ -355,6 +355,8 @@ async def test_vectors_by_either_path(tmp_path: Path) -> None:
             assert found["total_duration"] > 0
             one = (await client.post("/api/embed", json={"model": "vectors", "input": "a"})).json()
             assert one["embeddings"] == found["embeddings"][:1]
+            blank = (await client.post("/api/embed", json={"model": "vectors", "input": ["", "a"]})).json()
+            assert len(blank["embeddings"]) == 2 and blank["embeddings"][1:] == one["embeddings"]
             older = await client.post("/api/embeddings", json={"model": "vectors", "prompt": "a"})
             assert older.json() == {"embedding": one["embeddings"][0]}
             seen = len(fake.seen)

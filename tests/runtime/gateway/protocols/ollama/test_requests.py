@@ -351,8 +351,14 @@ def test_texts_to_embed() -> None:
     assert body.document["input"] == ["a"]
 
 
+def test_empty_texts_of_a_list_are_texts() -> None:
+    for texts in ([""], ["a", ""]):
+        body = requests.embed({"model": "e", "input": texts}, "e")
+        assert body is not None and body.document["input"] == texts
+
+
 def test_nothing_to_embed_is_a_wish_for_the_model_to_be_loaded() -> None:
-    for nothing in ({}, {"input": None}, {"input": ""}, {"input": []}, {"input": [""]}):
+    for nothing in ({}, {"input": None}, {"input": ""}, {"input": []}):
         assert requests.embed({"model": "e", **nothing}, "e") is None
     for nothing in ({}, {"prompt": None}, {"prompt": ""}):
         assert requests.embeddings({"model": "e", **nothing}, "e") is None
@@ -362,7 +368,7 @@ def test_nothing_to_embed_is_a_wish_for_the_model_to_be_loaded() -> None:
     ("more", "param"),
     [
         *(({"input": 3}, "input"), ({"input": {}}, "input"), ({"input": ["a", 1]}, "input[1]")),
-        *(({"input": [[1, 2]]}, "input[0]"), ({"input": ["a", ""]}, "input[1]"), ({"truncate": 1}, "truncate")),
+        *(({"input": [[1, 2]]}, "input[0]"), ({"input": ["", None]}, "input[1]"), ({"truncate": 1}, "truncate")),
         *(({"dimensions": "x"}, "dimensions"), ({"dimensions": -1}, "dimensions"), ({"options": 1}, "options")),
         ({"keep_alive": "x"}, "keep_alive"),
     ],
