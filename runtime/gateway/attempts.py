@@ -44,6 +44,7 @@ class Attempts:
         """
         after_s = lease.hedge_after_s() if ask.reading is not None else None
         if after_s is None:
+            _note(ask)
             ended = await self._one(ask, lease, course, client)
             if isinstance(ended, Result):
                 return lease.target.name, ended
@@ -57,23 +58,26 @@ class Attempts:
         """Ask a second endpoint too when the first one takes longer than `after_s`; take the first good answer."""
         first = asyncio.create_task(self._one(ask, lease, course, client))
         running = {first: lease}
+        asks = {lease: ask}
         try:
             await asyncio.wait(running, timeout=after_s)
             second = None if first.done() else self._ladder.take_beside(walk, lease, course)
             if second is not None:
                 course.attempts += 1
-                running[asyncio.create_task(self._one(walk.ask_for(second.target), second, course, client))] = second
+                asks[second] = walk.ask_for(second.target)
+                running[asyncio.create_task(self._one(asks[second], second, course, client))] = second
             is_hedged = second is not None
             while running:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     asked, ended = running.pop(task), task.result()
+                    _note(asks[asked])
                     if isinstance(ended, Result):
                         for other, outrun in tuple(running.items()):
                             outrun.ends_as = OUTRUN
                             if outrun.is_doubted and not other.done():
                                 del running[other]
-                                self._wait_out(other, outrun, course)
+                                self._wait_out(other, outrun, asks[outrun], course)
                         if is_hedged:
                             self._metrics.hedge(ask.route.name, "lost" if asked is lease else "won")
                         return asked.target.name, ended
@@ -87,9 +91,10 @@ class Attempts:
             # Their places are free before anybody goes on.
             await asyncio.gather(*running, return_exceptions=True)
 
-    def _wait_out(self, task: asyncio.Task[Result | AttemptError], lease: Lease, course: Course) -> None:
-        """Let an attempt go on within its own limits, without its client."""
-        course.made.append(Made(lease.target.name, lease.began_at, None, self._now(), OUTRUN.label))
+    def _wait_out(self, task: asyncio.Task[Result | AttemptError], lease: Lease, ask: Ask, course: Course) -> None:
+        """Let an attempt go on within its own limits, without its client: to that it is over."""
+        times = (lease.began_at, None, self._now())
+        course.made.append(Made(lease.target.name, *times, OUTRUN.label, None, ask.emulated, ask.dropped))
         lease.wait_out()
         self._waited_out.add(task)
         task.add_done_callback(self._waited)
@@ -102,8 +107,6 @@ class Attempts:
     async def _one(self, ask: Ask, lease: Lease, course: Course, client: Client) -> Result | AttemptError:
         label, error_text, began_at = CLIENT_LEFT.label, None, self._now()
         course.first_at = None
-        if ask.notes is not None:
-            ask.notes.emulated, ask.notes.dropped = ask.emulated, ask.dropped
         try:
             if lease.target.name in ask.failing:
                 raise AttemptError(SIMULATED, "failed on request")
@@ -121,6 +124,13 @@ class Attempts:
             return result
         finally:
             lease.release()
-            times = (began_at, course.first_at, self._now())
-            course.made.append(Made(lease.target.name, *times, label, error_text, ask.emulated, ask.dropped))
+            if not lease.is_waited_out:
+                times = (began_at, course.first_at, self._now())
+                course.made.append(Made(lease.target.name, *times, label, error_text, ask.emulated, ask.dropped))
             self._metrics.attempt(lease.target.name, label)
+
+
+def _note(ask: Ask) -> None:
+    """Take note of what the client is told of an attempt beside its answer."""
+    if ask.notes is not None:
+        ask.notes.emulated, ask.notes.dropped = ask.emulated, ask.dropped

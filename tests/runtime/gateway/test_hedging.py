@@ -109,6 +109,27 @@ async def test_the_first_one_may_still_win(lab: Any) -> None:
     assert 'orchestrate_hedges_total{outcome="lost",role="embedding"} 1.0' in await metrics(gateway)
 
 
+async def test_what_is_told_beside_an_answer_is_of_the_endpoint_that_gave_it(lab: Any) -> None:
+    gate = asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        await gate.wait()
+        await embeds(4)(exchange)
+
+    gateway, (_, other, _) = await start(lab, late, stalls, 0.05)
+    gateway.document["roles"]["embedding"]["endpoints"]["a"]["drop_params"] = ["user"]
+    await gateway.reload()
+    async with gateway.client() as client:
+        asking = asyncio.create_task(client.post("/v1/embeddings", json={**EMBED, "user": "me"}))
+        await until(lambda: other.seen)
+        gate.set()
+        answer = await asking
+        assert (answer.headers["x-orchestrate-endpoint"], answer.headers["x-orchestrate-dropped"]) == ("a", "user")
+        receipt = (await client.get(f"/admin/receipts/{answer.headers['x-orchestrate-request-id']}")).json()
+    told = sorted((each["endpoint"], each["outcome"], *each["dropped"]) for each in receipt["attempts"])
+    assert told == [("a", "ok", "user"), ("b", "outrun")]
+
+
 async def test_a_second_endpoint_that_fails_does_not_take_the_first_ones_answer_away(lab: Any) -> None:
     gate = asyncio.Event()
 
@@ -171,14 +192,19 @@ async def test_an_endpoint_that_is_only_slower_than_others_stays_closed(lab: Any
 
     gateway, _ = await start(lab, late, embeds(4), 0.01)
     standing = gateway.standing("a")
-    for _ in range(8):
-        assert (await embed(gateway)).headers["x-orchestrate-endpoint"] == "b"
+    asked = [(await embed(gateway)).headers for _ in range(8)]
+    assert {headers["x-orchestrate-endpoint"] for headers in asked} == {"b"}
     assert (standing.waited_out, standing.in_flight) == (3, 3), "no more than would open it"
     assert gateway.gateway.services.pool.may_retry(gateway.gateway.services.live.table.routes["embedding"])  # type: ignore[union-attr]
     gate.set()
     await until(lambda: gateway.in_flight == 0)
     assert isinstance(standing.breaker, Closed)
     assert (standing.breaker.failures, standing.outrun, standing.stats.answers) == (0, 0, 3)
+    for headers in asked:
+        async with gateway.client() as client:
+            receipt = (await client.get(f"/admin/receipts/{headers['x-orchestrate-request-id']}")).json()
+        told = sorted((each["endpoint"], each["outcome"]) for each in receipt["attempts"])
+        assert told == [("a", "outrun"), ("b", "ok")], "each of them once"
 
 
 async def test_a_client_that_leaves_frees_both(lab: Any) -> None:
