@@ -40,6 +40,8 @@ from runtime.gateway.upstream import UpstreamError
 UNFIT_STATUS = 422
 """Of an answer that has not the wanted form after the second try. It is not one that SDKs ask again after: the same
 model would answer the same."""
+LARGEST_WRITTEN_HERE = 256 * 1024
+"""Bytes of a request whose copies are written on the event loop; longer ones would keep all others waiting."""
 CHECKED_S = 30.0
 """How long it may take until a schema or an answer is checked, which takes a second or two where nobody is in line."""
 
@@ -113,35 +115,33 @@ async def _awaited(work: asyncio.Task[Result], ask: Ask, lease: Lease, course: C
 
 
 async def _gathered(send: Send, gathering: Gathering, ask: Ask, lease: Lease, course: Course, now: float) -> Result:
-    places = {id(made): place for place, made in enumerate(gathering.made)}
+    places = {id(plain): place for place, plain in enumerate(gathering.plain)}
     answered: set[int] = set()
 
     async def one(part: Ask, shared: Course) -> Result:
         place = places[id(part)]
         try:
-            return await _fit(send, gathering, place, ask.wait_s, shared, answered)
+            return await _fit(send, gathering, place, ask, shared, answered)
         except AttemptError as error:
             if answered and error.verdict.effect == "failure" and asyncio.get_running_loop().time() >= shared.deadline:
                 # It has answered, only not as often as it was asked to.
                 raise AttemptError(OUT_OF_TIME, error.error, error.status, error.body) from error
             raise
 
-    return await in_parts(one, Parts(gathering.made, gathering.joined), lease, course, now, is_at_once=False)
+    return await in_parts(one, Parts(gathering.plain, gathering.joined), lease, course, now, is_at_once=False)
 
 
-async def _fit(
-    send: Send, gathering: Gathering, place: int, wait_s: float, shared: Course, answered: set[int]
-) -> Result:
+async def _fit(send: Send, gathering: Gathering, place: int, ask: Ask, shared: Course, answered: set[int]) -> Result:
     """Ask for one answer, and once more where it has not the form that it must have and there is time.
 
     `answered` are the places whose endpoint has answered, in whatever form.
     """
-    first = await send(replace(gathering.made[place], wait_s=wait_s), shared)
-    if first.verdict is not SUCCESS or first.body is None:
-        return first
-    answered.add(place)
     is_optional = gathering.form is not None and gathering.form.is_optional
     try:
+        first = await send(await _written(ask, lambda: gathering.written(place)), shared)
+        if first.verdict is not SUCCESS or first.body is None:
+            return first
+        answered.add(place)
         found = await _read(gathering, place, first.body)
         if isinstance(found, bytes):
             return first._replace(body=found)
@@ -151,7 +151,8 @@ async def _fit(
                 return first
             why = "it was cut off by the limit of tokens" if found.is_cut else "there was no time to ask again"
             raise _unfit(gathering, found, f"once: {why}")
-        second = await send(replace(gathering.again(place, found), wait_s=wait_s), shared)
+        unfit = found
+        second = await send(await _written(ask, lambda: gathering.again(place, unfit)), shared)
         if second.verdict is not SUCCESS or second.body is None:
             return second
         found = await _read(gathering, place, second.body)
@@ -166,6 +167,13 @@ async def _fit(
         return Result(CLIENT_ERROR, error.status, error.body())
     except BadAnswerError as error:
         raise _bad(error) from error
+
+
+async def _written(ask: Ask, write: Callable[[], Ask]) -> Ask:
+    """Return one of the requests in place of another, its bytes written."""
+    is_large = len(ask.body.raw) > LARGEST_WRITTEN_HERE
+    written = await asyncio.to_thread(write) if is_large else write()
+    return replace(written, wait_s=ask.wait_s)
 
 
 def _bad(error: Exception) -> AttemptError:

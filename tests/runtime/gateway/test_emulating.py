@@ -50,7 +50,7 @@ async def made_of(*ends: Result | Exception, late_after: int) -> tuple[Result | 
     lease = pool.lease(table.routes["chat"], ())
     assert isinstance(lease, Lease)
     one = Ask(table.routes["chat"], "/v1/chat/completions", parse_chat(json.dumps(CHAT).encode()), "req-1")
-    gathering = Gathering((one,), (one,), lambda ask: ask, form=value_of({"type": "object", "required": ["a"]}))
+    gathering = Gathering((one,), lambda ask: ask, form=value_of({"type": "object", "required": ["a"]}))
     asked = 0
 
     async def send(_: Ask, shared: Course) -> Result:

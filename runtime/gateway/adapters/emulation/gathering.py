@@ -19,17 +19,20 @@ class Gathering:
     """One request as those that the endpoint gets, each for one answer."""
 
     plain: tuple[Ask, ...]
-    """In OpenAI's words."""
-    made: tuple[Ask, ...]
-    """The same, as the endpoint's engine may have them."""
+    """In OpenAI's words. Their bodies have no bytes: those are written when one is sent, since there may be sixteen of
+    a long conversation, for each of several engines."""
     make: Callable[[Ask], Ask]
-    """How one becomes the other; raises `ApiError`."""
+    """Puts one in the words of the endpoint's engine; raises `ApiError`."""
     prompts: int = 1
     """To how many prompts they are."""
     form: Form | None = None
     """What each answer has to be."""
     is_one_call: bool = False
     """Whether calls behind the first one are cut off."""
+
+    def written(self, place: int) -> Ask:
+        """Return one of the requests as the endpoint gets it; raises `ApiError`."""
+        return self._written(self.plain[place])
 
     def read(self, place: int, raw: bytes) -> bytes | Unfit:
         """Return the answer to one of the requests as clients may have it, or what is wrong with it.
@@ -40,7 +43,7 @@ class Gathering:
         if self.is_one_call:
             choice = choices.with_first_call(choice)
         if self.form is not None:
-            found = shaped(self.form, choice, f"{self.made[place].request_id}/{place}")
+            found = shaped(self.form, choice, f"{self.plain[place].request_id}/{place}")
             if isinstance(found, Unfit):
                 return found
             choice = found
@@ -50,11 +53,20 @@ class Gathering:
         """Return the request that asks a model for what it did not give."""
         asked = self.plain[place]
         messages = asked_again(asked.body.document["messages"], unfit)
-        return self.make(rewritten(asked, {**asked.body.document, "messages": messages}))
+        return self._written(unwritten(asked, {**asked.body.document, "messages": messages}))
 
     def joined(self, answers: Sequence[bytes]) -> bytes:
         """Return the one answer; raises `BadAnswerError`."""
         return answers[0] if len(answers) == 1 else choices.joined(answers, self.prompts)
+
+    def _written(self, plain: Ask) -> Ask:
+        made = self.make(plain)
+        return made if made.body.raw else rewritten(made, made.body.document)
+
+
+def unwritten(ask: Ask, document: Mapping[str, Any]) -> Ask:
+    """Return a request with another document, its bytes left to be written."""
+    return replace(ask, body=replace(ask.body, raw=b"", document={**document, "model": ask.body.model}))
 
 
 def rewritten(ask: Ask, document: Mapping[str, Any]) -> Ask:

@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime.gateway.adapters.abilities import Abilities
 from runtime.gateway.adapters.emulation.forms import Form, call_of, maybe_call_of, spoken, told, value_of
-from runtime.gateway.adapters.emulation.gathering import Gathering, rewritten
+from runtime.gateway.adapters.emulation.gathering import Gathering, rewritten, unwritten
 from runtime.gateway.adapters.refusals import refused
 from runtime.gateway.attempt import Ask
 from runtime.gateway.bodies import Body, is_tokens
@@ -275,8 +275,9 @@ class _Plan:
         plain = tuple(
             self._part(prompt, place) for place, prompt in enumerate(each for each in prompts for _ in range(count))
         )
-        made = tuple(self._make(part) for part in plain)
-        gathering = Gathering(plain, made, self._make, len(prompts), self._form, self._is_one_call)
+        # What the engine's own words refuse in one of them they refuse in all.
+        self._make(replace(plain[0], body=replace(plain[0].body, raw=self._ask.body.raw)))
+        gathering = Gathering(plain, self._make, len(prompts), self._form, self._is_one_call)
         return replace(self._ask, gathering=gathering, emulated=tuple(sorted(self._names)))
 
     def _part(self, prompt: Any, place: int) -> Ask:
@@ -296,7 +297,7 @@ class _Plan:
         if type(kept.get("seed")) is int and place:
             kept["seed"] = kept["seed"] + place if kept["seed"] < 0 else (kept["seed"] + place) % 2**63
         body = replace(self._ask.body, is_stream=False, is_collected=is_collected)
-        return rewritten(replace(self._ask, body=body), kept)
+        return unwritten(replace(self._ask, body=body), kept)
 
 
 def _functions(tools: Sequence[Any], refused_as: Callable[[str, str, str], ApiError]) -> list[Mapping[str, Any]]:

@@ -46,6 +46,12 @@ def ask(path: str = CHAT, **fields: Any) -> Ask:
     return Ask(Route("chat", (), (), 3, 600.0), path, body, "req-1")
 
 
+def made(found: Ask) -> list[Ask]:
+    """Return the requests that the endpoint gets in place of one."""
+    assert found.gathering is not None
+    return [found.gathering.written(place) for place in range(len(found.gathering.plain))]
+
+
 def sent(engine: str, path: str = CHAT, seen: str = "", **fields: Any) -> Ask:
     facts = Facts(source=seen, observed_at=0.0) if seen else UNKNOWN  # type: ignore[arg-type]
     return adapt(ask(path, **fields), target(engine), facts)
@@ -93,9 +99,9 @@ def test_several_answers_are_several_requests_where_the_engine_gives_one(engine:
         return
     assert found.emulated == ("n",)
     assert found.gathering is not None
-    documents = [part.body.document for part in found.gathering.made]
+    documents = [part.body.document for part in made(found)]
     assert [document["seed"] for document in documents] == [7, 8, 9]
-    for part, document in zip(found.gathering.made, documents, strict=True):
+    for part, document in zip(made(found), documents, strict=True):
         assert "n" not in document
         assert (document["model"], document["temperature"], document["stream"]) == ("theirs", 1, True)
         assert part.body.is_collected and not part.body.is_stream
@@ -110,7 +116,7 @@ def test_one_answer_is_no_matter(engine: str) -> None:
 
 def test_as_many_answers_as_one_prompt_may_have_and_no_more() -> None:
     found = sent("ollama", n=MOST_ANSWERS)
-    assert found.gathering is not None and len(found.gathering.made) == MOST_ANSWERS
+    assert found.gathering is not None and len(made(found)) == MOST_ANSWERS
     with pytest.raises(ApiError) as error:
         sent("ollama", n=MOST_ANSWERS + 1)
     assert (error.value.status, error.value.param) == (400, "n")
@@ -120,7 +126,7 @@ def test_as_many_answers_as_one_prompt_may_have_and_no_more() -> None:
 def test_several_prompts_are_several_requests(engine: str) -> None:
     found = sent(engine, TEXT, prompt=["a", "b"], n=2)
     assert found.gathering is not None and found.gathering.prompts == 2
-    assert [part.body.document["prompt"] for part in found.gathering.made] == ["a", "a", "b", "b"]
+    assert [part.body.document["prompt"] for part in made(found)] == ["a", "a", "b", "b"]
     assert set(found.emulated) == {"prompt", "n"}
     one = sent(engine, TEXT, prompt=["a"])
     assert one.gathering is None and one.body.document["prompt"] in ("a", ["a"])
@@ -147,7 +153,7 @@ def test_a_call_of_one_function_is_demanded_in_each_engines_way() -> None:
     for engine in ("ollama", "mlx-lm-server"):
         found = sent(engine, tools=tools, tool_choice="required", parallel_tool_calls=False)
         assert found.emulated == ("tool_choice",) and found.gathering is not None
-        document = found.gathering.made[0].body.document
+        document = found.gathering.written(0).body.document
         assert not {"tools", "tool_choice", "parallel_tool_calls"} & document.keys()
         assert document["messages"][0]["role"] == "system" and '"weather"' in document["messages"][0]["content"]
         assert ("response_format" in document) == (engine == "ollama")
@@ -256,7 +262,7 @@ CALLED = [
 def test_a_model_whose_template_knows_no_tools_is_told_of_them_in_words() -> None:
     found = adapt(ask(tools=[WEATHER, CLOCK], messages=CALLED, stream=True), target("openai"), NO_TOOLS)
     assert found.emulated == ("tools",) and found.gathering is not None
-    document = found.gathering.made[0].body.document
+    document = found.gathering.written(0).body.document
     assert not {"tools", "tool_choice", "response_format"} & document.keys()
     system, _, assistant, result = document["messages"]
     assert "You may call" in system["content"] and '"weather"' in system["content"]
@@ -264,7 +270,7 @@ def test_a_model_whose_template_knows_no_tools_is_told_of_them_in_words() -> Non
     assert (result["role"], result["content"]) == ("user", "The function clock has answered: noon")
     forced = adapt(ask(tools=[CLOCK], tool_choice="required"), target("openai"), NO_TOOLS)
     assert forced.emulated == ("tool_choice",) and forced.gathering is not None
-    assert forced.gathering.made[0].body.document["response_format"]["type"] == "json_schema"
+    assert forced.gathering.written(0).body.document["response_format"]["type"] == "json_schema"
     with pytest.raises(ApiError) as error:
         adapt(ask(tools=[CLOCK], response_format=JSON_SCHEMA), target("openai"), NO_TOOLS)
     assert error.value.param == "tools"
@@ -277,7 +283,7 @@ def test_a_form_is_asked_for_in_words_and_in_the_system_message_that_is_there() 
     messages = [{"role": "system", "content": "Be brief."}, *HI]
     found = sent("mlx-lm-server", messages=messages, response_format=JSON_SCHEMA, n=2)
     assert found.gathering is not None and found.emulated == ("n", "response_format")
-    for part in found.gathering.made:
+    for part in made(found):
         first, *rest = part.body.document["messages"]
         assert (
             first["content"].startswith("Be brief.\n\n")
@@ -297,11 +303,11 @@ def test_the_form_of_a_text_completion() -> None:
 def test_log_probabilities_of_streams_with_tools_come_when_the_answer_is_there() -> None:
     found = sent("llama-server", tools=[CLOCK], logprobs=True, stream=True)
     assert found.emulated == ("logprobs",) and found.gathering is not None
-    (part,) = found.gathering.made
+    (part,) = made(found)
     assert "stream" not in part.body.document and not part.body.is_collected
     assert sent("llama-server", tools=[CLOCK], logprobs=True).gathering is None
     several = sent("worker", TEXT, prompt=["a", "b"], logprobs=0)
-    assert several.gathering is not None and not several.gathering.made[0].body.is_collected
+    assert several.gathering is not None and not several.gathering.written(0).body.is_collected
 
 
 def test_dropped_parameters_are_left_out_before_anything_is_emulated() -> None:
@@ -309,11 +315,21 @@ def test_dropped_parameters_are_left_out_before_anything_is_emulated() -> None:
     assert (found.dropped, found.emulated, found.gathering) == (("n",), (), None)
     both = adapt(ask(n=2, seed=1), target("ollama", drop_params=("seed",), is_strict=True))
     assert (both.dropped, both.emulated) == (("seed",), ("n",))
-    assert both.gathering is not None and "seed" not in both.gathering.made[1].body.document
+    assert both.gathering is not None and "seed" not in both.gathering.written(1).body.document
 
 
 def test_a_plan_makes_the_same_of_the_same() -> None:
     able = abilities_of("ollama")
     one, other = (planned(ask(n=2), able, make=lambda part: part) for _ in range(2))
     assert one.gathering is not None and other.gathering is not None
-    assert [part.body.raw for part in one.gathering.made] == [part.body.raw for part in other.gathering.made]
+    assert [part.body.raw for part in made(one)] == [part.body.raw for part in made(other)]
+
+
+@pytest.mark.parametrize("engine", sorted(FANNED))
+def test_copies_of_a_long_request_have_no_bytes_before_they_are_sent(engine: str) -> None:
+    found = sent(engine, n=MOST_ANSWERS, messages=[{"role": "user", "content": "x" * 1_000_000}])
+    assert found.gathering is not None
+    assert [part.body.raw for part in found.gathering.plain] == [b""] * MOST_ANSWERS
+    contents = {id(part.body.document["messages"][0]["content"]) for part in found.gathering.plain}
+    assert len(contents) == 1, "the conversation is not copied either"
+    assert len(found.gathering.written(3).body.raw) > 1_000_000
