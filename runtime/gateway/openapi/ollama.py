@@ -7,14 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema
 
 from runtime.gateway.openapi.shapes import Described, ModelName, Text, Token
+from runtime.gateway.protocols.ollama.fields import LARGEST_WHOLE, LONGEST_DURATION
 
 _BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 _STARTS = r"(?:iVBORw0KGgo[A-Za-z0-9+/]|/9j/|R0lGOD[A-Za-z0-9+/]{2}|UklGR[A-Za-z0-9+/]{3})"
 Picture = Annotated[str, Field(pattern=rf"^(?:data:image/[a-z0-9.+-]+;base64,)?{_STARTS}{_BASE64}$")]
 """PNG, JPEG, GIF or WebP in base64. Addresses are refused: nothing is fetched for a client."""
 Duration = Annotated[
-    str, Field(pattern=r"^[+-]?(?:0|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+$", examples=["5m"])
+    str,
+    Field(
+        pattern=r"^[+-]?(?:0|(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)$",
+        max_length=LONGEST_DURATION,
+        examples=["5m"],
+    ),
 ]
+Whole = Annotated[int, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
 Empty = Annotated[Any, WithJsonSchema({"type": ["array", "null"], "maxItems": 0})]
 """What may be there if it says nothing."""
 Think = bool | Literal["low", "medium", "high", "max"]
@@ -32,10 +39,10 @@ class Options(Described):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     min_p: float | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
     repeat_penalty: float | None = None
-    seed: int | None = None
-    num_predict: int | None = None
+    seed: Whole | None = None
+    num_predict: Whole | None = None
     stop: str | list[str] | None = None
     typical_p: _only(1) = None  # type: ignore[valid-type]
     tfs_z: _only(1) = None  # type: ignore[valid-type]
@@ -128,9 +135,9 @@ class OllamaGenerateRequest(Speaking):
 class OllamaEmbedRequest(Residing):
     """A request for the vectors of texts."""
 
-    input: str | list[Text] | Annotated[list[Literal[""]], Field(max_length=1)] | None = None
+    input: str | list[str] | None = None
     """A text or several; without any the model is only loaded."""
-    dimensions: Annotated[int, Field(ge=0)] | None = None
+    dimensions: Annotated[int, Field(ge=0, le=LARGEST_WHOLE)] | None = None
     truncate: bool | None = None
 
 

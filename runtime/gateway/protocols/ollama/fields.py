@@ -18,13 +18,13 @@ from runtime.gateway.errors import ApiError
 
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
 """A zero needs no unit where it stands alone (Go's `time.ParseDuration`)."""
-_LONGEST_DURATION = 64
+LONGEST_DURATION = 64
 """Characters; Go's own longest, with all its units, has half of them."""
 _PARTS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _IMAGES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
 """The kind of a picture by the first letters of its base64."""
-_LARGEST_WHOLE = (1 << 63) - 1
+LARGEST_WHOLE = (1 << 63) - 1
 """Of Go's `int` on machines of 64 bits."""
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,")
 
@@ -68,7 +68,7 @@ def whole(document: Mapping[str, Any], key: str, where: str = "") -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value:
         raise invalid(where + key, "must be a whole number")
-    if abs(value) > _LARGEST_WHOLE:
+    if abs(value) > LARGEST_WHOLE:
         raise invalid(where + key, "must be a number of 64 bits")
     return int(value)
 
@@ -110,7 +110,7 @@ def keep_alive_s(document: Mapping[str, Any]) -> float | None:
     value = document.get("keep_alive")
     if value is None:
         return None
-    if isinstance(value, str) and len(value) <= _LONGEST_DURATION and _DURATION.fullmatch(value):
+    if isinstance(value, str) and len(value) <= LONGEST_DURATION and _DURATION.fullmatch(value):
         seconds = sum(float(size) * _SECONDS[unit] for size, unit in _PARTS.findall(value))
         return -seconds if value.startswith("-") else seconds
     if isinstance(value, bool) or not isinstance(value, int | float):
