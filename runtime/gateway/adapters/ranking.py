@@ -16,6 +16,8 @@ from runtime.gateway.attempt import NO_HEADERS, BadAnswerError
 from runtime.gateway.bodies import Body, body_of, invalid, read_document
 
 PATH = "/v1/rerank"
+MOST_DOCUMENTS = 10_000
+"""In a request. An endpoint may get each of them in a request of its own."""
 
 _OURS = frozenset({"documents", "return_documents"})
 """What endpoints are not asked for as the client wrote it."""
@@ -104,6 +106,8 @@ def parse_rerank(raw: bytes) -> tuple[Body, RankReading]:
     given = document.get("documents")
     if not isinstance(given, list) or not given:
         raise invalid("documents", "must be a list with at least one document")
+    if len(given) > MOST_DOCUMENTS:
+        raise invalid("documents", f"has {len(given)} documents; a request may have {MOST_DOCUMENTS}")
     texts = [_text(each, f"documents[{index}]") for index, each in enumerate(given)]
     top_n, wants = document.get("top_n"), document.get("return_documents")
     if top_n is not None and (type(top_n) is not int or top_n < 1):

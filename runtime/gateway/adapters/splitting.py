@@ -25,7 +25,11 @@ def split(ask: Ask, most: int, largest: int) -> list[Ask]:
     texts = ask.body.document.get(key)
     if not isinstance(texts, list) or _is_one(texts) or (len(texts) <= most and len(ask.body.raw) <= largest):
         return [ask]
-    chunks = list(_chunks(texts, most, largest - _size(ask.body.document.get("query"))))
+    if len(ask.body.raw) <= largest:
+        # What is small as a whole is so in each of its parts: nothing need be measured.
+        chunks = [texts[start : start + most] for start in range(0, len(texts), most)]
+    else:
+        chunks = list(_chunks(texts, most, largest - _size(ask.body.document.get("query"))))
     return [_part(ask, key, chunk) for chunk in chunks] if len(chunks) > 1 else [ask]
 
 

@@ -20,6 +20,8 @@ from runtime.gateway.errors import ApiError
 from runtime.gateway.usage import prompt_tokens
 
 PATH = "/v1/embeddings"
+MOST_TEXTS = 2048
+"""In a request: as many as OpenAI's takes. An endpoint may get each of them in a request of its own."""
 
 _VECTOR = re.compile(rb'"embedding"\s*:\s*')
 _INDEX = re.compile(rb'"index"\s*:\s*(\d+)')
@@ -132,7 +134,7 @@ class VectorReading:
 def reading_of(body: Body, dimensions: int | None) -> VectorReading:
     """Return what the answer to a request must be; `dimensions` is what the stack's files pin.
 
-    Raises `ApiError` with status 400 where the request asks for another length.
+    Raises `ApiError` with status 400 where the request asks for another length, or is of too many texts.
     """
     asked = body.document.get("dimensions")
     if dimensions is not None and asked is not None and asked != dimensions:
@@ -141,7 +143,10 @@ def reading_of(body: Body, dimensions: int | None) -> VectorReading:
     is_base64 = body.document.get("encoding_format") == "base64"
     given = body.document["input"]
     # Where some of its texts are empty, which only Ollama's clients may send, each is one text nevertheless.
-    return VectorReading(_count(given) or len(given), dimensions or asked, is_base64, body.document)
+    count = _count(given) or len(given)
+    if count > MOST_TEXTS:
+        raise invalid("input", f"has {count} texts; a request may have {MOST_TEXTS}")
+    return VectorReading(count, dimensions or asked, is_base64, body.document)
 
 
 def listed(raw: bytes, place: int) -> list[bytes]:

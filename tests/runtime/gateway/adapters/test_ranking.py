@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.gateway.adapters.ranking import RankReading, parse_rerank
+from runtime.gateway.adapters.ranking import MOST_DOCUMENTS, RankReading, parse_rerank
 from runtime.gateway.attempt import BadAnswerError
 from runtime.gateway.errors import ApiError
 
@@ -133,3 +133,10 @@ def test_a_skipped_task_gives_the_documents_in_their_order_and_says_so() -> None
             {"index": 1, "relevance_score": 0.0, "ranked": False, "document": {"text": "one"}},
         ],
     }
+
+
+def test_a_request_has_no_more_documents_than_may_be_asked_for_one_by_one() -> None:
+    assert len(parse_rerank(body(documents=["a"] * MOST_DOCUMENTS))[1].documents) == MOST_DOCUMENTS
+    with pytest.raises(ApiError) as error:
+        parse_rerank(body(documents=["a"] * (MOST_DOCUMENTS + 1)))
+    assert (error.value.status, error.value.param) == (400, "documents")

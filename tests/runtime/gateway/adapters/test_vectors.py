@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.gateway.adapters.vectors import VectorReading, parse_embeddings, reading_of
+from runtime.gateway.adapters.vectors import MOST_TEXTS, VectorReading, parse_embeddings, reading_of
 from runtime.gateway.attempt import BadAnswerError, WrongDimensionError
 from runtime.gateway.errors import ApiError
 
@@ -170,3 +170,12 @@ def test_numbers_come_in_the_form_that_is_asked_for_whichever_the_endpoint_gives
 def test_what_is_no_base64_is_no_vector(vector: str) -> None:
     with pytest.raises(BadAnswerError):
         reading().read(answer(vector))
+
+
+def test_a_request_has_as_many_texts_as_openai_takes_and_no_more() -> None:
+    most = parse_embeddings(body(input=["a"] * MOST_TEXTS))
+    assert reading_of(most, None).count == MOST_TEXTS
+    with pytest.raises(ApiError) as error:
+        reading_of(parse_embeddings(body(input=[[1, 2]] * (MOST_TEXTS + 1))), None)
+    assert (error.value.status, error.value.param) == (400, "input")
+    assert reading_of(parse_embeddings(body(input=[1] * (MOST_TEXTS + 1))), None).count == 1

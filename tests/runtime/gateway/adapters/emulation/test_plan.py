@@ -210,7 +210,14 @@ def test_what_ollama_would_pass_over_is_refused_or_left_out_by_the_files(fields:
 
 
 def test_values_that_change_nothing_are_left_out() -> None:
-    asked = {"logit_bias": {}, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "best_of": 1, "modalities": ["text"]}
+    asked: dict[str, Any] = {
+        "logit_bias": {},
+        "top_k": 0,
+        "min_p": 0,
+        "repetition_penalty": 1,
+        "best_of": 1,
+        "modalities": ["text"],
+    }
     assert set(sent("ollama", **asked).body.document) == {"model", "messages"}
 
 
