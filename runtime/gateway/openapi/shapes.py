@@ -41,10 +41,8 @@ def _any_case(name: str) -> str:
     return "".join(f"[{each}{each.upper()}{more.get(each, '')}]" if each.isalpha() else each for each in name)
 
 
-_MISSPELT: dict[str, Any] = {
-    "pattern": f"^({'|'.join(map(_any_case, sorted(KNOWN)))})$",
-    "not": {"enum": sorted(KNOWN)},
-}
+_MISSPELT: dict[str, Any] = {"pattern": f"^(?=.*[A-Z\u017f\u212a])({'|'.join(map(_any_case, sorted(KNOWN)))})$"}
+"""Known names in other letters, of which one at least is none of their own."""
 _REFUSED: dict[str, Any] = {"anyOf": [{"enum": sorted(FORBIDDEN)}, _MISSPELT]}
 
 
