@@ -31,6 +31,9 @@ MOST_ERRORS = 5
 LONGEST_ERROR = 200
 MOST_STEPS = 100_000
 """That it may take to hold a value to a schema: a second or two. 1,000 objects of ten properties take about 30,000."""
+_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_REFERENCE_STEPS = 8
+"""Of looking a reference up, which takes longer than most keywords do."""
 MOST_PATTERNS = 200
 """Different ones in a schema."""
 LARGEST_PATTERNS = 20_000
@@ -170,9 +173,10 @@ class _Check:
 
     def _counted(self, key: str, keyword: Callable[..., Any]) -> Callable[..., Iterator[ValidationError]]:
         is_compared = key in ("enum", "const")
+        own = _REFERENCE_STEPS if key in _REFERENCES else 1
 
         def counted(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-            steps = 1 + (self._size(wanted) if is_compared else _length(wanted))
+            steps = own + (self._size(wanted) if is_compared else _length(wanted))
             self._step(steps + (len(instance) >> 6 if isinstance(instance, str) else _length(instance)))
             for error in keyword(validator, wanted, instance, schema) or ():
                 if not isinstance(error.validator, str):
