@@ -95,6 +95,7 @@ MUST_BE_PURE = (
     "runtime/gateway/observe/receipts.py",
     "runtime/gateway/observe/past.py", "schemas/history.py",
     "runtime/gateway/facts/known.py", "runtime/gateway/facts/answers.py", "runtime/gateway/facts/inquiry.py",
+    "runtime/gateway/facts/programs.py",
     "runtime/gateway/facts/names.py", "runtime/gateway/facts/cards.py", "runtime/gateway/facts/lengths.py",
     "runtime/gateway/facts/engines/infinity.py", "runtime/gateway/facts/engines/llama_cpp.py",
     "runtime/gateway/facts/engines/lm_studio.py", "runtime/gateway/facts/engines/mlx_lm_server.py",

@@ -15,20 +15,12 @@ from typing import Any
 
 from runtime.gateway.attempt import NO_HEADERS, Ask, AttemptError, BadAnswerError, Result, Steps
 from runtime.gateway.bodies import Body
+from runtime.gateway.facts.programs import program_of
 from runtime.gateway.routing.outcome import COUNTED
 
 TOKENIZE = "/tokenize"
 TEMPLATE = "/apply-template"
 
-_PROGRAMS: Mapping[str, str] = {
-    "mlx": "worker",
-    "worker": "worker",
-    "llama-server": "llama.cpp",
-    "vllm": "vllm",
-    "ollama": "ollama",
-    "mlx-lm-server": "mlx_lm.server",
-}
-"""By the engine that the files name; `openai` and `command` can be any program, which may be recognised."""
 _VLLM_KEYS = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
 _ANSWER_ONLY = frozenset(
     {"stream", "stream_options", "continue_final_message", "add_generation_prompt", "reasoning_effort"}
@@ -43,7 +35,7 @@ def count_steps(ask: Ask, engine: str, seen: str, estimate: Callable[[], int]) -
     `engine` is what the files say that serves there, `seen` the program that was recognised. The body of the result is
     `{"count": ...}`, with `"estimated": true` where nobody could be asked. Raises `AttemptError`.
     """
-    match _PROGRAMS.get(engine, seen):
+    match program_of(engine, seen):
         case "worker" | "vllm" as program:
             shown = ask.body.document
             if program == "vllm":

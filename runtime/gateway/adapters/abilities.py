@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from runtime.gateway.facts.programs import program_of
+
 NOTHING: Mapping[str, tuple[object, ...]] = {}
 
 
@@ -139,17 +141,8 @@ _TABLE: Mapping[str, Abilities] = {
         one_call="cut",
     ),
 }
-_PROGRAMS: Mapping[str, str] = {
-    "mlx": "worker",
-    "worker": "worker",
-    "llama-server": "llama.cpp",
-    "vllm": "vllm",
-    "ollama": "ollama",
-    "mlx-lm-server": "mlx_lm.server",
-}
-"""By the engine that the files name; `openai` and `command` can be any."""
 
 
 def abilities_of(engine: str, seen: str = "") -> Abilities:
     """Return what an endpoint can do; `seen` is the program that was recognised there, where the files name none."""
-    return _TABLE.get(_PROGRAMS.get(engine, seen), OWN)
+    return _TABLE.get(program_of(engine, seen), OWN)
