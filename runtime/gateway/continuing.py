@@ -70,6 +70,7 @@ class Continuing:
         "_is_chat",
         "_is_exact",
         "_is_finished",
+        "_is_lost",
         "_is_odd",
         "_is_spliced",
         "_may_think",
@@ -89,7 +90,7 @@ class Continuing:
         self._head: dict[str, Any] = {}
         self._pending = ""
         """The white space that the client has and the endpoint was not shown, as far as it did not give it as well."""
-        self._is_spliced = self._is_finished = self._is_odd = self._has_thought = False
+        self._is_spliced = self._is_finished = self._is_odd = self._is_lost = self._has_thought = False
         self._may_think = True
         """Whether the endpoint that goes on may think first: nothing of the answer itself has come."""
         self._before = 0
@@ -139,7 +140,7 @@ class Continuing:
 
     def give_up(self) -> None:
         """Take note that the client may not have got what was read: nobody can go on."""
-        self._is_odd = True
+        self._is_odd = self._is_lost = True
 
     def broke_off(self) -> Ask:
         """Take note that the endpoint broke off; return the request for the rest, in OpenAI's words.
@@ -168,6 +169,8 @@ class Continuing:
 
     def ending(self) -> bytes | None:
         """Return what is missing of an answer that is complete, before its usage and `[DONE]`; None where it is not."""
+        if self._is_lost:
+            return None
         if self._is_finished:
             return b""
         asked = self._ask.body.document

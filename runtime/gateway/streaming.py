@@ -38,6 +38,7 @@ class Stream:
         "_lease",
         "_metrics",
         "_now",
+        "_send",
         "_target",
         "_told",
         "_usage",
@@ -66,7 +67,9 @@ class Stream:
         self._continuing = course.continuing
         # Whole events as the endpoint sent them, to events as the client gets them.
         self._told = usage.feed if mend is None else lambda events: usage.feed(mend(events))
+        self._send = client.send
         if self._continuing is not None:
+            self._send = self._send_heard
             told, feed = self._told, self._continuing.feed
             self._told = lambda events: feed(told(events))
 
@@ -140,9 +143,9 @@ class Stream:
         await self._client.send(error_event(message, "upstream_error"))
         return Result(stopped, error=text)
 
-    async def _send(self, events: bytes) -> None:
+    async def _send_heard(self, events: bytes) -> None:
         try:
-            await self._client.send(self._told(events))
+            await self._client.send(events)
         except UpstreamError:
             # The client's protocol has no words for it, and what it has got of it is not known.
             if self._continuing is not None:
@@ -157,7 +160,7 @@ class Stream:
             if events:
                 before, failed = sse.cut_error(events)
                 tail.feed(before)
-                await self._send(before)
+                await self._send(self._told(before))
                 if failed is not None:
                     raise sse.StreamFailedError(failed.message)
             if events.find(sse.DONE_MARK) >= 0 and tail.is_done():
@@ -186,7 +189,7 @@ class Stream:
         if rest.strip() and sse.read_event(rest) in {"content", "nothing"}:
             # Only the blank line is missing behind the last event.
             tail.feed(rest + b"\n\n")
-            await self._send(rest + b"\n\n")
+            await self._send(self._told(rest + b"\n\n"))
         if not tail.is_finished():
             raise UpstreamError("ended early", "no finish reason")
         if not tail.is_done():

@@ -200,6 +200,15 @@ def test_what_is_more_than_text_is_not_gone_on_with(odd: bytes) -> None:
     assert not continuing.is_possible
 
 
+def test_an_answer_of_which_something_was_lost_is_not_called_whole() -> None:
+    continuing = Continuing(chat())
+    continuing.feed(chunk("a", is_chat=True, delta={"content": "x"}, finish="stop"))
+    assert continuing.ending() == b""
+    continuing.give_up()
+    assert continuing.ending() is None
+    assert not continuing.is_possible
+
+
 def test_who_thinks_anew_does_not_go_on() -> None:
     continuing = Continuing(chat())
     continuing.feed(chunk("a", is_chat=True, delta={"content": "x"}))
