@@ -260,7 +260,8 @@ class Role(Frozen):
     """Seconds to the first content of an answer, for all its endpoints."""
     midstream: Annotated[Literal["error", "restart", "continue"], HOT] = "error"
     """When an endpoint breaks off in the middle of a stream: `error` ends it with an error, with `restart` another
-    endpoint gives the whole answer anew behind an event that says so."""
+    endpoint gives the whole answer anew behind an event that says so, with `continue` it goes on where the first one
+    ended, unseen."""
     dimensions: Annotated[int | None, Field(ge=1), HOT] = None
     """The length of its vectors: models whose files say another are refused, and so are answers of another length."""
 

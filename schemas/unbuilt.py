@@ -31,11 +31,6 @@ UNBUILT = (
         refuses=("ollama",),
     ),
     Unbuilt(
-        "roles.*.midstream",
-        "no engine continues an answer from where another one broke off; `restart` gives it anew",
-        refuses=("continue",),
-    ),
-    Unbuilt(
         "history.bodies",
         "the request history keeps none; stored bodies arrive with the page that says so",
         (False,),

@@ -111,7 +111,7 @@ MUST_BE_PURE = (
     "runtime/gateway/protocols/ollama/fields.py", "runtime/gateway/protocols/ollama/listing.py",
     "runtime/gateway/protocols/ollama/messages.py", "runtime/gateway/protocols/ollama/options.py",
     "runtime/gateway/protocols/ollama/requests.py",
-    "runtime/gateway/usage.py", "runtime/gateway/mending.py",
+    "runtime/gateway/usage.py", "runtime/gateway/mending.py", "runtime/gateway/continuing.py",
     "runtime/gateway/protocols/responses/answer.py", "runtime/gateway/protocols/responses/document.py",
     "runtime/gateway/protocols/responses/items.py", "runtime/gateway/protocols/responses/request.py",
     "runtime/gateway/openapi/document.py", "runtime/gateway/openapi/shapes.py",

@@ -15,6 +15,7 @@ from runtime.gateway.usage import wants_usage
 
 if TYPE_CHECKING:
     from runtime.gateway.adapters.emulation.gathering import Gathering
+    from runtime.gateway.continuing import Continuing
 
 HOLD_S = 10.0
 """How long a stream's headers are held back for the sake of failover."""
@@ -94,6 +95,8 @@ class Ask:
     """The requests that the endpoint gets in place of this one, where this is more than it takes at once."""
     may_restart: bool = True
     """Whether its client can be told that an answer begins anew: only OpenAI's streams have an event for it."""
+    is_rest: bool = False
+    """Whether it asks for the rest of an answer whose beginning its client has got from another endpoint."""
     steps: Callable[[Target], Steps] | None = None
     """Makes the requests that an endpoint gets one after the other in place of this one."""
     gathering: Gathering | None = None
@@ -113,6 +116,11 @@ class Ask:
     def wants_usage(self) -> bool:
         """Whether the client wants the usage of a stream."""
         return self.is_usage_kept or wants_usage(self.body.document)
+
+
+def is_emulated(ask: Ask) -> bool:
+    """Tell whether the gateway makes the answer another one than the endpoint gives."""
+    return bool(ask.emulated) or ask.gathering is not None or ask.is_one_call
 
 
 class Notes:
@@ -157,12 +165,14 @@ class Course:
 
     __slots__ = (
         "attempts",
+        "continuing",
         "deadline",
         "fallback",
         "first_at",
         "is_broken_off",
         "made",
         "may_restart",
+        "rest",
         "skipped",
         "started_at",
         "status",
@@ -171,7 +181,9 @@ class Course:
         "wake_at",
     )
 
-    def __init__(self, now: float, total_s: float, *, may_restart: bool = False) -> None:
+    def __init__(
+        self, now: float, total_s: float, *, may_restart: bool = False, continuing: Continuing | None = None
+    ) -> None:
         self.attempts = 0
         self.made: list[Made] = []
         self.skipped: Sequence[Skipped] = ()
@@ -188,6 +200,10 @@ class Course:
         """When a waiting client gets its next comment."""
         self.may_restart = may_restart
         """Whether another endpoint gives the answer anew when one breaks off in the middle."""
+        self.continuing = continuing
+        """What the client has got so far, where another endpoint goes on instead if that is possible."""
+        self.rest: Ask | None = None
+        """The request for what is missing, where the answer is gone on with; None where it is given from its start."""
         self.status = 0
         """The HTTP status of the answer; 0 while there is none."""
         self.tokens = 0
@@ -195,9 +211,12 @@ class Course:
         self.is_broken_off = False
         """Whether the client has got the beginning of an answer that will not go on."""
 
-    def broke_off(self, now: float) -> None:
-        """Begin anew: there is as much time for the next first content as there was for the first one."""
+    def broke_off(self, now: float, rest: Ask | None = None) -> None:
+        """Begin anew, or go on: there is as much time for the next first content as there was for the first one."""
         self.is_broken_off = True
+        self.rest = rest
+        if rest is None:
+            self.continuing = None
         self.deadline = now + self.total_s
         self.wake_at = now + COMMENT_S
 

@@ -11,10 +11,12 @@ from runtime.gateway.exchange import Exchanges
 from runtime.gateway.ladder import Ladder
 from runtime.gateway.observe.metrics import Metrics
 from runtime.gateway.routing.lease import Lease
-from runtime.gateway.routing.outcome import CLIENT_LEFT, OUTRUN, SIMULATED
+from runtime.gateway.routing.outcome import CLIENT_LEFT, CONTEXT_OVERFLOW, NOT_CONTINUED, OUTRUN, SIMULATED
 from runtime.gateway.walk import Failure, Walk
 
 log = logging.getLogger(__name__)
+
+_OK = 200
 
 
 class Attempts:
@@ -111,6 +113,10 @@ class Attempts:
             if lease.target.name in ask.failing:
                 raise AttemptError(SIMULATED, "failed on request")
             result = await self._exchanges.attempt(ask, lease, course, client)
+            if course.is_broken_off and ask.is_rest and result.status != _OK and result.verdict is not CONTEXT_OVERFLOW:
+                # The client has not asked for this, and the beginning of its answer is no mistake.
+                text = f"{result.verdict.label} (status {result.status})"
+                raise AttemptError(NOT_CONTINUED, text, result.status, result.body or b"")
         except AttemptError as error:
             label, error_text = error.verdict.label, error.error
             lease.finish(error.verdict, error.error)

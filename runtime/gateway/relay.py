@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from runtime.gateway.attempt import Ask, Client, Course, Result
+from runtime.gateway.attempt import Ask, Client, Course, Result, is_emulated
 from runtime.gateway.attempts import Attempts
+from runtime.gateway.continuing import Continuing, may_be_continued
 from runtime.gateway.errors import ApiError
 from runtime.gateway.exchange import Exchanges
 from runtime.gateway.facts.known import UNKNOWN, Facts
@@ -76,12 +77,16 @@ class Relay:
         Raises `attempt.ClientLeftError`; an endpoint's troubles end in an answer or in the stream's last event.
         """
         may_restart = ask.route.may_restart and ask.body.is_stream and ask.may_restart
-        course = Course(self._now(), ask.route.total_s, may_restart=may_restart)
+        may_continue = ask.route.may_continue and ask.body.is_stream and may_be_continued(ask)
+        continuing = Continuing(ask) if may_continue else None
+        course = Course(self._now(), ask.route.total_s, may_restart=may_restart, continuing=continuing)
         endpoint, outcome = "", CLIENT_LEFT.label
         try:
             endpoint, result, outcome = await self._run(ask, course, client)
             course.status = result.status
             course.tokens = result.tokens if isinstance(result, Result) else 0
+            if course.tokens and course.continuing is not None:
+                course.tokens += course.continuing.before
         finally:
             self._ended(ask, course, endpoint, outcome)
         if isinstance(result, Result) and result.body is None:
@@ -106,9 +111,13 @@ class Relay:
                 course.attempts += 1
                 asked = walk.ask_for(place.target)
                 asked = replace(asked, wait_s=wait_s) if asked.wait_s != wait_s else asked
+                if course.continuing is not None:
+                    course.continuing.is_emulated = is_emulated(asked)
                 answered = await self._attempts.make(asked, place, walk, course, client)
                 if answered is not None and not walk.go_longer(place.target, answered[1]):
                     return *answered, answered[1].verdict.label
+                if course.is_broken_off:
+                    walk.go_on(course.rest or ask)
                 continue
             if ask.skipped is not None and any(rung.is_skipped for rung in walk.route.rungs()):
                 course.fallback = SKIP
@@ -122,7 +131,7 @@ class Relay:
             held = await self._waits.for_successor(ask, walk, course, client, is_again=was_held)
             if isinstance(held, ApiError):
                 return "", held, "unavailable"
-            walk, was_held = Walk(ask, held, self._facts_of), True
+            walk, was_held = Walk(course.rest or ask, held, self._facts_of), True
         course.fallback = ""
         course.skipped = tuple(walk.skipped)
         result, outcome = exhausted(walk)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from runtime.gateway.adapters.emulation.plan import has_demands
+from runtime.gateway.adapters.refusals import refused
 from runtime.gateway.adapters.strict import adapt
-from runtime.gateway.attempt import Ask, AttemptError, Result
+from runtime.gateway.attempt import Ask, AttemptError, Result, is_emulated
 from runtime.gateway.errors import ApiError, told_of_load
 from runtime.gateway.facts.known import UNKNOWN, Facts
 from runtime.gateway.facts.lengths import route_for
@@ -111,6 +112,13 @@ class Walk:
         self.attempts.clear()
         self._pass_over_short()
 
+    def go_on(self, ask: Ask) -> None:
+        """Ask for something else from now on: for the rest of an answer, or for all of it again."""
+        if ask is not self._ask:
+            self._ask = ask
+            self._adapted.clear()
+            self.has_demands = ask.steps is None and has_demands(ask.body)
+
     def _pass_over_short(self) -> None:
         """Begin where the prompt can be read, if it is certain that nobody can whom the name stands for."""
         if self.route.context is not None:
@@ -156,6 +164,9 @@ class Walk:
         if found is None:
             try:
                 found = adapt(self._ask, target, facts)
+                if self._ask.is_rest and is_emulated(found):
+                    # What is put together by the gateway is a whole answer.
+                    found = refused(target.name, "messages", "cannot be gone on with")
             except ApiError as error:
                 found = error
             self._adapted[key] = found
@@ -220,7 +231,9 @@ def exhausted(walk: Walk) -> tuple[Result | ApiError, str]:
     if refusals and not reasons:
         # Everybody who could be asked cannot do this: asking again will not help.
         return refusals[0][1], "client error"
-    reasons.update((target.name, f"does not take '{error.param}'") for target, error in refusals)
+    failed = {failure.endpoint for failure in failures}  # one that broke off may not be able to go on either
+    unable = [(target.name, error) for target, error in refusals if target.name not in failed]
+    reasons.update((name, f"does not take '{error.param}'") for name, error in unable)
     named = ", ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no endpoints"
     loads = (failure.error for failure in reversed(failures) if failure.error.verdict.label in {LOADING, MODEL_FAILED})
     told = next(loads, None)

@@ -127,7 +127,7 @@ def document(fakes: dict[str, FakeUpstream], rng: random.Random) -> dict[str, An
             "timeouts": {"connect_s": 1.0, "first_token_s": 1.0, "idle_s": 1.0, "total_s": 4.0, "queue_s": 2.0},
             "limits": {"max_in_flight": rng.choice((2, 8, 64)), "queue": rng.choice((0, 4, 64))},
             "breaker": {"failure_threshold": rng.choice((1, 3, 5)), "reset_timeout_s": rng.choice((1, 2))},
-            **({"midstream": "restart"} if rng.random() < 0.2 else {}),
+            **({"midstream": rng.choice(("restart", "continue"))} if rng.random() < 0.3 else {}),
         },
         aliases={"other": ["chat"]} if rng.random() < 0.5 else {},
     )

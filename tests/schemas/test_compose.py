@@ -239,7 +239,6 @@ def test_a_wrong_defaults_list_is_named(conf, before, after, says, suggestion):
     ("addition", "key", "says"),
     [
         ("services.chat.engine=ollama", "services.chat.engine", "an Ollama box is a helper"),
-        ("roles.chat.midstream=continue", "roles.chat.midstream", "no engine continues"),
         ("history.bodies=true", "history.bodies", "request history"),
         ("models.other={source: 'ollama:phi'}", "models.other.source", "managed engines"),
     ],

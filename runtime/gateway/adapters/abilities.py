@@ -57,6 +57,9 @@ class Abilities:
     as well. Templates that know neither pass over them."""
     prefill: Literal["own", "by itself", "refused"] = "own"
     """An answer whose beginning is the last message (`continue_final_message`)."""
+    continues: bool = False
+    """Whether it goes on with such an answer exactly where it ends, whatever the model, and streams only what is new.
+    Ollama does so with some templates. Nobody knows it of an engine that nobody knows."""
 
 
 OWN = Abilities("openai")
@@ -78,7 +81,7 @@ _OLLAMA: Mapping[str, tuple[object, ...]] = {
 }
 
 _TABLE: Mapping[str, Abilities] = {
-    "worker": Abilities("worker", prompts="fan-out"),
+    "worker": Abilities("worker", prompts="fan-out", continues=True),
     # `json_value` takes a `tool_choice` that is no text for `auto`. `n` was an error of the server until it could be as
     # large as there are slots; so are `best_of`, `suffix` and `echo`, and log probabilities of streams with tools.
     "llama.cpp": Abilities(
@@ -86,6 +89,7 @@ _TABLE: Mapping[str, Abilities] = {
         text_form="json_schema",
         effort="template",
         prefill="by itself",
+        continues=True,
         choices="fan-out",
         prompts="fan-out",
         must_call="narrowed",
@@ -95,7 +99,10 @@ _TABLE: Mapping[str, Abilities] = {
     ),
     # Everything is in its protocol but `best_of`, which its present engine dropped, and the names before `tools`.
     "vllm": Abilities(
-        "vllm", effort="both", ignored={"best_of": (1,), "functions": ([],), "function_call": ("none", "auto")}
+        "vllm",
+        effort="both",
+        continues=True,
+        ignored={"best_of": (1,), "functions": ([],), "function_call": ("none", "auto")},
     ),
     "ollama": Abilities(
         "ollama",

@@ -97,6 +97,7 @@ class Metrics:
         self._hedges: Counter[tuple[str, ...]] = Counter()
         self._refused: Counter[tuple[str, ...]] = Counter()
         self._restarts: Counter[tuple[str, ...]] = Counter()
+        self._continued: Counter[tuple[str, ...]] = Counter()
         self._tokens = 0
         self._malformed = 0
         self._watch_restarts = 0
@@ -124,6 +125,10 @@ class Metrics:
     def restart(self, endpoint: str) -> None:
         """Count a stream that an endpoint gave anew, because another one had broken off."""
         self._restarts[endpoint,] += 1
+
+    def continued(self, endpoint: str) -> None:
+        """Count a stream that an endpoint went on with, because another one had broken off."""
+        self._continued[endpoint,] += 1
 
     def queue_refused(self, role: str) -> None:
         """Count a request that found no place in line."""
@@ -166,6 +171,7 @@ class Metrics:
         )
         yield _counter("orchestrate_hedges", "Second endpoints asked too.", ("role", "outcome"), self._hedges)
         yield _counter("orchestrate_restarts", "Streams given anew after a break.", ("endpoint",), self._restarts)
+        yield _counter("orchestrate_continued", "Streams gone on with after a break.", ("endpoint",), self._continued)
         yield _counter("orchestrate_queue_refused", "Requests that found the queue full.", ("role",), self._refused)
         yield _counter("orchestrate_config_reloads", "Times that the files were read.", ("result",), self._reloads)
         for name, text, value in (

@@ -152,6 +152,7 @@ class _Builder:
             kind=self._kinds[role],
             dimensions=declared.dimensions,
             may_restart=declared.midstream == "restart",
+            may_continue=declared.midstream == "continue",
         )
 
     def _with_context(self, route: Route, ladders: Mapping[RoleName, Route]) -> Route:
@@ -350,6 +351,7 @@ def _merged(name: str, routes: Sequence[Route]) -> Route:
         is_skipped=any(route.is_skipped for route in routes),
         context=next((route.context for route in routes if route.context is not None), None),
         may_restart=any(route.may_restart for route in routes),
+        may_continue=any(route.may_continue for route in routes),
     )
 
 

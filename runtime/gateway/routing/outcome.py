@@ -127,6 +127,8 @@ SKIPPED = Verdict("skipped", "success", "pass")
 CLIENT_ERROR = Verdict("client error", "neutral", "pass")
 UNFIT = Verdict("answer not in form", "neutral", "next")
 """A model that was asked in words did not answer in the form that it was asked for: another one may."""
+NOT_CONTINUED = Verdict("not continued", "neutral", "next")
+"""An endpoint that was asked to go on with another one's answer does not do so."""
 COUNTED = Verdict("ok", "neutral", "pass")
 """The tokens of a prompt were counted: no sign that the model answers."""
 CLIENT_LEFT = Verdict("client left", "neutral", "stop")

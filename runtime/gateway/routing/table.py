@@ -120,6 +120,8 @@ class Route:
     """Whether endpoints of one tier share the requests, so that it matters who has read a prompt's beginning."""
     may_restart: bool = False
     """Whether another endpoint gives an answer anew that broke off in the middle."""
+    may_continue: bool = False
+    """Whether another endpoint goes on with it, where that is possible."""
     is_skipped: bool = False
     """Whether a request that nobody can answer is answered undone."""
 

@@ -117,6 +117,8 @@ class _Plan:
             self._document["chat_template_kwargs"] = {**is_wanted, **(said if isinstance(said, dict) else {})}
             if how == "template" or effort == "none":
                 del self._document["reasoning_effort"]
+        if self._ask.is_rest and not self._able.continues and self._document.get("continue_final_message") is True:
+            raise self._refused("messages", "cannot end with the beginning of another endpoint's answer")
         if self._able.prefill == "own":
             return
         is_prefilled = self._document.pop("continue_final_message", False) is True
