@@ -18,7 +18,7 @@ from tests.clients.small_model import left_out
 from tests.clients.table import versions_in
 
 PROGRAMS = Path(__file__).parent / "programs"
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 """Of one program with one backend; each of its requests has a shorter limit of its own."""
 SCENARIO = re.compile(r'^@?scenario\(\s*"([^"]+)"', re.MULTILINE)
 PRIVATE = ("OPENAI_", "ANTHROPIC_", "OLLAMA_", "LANGCHAIN_", "LANGSMITH_", "PYTEST_", "PYTHONDONTWRITEBYTECODE")
@@ -145,5 +145,6 @@ class Outcomes:
         lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"feature"')]
         told = {line["feature"]: Outcome(line["outcome"], line["detail"]) for line in lines}
         lost = Outcome("failed", f"the program ended with {process.returncode}:\n{out[-1000:]}\n{err[-3000:]}")
-        wanted = client.features() or told.keys() or ["anything at all"]
+        # Where only the run can tell the features, one that was cut off tells too few; pytest ends with 1 after a failure.
+        wanted = client.features() or [*told, *([] if process.returncode in (0, 1) and told else ["its end"])]
         return {feature: told.get(feature, lost) for feature in wanted}
