@@ -145,6 +145,6 @@ class Outcomes:
         lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"feature"')]
         told = {line["feature"]: Outcome(line["outcome"], line["detail"]) for line in lines}
         lost = Outcome("failed", f"the program ended with {process.returncode}:\n{out[-1000:]}\n{err[-3000:]}")
-        # Where only the run can tell the features, one that was cut off tells too few. After failures pytest ends with 1.
+        # A suite's features are known only from its lines: too few where it was cut off (it ends with neither 0 nor 1).
         wanted = client.features() or [*told, *([] if process.returncode in (0, 1) and told else ["its end"])]
         return {feature: told.get(feature, lost) for feature in wanted}
