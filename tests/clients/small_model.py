@@ -41,6 +41,7 @@ KNOWN = (
     Known(_CHAT, "test_unicode_tool_call_integration", _ENDLESS),
     Known(_CHAT, "test_agent_loop[model0]", _NO_CALL),
     Known(_CHAT, "test_agent_loop[model1]", _NO_CALL),
+    Known(_CHAT, "test_structured_output[json_schema]", _ENDLESS, ("our worker",)),
     Known(_OLLAMA, "test_tool_calling[model0]", _NEVER_FORCED),
     Known(_OLLAMA, "test_tool_calling[model1]", _NEVER_FORCED),
     Known(_OLLAMA, "test_tool_calling_async", _NEVER_FORCED),
