@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from tests.clients.small_model import reason_of
 
@@ -21,9 +22,12 @@ than what it sees.
 * **refused: `x`**: the backend cannot, and the client is told so with a 400 that names the parameter. Never in silence.
 * **-**: there is nothing to try: this backend makes no vectors, or orders no documents.
 * **no (1)**: it does not work; the reason is below the table.
+* **not run (1)**: it is not tried with this backend; the reason is below the table.
 
 What is tried does not depend on how clever an answer is: this model is far too small for that.
 """
+SECTION = "\n## "
+"""Begins a client's section, before its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +39,35 @@ class Row:
     cells: Mapping[str, tuple[str, str]]
 
 
-def page(rows: Sequence[Row], versions: Mapping[str, str], backends: Sequence[str]) -> str:
-    """Return the page. `versions` says for each client, in the page's order, what was installed."""
+def sections_of(published: str) -> dict[str, str]:
+    """Return what a page has of each client, by the client's name."""
+    _, *parts = published.split(SECTION)
+    return {part.partition("\n")[0]: SECTION + part for part in parts}
+
+
+def page(
+    rows: Sequence[Row],
+    versions: Mapping[str, str],
+    backends: Sequence[str],
+    kept: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the page. `versions` says for each client, in the page's order, what was installed.
+
+    A client without rows keeps its section of an earlier page; see `sections_of`.
+    """
     parts = [HEAD]
     for client, version in versions.items():
         mine = [row for row in rows if row.client == client]
+        if not mine:
+            parts.append(kept.get(client, ""))
+            continue
         shown = [backend for backend in backends if any(backend in row.cells for row in mine)]
         reasons: list[str] = []
         lines = ["| feature | " + " | ".join(shown) + " |", "| --- |" + " --- |" * len(shown)]
         for row in mine:
             cells = [_cell(row, backend, reasons) for backend in shown]
             lines.append(f"| {row.feature} | " + " | ".join(cells) + " |")
-        parts.append(f"\n## {client}\n\n{version}\n\n" + "\n".join(lines) + "\n")
+        parts.append(f"{SECTION}{client}\n\n{version}\n\n" + "\n".join(lines) + "\n")
         parts += (
             ["\n" + "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)) + "\n"]
             if reasons
@@ -63,10 +84,11 @@ def _cell(row: Row, backend: str, reasons: list[str]) -> str:
         return f"refused: `{detail}`"
     if outcome == "absent":
         return "-"
-    reason = reason_of(row.client, row.feature, backend) or "fails"
+    missed = outcome == "left out"
+    reason = detail if missed else reason_of(row.client, row.feature, backend) or "fails"
     if reason not in reasons:
         reasons.append(reason)
-    return f"no ({reasons.index(reason) + 1})"
+    return f"{'not run' if missed else 'no'} ({reasons.index(reason) + 1})"
 
 
 def versions_in(lock: str, packages: Sequence[str]) -> str:

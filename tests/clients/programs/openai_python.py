@@ -230,7 +230,7 @@ def tool_turns(setting: Setting) -> None:
 @scenario("response_format: json_object", may_refuse=("response_format",))
 def json_object(setting: Setting) -> None:
     messages = [{"role": "user", "content": "Give me a JSON object with one key, city, of a short word."}]
-    choice = ask(setting, messages=messages, response_format={"type": "json_object"}, max_tokens=128).choices[0]
+    choice = ask(setting, messages=messages, response_format={"type": "json_object"}, max_tokens=48).choices[0]
     if choice.finish_reason == "stop":
         assert isinstance(json.loads(choice.message.content), dict)
     else:  # a small model may go on for ever; what it said is the beginning of an object
