@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from runtime.worker.tools.asked import Tool
 from runtime.worker.tools.call_arguments import Arguments, arguments
-from runtime.worker.tools.lark import Lark, one_of
+from runtime.worker.tools.lark import BLANKS, Lark, escaped, one_of
+from runtime.worker.tools.reading import PYTHON_TAG
 
 MAX_CALLS = 32
 """Calls that a constrained answer may hold."""
@@ -48,6 +49,8 @@ def free_calls(family: Family, lark: Lark, tools: Sequence[Tool], *, is_parallel
     begins.
     """
     write = _writer_of(family)
+    if family.name == BARE_JSON:
+        return lark.free_or_whole(PYTHON_TAG, [_bare_call(lark, tool) for tool in tools])
     if not family.start or not write.opens.startswith(family.start):
         raise ValueError("its calls have no opening mark")
     # What begins with the mark again is found as the first one was.
@@ -130,6 +133,20 @@ def _pythonic_call(lark: Lark, tool: Tool) -> str:
     if odd:
         raise ValueError(f"{odd[0]!r} is no name in this model's syntax")
     return _listed_call("{}(", ")", Arguments("{}=", "", ", ", strings="json"))(lark, tool)
+
+
+def _bare_call(lark: Lark, tool: Tool) -> tuple[str, str]:
+    """Return a regular expression for what tells that an answer of Llama 3's is a call, and the rest of the call.
+
+    The name tells it. Models of the family also write `"type": "function"` before the name, `arguments` for
+    `parameters`, and blanks between.
+    """
+    kind = BLANKS.join(('"type"', ":", '"function"', ",", ""))
+    begin = BLANKS.join((r"\{", f"({kind})?" + '"name"', ":", f'"{escaped(tool.name)}"'))
+    key = one_of([lark.text('"parameters"'), lark.text('"arguments"')])
+    body = lark.json(schema_of(tool), is_strict=tool.is_strict)
+    rest = " BLANK? ".join(("", '","', key, '":"', body, '"}"', "")).replace("BLANK", lark.rule("/[ \\t\\r\\n]+/"))
+    return begin.replace('"', '\\"'), rest
 
 
 def _kimi_call(lark: Lark, tool: Tool) -> str:

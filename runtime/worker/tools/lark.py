@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_GRAMMAR_BYTES = 256 * 1024
@@ -11,6 +11,9 @@ _SPACE = r"( |\r?\n[ \t]{0,40})?"
 """What may stand between two JSON tokens: enough for every usual layout, and no place to lose oneself in blanks."""
 
 _ANY = r"/(.|\n)*/"
+_SOME = r"/(.|\n)+/"
+BLANKS = r"[ \t\r\n]*"
+"""A regular expression for the blanks that JSON allows."""
 
 
 class Lark:
@@ -51,18 +54,68 @@ class Lark:
     def free(self, opener: str, call: str) -> str:
         """Return an expression for any answer in which `call` follows wherever `opener` stands.
 
-        Special tokens may stand anywhere. Raises ValueError where the opener is special in a part of it only: nothing
-        tells what such tokens begin.
+        Special tokens may stand anywhere. Raises ValueError for openers that mix special tokens and text otherwise
+        than as a word between two such tokens.
         """
         special = sorted(index for text, index in self._special.items() if text != opener)
         if opener not in self._special and self._split and self._split.search(opener):
-            raise ValueError("its calls begin with several special tokens")
+            return self._free_between_marks(opener, call)
         name = f"TEXT{len(self._rules)}"
-        self._add(f"{name}: /(.|\\n)+/ & ~/(.|\\n)*{_escaped(opener)}(.|\\n)*/")
+        self._add(f"{name}: {_SOME} & ~/(.|\\n)*{escaped(opener)}(.|\\n)*/")
         begin = f"{name}? {self.text(opener)}" if opener in self._special else self.until(opener)
         # Two texts never follow each other: an opener could be hidden where they meet.
         parts = [f"{begin} {call}", *([f"{name}? <[{','.join(map(str, special))}]>"] if special else [])]
         return f"({' | '.join(parts)})* {name}?"
+
+    def _free_between_marks(self, opener: str, call: str) -> str:
+        """Return what `free` does for an opener such as Kimi K3's: a special token, a word, a special token.
+
+        The first one opens other things as well, by other words.
+        """
+        parts = [part for part in self._split.split(opener) if part] if self._split else []
+        if [part in self._special for part in parts] != [True, False, True]:
+            raise ValueError("its calls begin with several special tokens")
+        first, word, last = parts
+        text, other = f"TEXT{len(self._rules)}", f"OTHER{len(self._rules)}"
+        self._add(f"{text}: {_SOME}")
+        self._add(f"{other}: {_SOME} & ~/{escaped(word)}/")
+        one, begin = self.text(first), f"{self.text(first)} {json.dumps(word)}"
+        others = self._special.keys() - {first}
+        ends = [f"{one} {other}?", f"{self.text(last)} {call} {text}?"]
+        if others - {last}:
+            ends.append(f"{self._any_of(others - {last})} {text}?")
+        # What is begun like a call and is none stands at the end, or something special ends it.
+        again = [f"{self._any_of(others)} {text}?", f"{one} {other}?", f"({begin})+ ({' | '.join(ends)})"]
+        return f"{text}? ({' | '.join(again)})* ({begin})*"
+
+    def free_or_whole(self, mark: str, calls: Sequence[tuple[str, str]]) -> str:
+        """Return an expression for any answer; one that begins with one of `calls` is this call.
+
+        Each call is a regular expression for its beginning and an expression for the rest of it. `mark`, a text, may
+        stand before it.
+        """
+        is_special = mark in self._special
+        before = BLANKS if is_special else f"{BLANKS}({escaped(mark)})?{BLANKS}"
+        text, first, blank = (f"{name}{len(self._rules)}" for name in ("TEXT", "FIRST", "BLANK"))
+        begun = f"{before}({'|'.join(begin for begin, _ in calls)})(.|\\n)*"
+        self._add(f"{text}: {_SOME}")
+        self._add(f"{first}: {_SOME} & ~/{begun}/ & ~/{BLANKS}/")
+        self._add(f"{blank}: {_SOME} & /{BLANKS}/")
+        call = one_of([f"{self.rule(f'/{before}{begin}/', is_lazy=True)} {rest}" for begin, rest in calls])
+        if not self._special:
+            return f"({call} | {first} | {blank}?)"
+        more = f"({self._any_of(self._special)} {text}?)*"
+        free = [f"{first} {more}"]
+        if others := self._special.keys() - {mark}:
+            free.append(f"{blank}? {self._any_of(others)} {text}? {more}")
+        if is_special:
+            opener = f"{blank}? {self.text(mark)}"
+            free.append(f"{opener} ({first} | {blank})? {more}")
+            call = f"({opener})? {call}"
+        return f"({call} | {' | '.join(free)} | {blank}?)"
+
+    def _any_of(self, marks: Iterable[str]) -> str:
+        return f"<[{','.join(str(index) for index in sorted(self._special[mark] for mark in marks))}]>"
 
     def rule(self, body: str, *, is_lazy: bool = False) -> str:
         """Add a rule; return its name. A lazy one ends as early as it can.
@@ -90,6 +143,6 @@ def one_of(alternatives: Sequence[str]) -> str:
     return alternatives[0] if len(alternatives) == 1 else f"({' | '.join(alternatives)})"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return a regular expression of llguidance's for exactly this text."""
     return re.escape(text).replace("/", "\\/").replace('"', '\\"')

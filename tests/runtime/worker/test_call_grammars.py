@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from runtime.worker.tools.asked import Tool
 from runtime.worker.tools.families import BARE_JSON, WRITERS, Family, calls, free_calls, schema_of
 from runtime.worker.tools.lark import Lark
-from runtime.worker.tools.reading import Parser, parse_bare_json, read_calls
+from runtime.worker.tools.reading import PYTHON_TAG, Parser, parse_bare_json, read_calls
 from runtime.worker.tools.stream import CallPart, CallReader
 from tests.runtime.worker.tiny import write_model
 from tests.runtime.worker.walks import Walker
@@ -37,6 +37,7 @@ MARKS = [
     "</parameter>", "</arg_value>", "</param>", "<escape>", '<|"|>', "<tool_call>", "</tool_call>", "[TOOL_CALLS]",
     "[ARGS]", "<|tool_call_start|>", "<|tool_call_end|>", "<|tool_call>", "<tool_call|>", "<|open|>", "<|close|>",
     "<|sep|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_calls_section_begin|>", "<arg_key>",
+    PYTHON_TAG,
 ]  # fmt: skip
 NOW = Tool("now", None, None, is_strict=False)
 
@@ -164,8 +165,8 @@ def test_a_family_that_nobody_knows_cannot_be_asked_for():
         calls(Family("other", "<", ">"), Lark({}), [NOW], is_parallel=True)
 
 
-FREE_FAMILIES = sorted(set(WRITERS) - {BARE_JSON, "kimi_k3"})
-"""Llama 3's calls have no opening mark, and Kimi K3's begins as everything else does that it marks."""
+FREE_FAMILIES = sorted(set(WRITERS) - {BARE_JSON})
+"""Those whose calls have an opening mark."""
 
 
 @pytest.mark.parametrize("name", FREE_FAMILIES)
@@ -192,8 +193,57 @@ def test_a_free_answer_may_say_anything_and_its_calls_are_those_that_the_schema_
         assert not any(family.start in part.text for part in parts if not isinstance(part, CallPart)), said
 
 
-@pytest.mark.parametrize("name", [BARE_JSON, "kimi_k3"])
-def test_where_nothing_tells_that_a_call_begins_no_free_answer_is_constrained(name):
-    special = {"<|open|>": 5, "<|sep|>": 6}
-    with pytest.raises(ValueError, match=r"opening mark|several special tokens"):
-        free_calls(family_of(name)[0], Lark(special), [NOW], is_parallel=True)
+def free_grammar(walker: Walker, name: str) -> str:
+    """Return a grammar of free answers whose calls keep a schema."""
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [Tool("weather", None, {**schema, "additionalProperties": False}, is_strict=True), NOW]
+    lark = Lark(walker.grammars.special_tokens())
+    return lark.grammar(free_calls(family_of(name)[0], lark, tools, is_parallel=True))
+
+
+def test_an_answer_of_llamas_is_held_once_it_names_a_tool(walker):
+    grammar = free_grammar(walker, BARE_JSON)
+    assert [text for text in LLAMA_ANSWERS if not walker.follows(grammar, text)] == []
+    assert [text for text in LLAMA_BREACHES if walker.follows(grammar, text)] == []
+
+
+LLAMA_ANSWERS = [
+    "", "  \n", "Hi.", '{"answer": 42}', '{"name": "other", "x": 1}', "[1]", 'So {"name": "weather"}',
+    '{"name": "weather", "parameters": {"city": "Paris"}}', '{"name": "now", "parameters": {}}',
+    '\n<|python_tag|>{ "type": "function", "name": "weather", "arguments":{"city":"Paris"} }',
+    '<|python_tag|>print("x")', "a <|sep|> b {", "<|sep|>x", "<|sep|>", " <|python_tag|> ",
+]  # fmt: skip
+LLAMA_BREACHES = [
+    '{"name": "weather", "parameters": {}}', '{"name":"weather"}', '{"name": "weather", "parameters": {"city": 3}}',
+    '  <|python_tag|>\n{"name" : "weather", "parameters": {"city": 3}}', '{"name": "now", "parameters": {"x": 1}}',
+    '{"name": "weather", "parameters": {"city": "x"}} and so on', '{"type":"function","name":"weather","x":1}',
+]  # fmt: skip
+
+
+def test_what_else_the_first_token_of_a_mark_opens_stays_free(walker):
+    grammar = free_grammar(walker, "kimi_k3")
+    call = (
+        '<|open|>tools<|sep|><|open|>call tool="weather" index="1"<|sep|><|open|>json type="object"<|sep|>{}<|close|>'
+        "json<|sep|><|close|>call<|sep|><|close|>tools<|sep|>"
+    )
+    good = call.replace("{}", '{"city": "Paris"}')
+    answers = [
+        "", "Hi", "<|open|>message<|sep|>hello<|close|>message<|sep|>", good, f"Look: {good} so", "<|open|>",
+        "tools<|sep|>x",
+        "<|open|>toolsmith<|sep|>a", "<|open|>tool<|sep|>", "<|open|>tools<|close|>x", "<|open|>tools<|open|>tools",
+    ]  # fmt: skip
+    breaches = [
+        call,
+        good + call,
+        "<|open|>tools<|sep|>",
+        "x<|open|>tools<|sep|>y",
+        "<|open|>tools<|open|>tools<|sep|>y",
+    ]
+    assert [text for text in answers if not walker.follows(grammar, text)] == []
+    assert [text for text in breaches if walker.follows(grammar, text)] == []
+
+
+def test_a_mark_that_mixes_tokens_and_text_otherwise_constrains_no_free_answer():
+    family = Family("json_tools", "<tool_call>", "</tool_call>")
+    with pytest.raises(ValueError, match="several special tokens"):
+        free_calls(family, Lark({"call>": 5}), [NOW], is_parallel=True)

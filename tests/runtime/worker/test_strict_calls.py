@@ -71,12 +71,11 @@ def test_beside_what_cannot_be_kept_the_others_are(walker):
     ("family", "parameters", "more"),
     [
         ("json_tools", NUMBER, {"tool_choice": "none"}),
-        ("bare_json", NUMBER, {}),
         ("glm47", {"type": "object", "anyOf": [{}]}, {}),
         ("json_tools", {"type": "object", "description": "x" * 300_000}, {}),
         ("json_tools", {"type": 5}, {}),
     ],
-    ids=["no call is allowed", "no opening mark", "no way to write it", "too large", "no schema"],
+    ids=["no call is allowed", "no way to write it", "too large", "no schema"],
 )
 def test_where_it_cannot_be_kept_the_answer_is_free(walker, family, parameters, more):
     assert grammar(walker, family, tool("f", parameters, strict=True), **more) is None
