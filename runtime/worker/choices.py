@@ -166,8 +166,8 @@ def _read(reader: CallReader, piece: Piece, text: str) -> tuple[str, list[Part]]
 
 
 def finish_of(reader: CallReader, finish: str | None) -> str | None:
-    """Return the finish of an answer that was read: a call is one, unless the answer was cut off."""
-    return "tool_calls" if reader.calls and finish == "stop" else finish
+    """Return the finish of an answer that was read: calls are one, unless the answer was cut off."""
+    return "tool_calls" if reader.calls and not reader.is_cut and finish == "stop" else finish
 
 
 def stopped_by(stop: str | None) -> dict[str, str]:

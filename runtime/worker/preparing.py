@@ -82,10 +82,10 @@ def _reading(request: Request, syntax: ToolSyntax) -> Callable[[], CallReader] |
     def read(text: str) -> list[Call]:
         return read_calls(syntax.parser, text, known)
 
-    forms = forms_of(family.name, read) if request.is_stream else ()
+    forms = forms_of(family.name, read)
     names = frozenset(tool.name for tool in known)
     sketch = partial(Sketch, forms, names) if forms else None
-    return lambda: CallReader(family.start, family.end, read, new_id, is_parallel, sketch)
+    return lambda: CallReader(family.start, family.end, read, new_id, is_parallel, sketch, request.is_stream)
 
 
 def _long_id() -> str:

@@ -7,9 +7,12 @@ from runtime.worker.tools.stream import ArgumentsPart, CallPart, Part, Text
 
 
 def message_of(parts: Sequence[Part]) -> dict[str, Any]:
-    """Return the message of a whole answer, of which nothing was told early; its content is null beside calls alone."""
+    """Return the message of a whole answer; its content is null beside calls alone."""
     text = "".join(part.text for part in parts if isinstance(part, Text))
     calls = [_call(part) for part in parts if isinstance(part, CallPart)]
+    for part in parts:
+        if isinstance(part, ArgumentsPart):
+            calls[part.index]["function"]["arguments"] += part.text
     if not calls:
         return {"role": "assistant", "content": text}
     return {"role": "assistant", "content": text or None, "tool_calls": calls}

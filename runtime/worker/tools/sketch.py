@@ -30,10 +30,20 @@ class Begun:
     id: str | None = None
     pieces: list[str] = field(default_factory=list)
     """The beginning of the arguments' JSON, as far as it is certain. It never has the closing brace."""
+    rest: str | None = None
+    """What is missing behind the pieces of a call that has ended, the closing brace at least.
+
+    None while the call is written, and where only the family's parser knows.
+    """
 
 
 class Follower(Protocol):
     """Follows the arguments of one call."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Tell whether what is written cannot become arguments any more."""
+        ...
 
     def push(self, text: str) -> str | None:
         """Take more of the answer; return what stands behind the arguments once they have ended."""
@@ -66,6 +76,12 @@ class Sketch:
     _rest: str = ""
     _follower: Follower | None = None
     _is_lost: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Tell whether all that was written is calls, the last of them perhaps not whole."""
+        has_failed = self._follower is not None and self._follower.has_failed
+        return bool(self.calls) and not self._is_lost and not has_failed
 
     def push(self, text: str) -> None:
         """Take more of the answer."""
@@ -109,10 +125,18 @@ class JsonFollower:
     def __post_init__(self) -> None:
         self._json = JsonText(self.call.pieces)
 
+    @property
+    def has_failed(self) -> bool:
+        """Tell whether it is no JSON."""
+        return self._json.has_failed
+
     def push(self, text: str) -> str | None:
         """Take more of the answer."""
         behind = self._json.push(text)
-        return behind if self._json.is_over else None
+        if not self._json.is_over:
+            return None
+        self.call.rest = "}"
+        return behind
 
 
 @dataclass(slots=True)
@@ -132,29 +156,45 @@ class ListFollower:
     _tries: int = 0
     _told: str = ""
 
+    @property
+    def has_failed(self) -> bool:
+        """Tell False: half an argument may become any."""
+        return False
+
     def push(self, text: str) -> str | None:
         """Take more of the answer."""
         self.text += text
         for end in self.find.arguments(self.text):
             self._tell(self.text[:end])
-        return None if self.find.behind is None else self.text[self.find.behind :]
+        if self.find.behind is None:
+            return None
+        arguments = self._arguments(self.text[: self.find.end])
+        if arguments is not None and arguments.startswith(self._told):
+            self.call.rest = arguments[len(self._told) :]
+        return self.text[self.find.behind :]
 
     def _tell(self, text: str) -> None:
         self._tries += 1
-        if self._tries > MAX_ARGUMENTS or (self.unsure and self.unsure in text):
+        if self._tries > MAX_ARGUMENTS:
             return
-        calls = self.read(text + self.closing)
-        if len(calls) != 1 or calls[0].name != self.call.name:
-            return
-        known = calls[0].arguments.removesuffix("}")
+        known = (self._arguments(text) or "").removesuffix("}")
         if known.startswith(self._told) and known != self._told:
             self.call.pieces.append(known[len(self._told) :])
             self._told = known
+
+    def _arguments(self, text: str) -> str | None:
+        """Return the arguments of a call that ends here; None where that is not certain."""
+        if self.unsure and self.unsure in text:
+            return None
+        calls = self.read(text + self.closing)
+        return calls[0].arguments if len(calls) == 1 and calls[0].name == self.call.name else None
 
 
 class Finder(Protocol):
     """Finds in a growing text where arguments have ended, and their call."""
 
+    end: int
+    """Where what closes the call begins, once it is there."""
     behind: int | None
     """Where the text behind the call begins, once it is there."""
 
@@ -170,6 +210,7 @@ class MarkFinder(Finder):
     argument_end: str
     call_end: str
     """Empty where nothing but the family's end mark ends a call."""
+    end: int = 0
     behind: int | None = None
     _searched: int = 0
 
@@ -178,7 +219,7 @@ class MarkFinder(Finder):
         while self.behind is None:
             end, call_end = self._find(text, self.argument_end), self._find(text, self.call_end)
             if call_end is not None and (end is None or call_end < end):
-                self.behind = call_end
+                self.end, self.behind = call_end - len(self.call_end), call_end
             elif end is not None:
                 self._searched = end
                 yield end
@@ -202,6 +243,7 @@ class CommaFinder(Finder):
     """Each stands on both sides of a text; one that begins like another stands before it."""
     has_escapes: bool = False
     """A backslash takes the meaning of the character behind it."""
+    end: int = 0
     behind: int | None = None
     _depth: int = 0
     _quote: str = ""
@@ -228,6 +270,6 @@ class CommaFinder(Finder):
             elif text[at] in ")]}":
                 self._depth -= 1
                 if self._depth < 0:
-                    self.behind = at + 1
+                    self.end, self.behind = at, at + 1
             elif text[at] == "," and not self._depth:
                 yield at

@@ -3,16 +3,21 @@
 What may become a mark is held back, and so is what stands between marks until it is known to be a call. A text between
 marks that does not parse is content, marks and all.
 
-With a sketch, a call is told from its name on, while it is written. One that then turns out to be none, or is cut off,
-is left as it is: its arguments have no closing brace, which is told only once the family's parser has read the whole
-call. Its text is content all the same, so that contents and whole calls never depend on how an answer is sent.
+With a sketch, a call is told from its name on, while it is written, where the answer streams. One that then turns out
+to be none is left as it is: its arguments have no closing brace, which is told only once the family's parser has read
+the whole call. Its text is content all the same, so that contents never depend on how an answer is sent.
+
+An answer that ends inside of a call, cut off by `max_tokens` for one, tells the call as far as it got, streaming or
+not, and its text is no content. So does OpenAI's API, whose client raises `LengthFinishReasonError` before it parses
+the arguments of such an answer (openai 3.54, `lib/_parsing/_completions.py`). vLLM agreed in its pull request 46303:
+the finish is `length`, in streams too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from runtime.worker.tools.reading import PYTHON_TAG, Call
-from runtime.worker.tools.sketch import Sketch
+from runtime.worker.tools.sketch import Begun, Sketch
 
 _MAX_TRIES = 8
 """How many end marks one call may hold, in its texts, before it counts as no call: each costs a parse of it all."""
@@ -70,8 +75,12 @@ class CallReader:
     """Otherwise only the first call is told, and nothing behind it."""
     sketch: Callable[[], Sketch] | None = None
     """Makes what follows the calls behind one opening mark; none tells calls only when they are whole."""
+    tells_early: bool = True
+    """Otherwise the sketch serves only for an answer that ends inside of a call."""
     calls: int = 0
     """How many whole ones there were so far."""
+    is_cut: bool = False
+    """The answer has ended inside of a call, which was told as far as it got."""
     _held: str = ""
     _inner: int = 0
     """Where in `_held` the text between the marks begins; 0 outside of them."""
@@ -96,19 +105,21 @@ class CallReader:
         parts: list[Part] = []
         while self._inside(parts) if self._inner else self._outside(parts):
             pass
-        if self._inner:
-            self._tell_early(parts)
+        if self._inner and self.tells_early:
+            self._tell_early(parts, self._followed())
         return parts
 
     def finish(self, *, is_complete: bool) -> list[Part]:
         """Return what was held back, at the end of the answer.
 
-        Not `is_complete` means that the answer was cut off: a call without its end mark is none then, since some
-        parsers make a call of a part of one.
+        Not `is_complete` means that the answer was cut off: a call without its end mark is not whole then, although
+        some parsers make a call of a part of one.
         """
         parts: list[Part] = []
         if self._inner and (is_complete or not self.end):
             self._take(parts, len(self._held), len(self._held))
+        if self._inner:
+            self._tell_cut(parts)
         self._leave()
         if self._held.strip() or not self.calls:
             self._tell(parts, len(self._held))
@@ -208,13 +219,31 @@ class CallReader:
         parts.append(ArgumentsPart(told.index, call.arguments[len(known) :]))
         return True
 
-    def _tell_early(self, parts: list[Part]) -> None:
-        """Tell what is certain of the calls that are being written."""
+    def _followed(self) -> Sequence[Begun]:
+        """Return the calls that are being written, as far as they are to be told."""
         if self._sketch is None:
-            return
+            return ()
         self._sketch.push(self._held[self._sketched :])
         self._sketched = len(self._held)
-        for number, call in enumerate(self._sketch.calls if self.is_parallel else self._sketch.calls[:1]):
+        return self._sketch.calls if self.is_parallel else self._sketch.calls[:1]
+
+    def _tell_cut(self, parts: list[Part]) -> None:
+        """Tell the calls inside of which the answer has ended; what is no call stays held, to be content."""
+        calls = self._followed()
+        if self._sketch is None or not self._sketch.is_sound:
+            return
+        self._tell_early(parts, calls)
+        for call, told in zip(calls, self._told, strict=True):
+            if call.rest is None:
+                self.is_cut = True
+            else:
+                parts.append(ArgumentsPart(told.index, call.rest))
+                self.calls += 1
+        self._held = ""
+
+    def _tell_early(self, parts: list[Part], calls: Sequence[Begun]) -> None:
+        """Tell what is certain of calls that are not known to be whole."""
+        for number, call in enumerate(calls):
             if number == len(self._told):
                 self._told.append(_Told(self._index))
                 parts.append(CallPart(self._index, self._id_of(call.id), call.name, ""))

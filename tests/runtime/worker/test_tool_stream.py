@@ -235,7 +235,7 @@ def test_many_end_marks_end_the_search_and_lose_nothing():
     assert content(parts) == text
 
 
-def test_a_call_that_was_cut_off_is_content():
+def test_a_call_that_was_cut_off_is_content_where_nothing_follows_its_family():
     glm = "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>da"
     parts = read(reader(glm47), glm, is_complete=False)
     assert called(parts) == []
