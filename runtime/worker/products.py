@@ -7,6 +7,7 @@ unpacked a block at a time, while they are in the processor's cache, and OpenBLA
 """
 
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import mlx.core as mx
@@ -33,8 +34,10 @@ def use_numpy(module: Any) -> None:
     """Let the quantised layers of a model compute by numpy where that is quicker; elsewhere it stays as it is."""
     if sys.platform != "linux" or mx.default_device().type != mx.DeviceType.cpu:
         return
-    for path, layer in module.named_modules():
-        own = _Head if _is_head(path, layer) else _LAYERS.get(type(layer))
+    modules = module.named_modules()
+    words = {layer.weight.shape[0] for _, layer in modules if isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)}
+    for path, layer in modules:
+        own = _Head if _is_head(path, layer, words) else _LAYERS.get(type(layer))
         if own is not None and layer.mode == "affine" and layer.bits in {4, 8}:
             # Its weights stay where they are; only what is done with them changes.
             layer.__class__ = own
@@ -89,8 +92,14 @@ def _with_bias(layer: Any, found: mx.array) -> mx.array:
     return found + layer.bias if "bias" in layer else found
 
 
-def _is_head(path: str, layer: Any) -> bool:
-    return type(layer) is nn.QuantizedLinear and path.rpartition(".")[2] == "lm_head"
+def _is_head(path: str, layer: Any, words: Collection[int]) -> bool:
+    """Tell whether a layer gives logits: its places are the vocabulary's, and it is no part of a numbered layer.
+
+    Models call it `lm_head`, `output` (InternLM 2, Llama 4) or `embed_out` (GPT-NeoX). `words` are the sizes of the
+    model's vocabularies.
+    """
+    is_inner = any(name.isdigit() for name in path.split("."))
+    return type(layer) is nn.QuantizedLinear and not is_inner and layer.scales.shape[0] in words
 
 
 def _is_prompt(x: mx.array) -> bool:
