@@ -3,8 +3,9 @@
 `python -m bench.translation [--seconds N] [--rounds N] [--json]`. Two measures. Through a whole gateway in front of an
 endpoint that answers at once, in turns with the same question in OpenAI's words: requests and streams of 64 events per
 second on 1 and 32 connections, and the CPU time that the gateway needs more, a request and an event. And the
-translations alone, in this process: microseconds to read a request, to write a whole answer, and an event. Everything
-runs on this machine, so only ratios and differences inside one run mean anything.
+translations alone, in this process: microseconds to read a request, to write a whole answer, and an event, one that
+comes by itself and one of many that arrive together. Everything runs on this machine, so only ratios and differences
+inside one run mean anything.
 """
 
 from __future__ import annotations
@@ -161,9 +162,13 @@ def measure_alone(protocol: Protocol) -> dict[str, float]:
         for event in events:
             translation.feed(event)
 
+    def burst() -> None:
+        _translation(protocol.name, streamed).feed(b"".join(events))
+
     asked_us = _per_call(lambda: _translation(protocol.name, streamed))
     figures["answer_us"] = _per_call(lambda: _translation(protocol.name, raw).whole(whole)) - figures["request_us"]
     figures["event_us"] = (_per_call(stream) - asked_us) / len(events)
+    figures["burst_us"] = (_per_call(burst) - asked_us) / len(events)
     return figures
 
 
@@ -225,11 +230,11 @@ def table(document: Mapping[str, Any]) -> str:
                 f"  {mine['ratio']:>5.2f}  {mine['added_median_ms']:>+9.2f}  {mine['added_cpu_us']:>+16.0f}"
                 + ("" if an_event is None else f"  {an_event:>+15.1f}")
             )
-    lines += ["", "Alone (microseconds)", "protocol   a request  a whole answer  an event"]
+    lines += ["", "Alone (microseconds)", "protocol   a request  a whole answer  an event  one of many together"]
     for name, figures in document["alone"].items():
-        cells = (figures.get(key) for key in ("request_us", "answer_us", "event_us"))
-        request, answer, event = ("-" if cell is None else f"{cell:.1f}" for cell in cells)
-        lines.append(f"{name:<9}  {request:>9}  {answer:>14}  {event:>8}")
+        cells = (figures.get(key) for key in ("request_us", "answer_us", "event_us", "burst_us"))
+        request, answer, event, burst = ("-" if cell is None else f"{cell:.1f}" for cell in cells)
+        lines.append(f"{name:<9}  {request:>9}  {answer:>14}  {event:>8}  {burst:>20}")
     return "\n".join(lines)
 
 

@@ -7,21 +7,9 @@ between the two (routes, breakers, lines, receipts) does not know of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from runtime.gateway import sse
 from runtime.gateway.bodies import Body, body_of
-
-KEEP_ALIVE: Literal["keep-alive"] = "keep-alive"
-"""A comment: the client waits, and somebody is there."""
-DONE: Literal["done"] = "done"
-"""`[DONE]`: the answer is complete; always the last one where nothing went wrong."""
-
-Event = Mapping[str, Any] | sse.StreamError | Literal["keep-alive", "done"]
-"""One event of an OpenAI stream: a chunk, an error (the last one then), a comment, or the end."""
-
-_DATA = b"data: "
 
 
 class Translation(Protocol):
@@ -37,38 +25,12 @@ class Translation(Protocol):
         ...
 
     def feed(self, events: bytes, /) -> bytes:
-        """Translate whole events of OpenAI's stream (`read_events`); returns bytes for the client, maybe none.
+        """Translate whole events of OpenAI's stream; returns bytes for the client, maybe none.
 
         Comments come before the first content only; an error becomes the protocol's own error event, and nothing
         follows it. Raises `attempt.BadAnswerError`, or what `attempt.ODD_ANSWER` names.
         """
         ...
-
-
-def read_events(events: bytes) -> Iterator[Event]:
-    """Yield what whole server-sent events say; those that are no JSON object are left out."""
-    for event in sse.split_events(events):
-        plain = event.startswith(_DATA) and event.endswith(b"\n\n") and b"\n" not in event[:-2] and b"\r" not in event
-        data = event[len(_DATA) : -2] if plain else sse.event_data(event)
-        if not data:
-            if event.startswith(b":"):
-                yield KEEP_ALIVE
-            continue
-        if data.strip() == sse.DONE_MARK:
-            yield DONE
-            continue
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(document, dict):
-            continue
-        if document.get("error"):
-            sign = sse.read_event(event)
-            if isinstance(sign, sse.StreamError):
-                yield sign
-                continue
-        yield document
 
 
 def openai_body(document: dict[str, Any], *, is_stream: bool) -> Body:

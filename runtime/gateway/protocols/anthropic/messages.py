@@ -26,7 +26,7 @@ from runtime.gateway.protocols.anthropic.answer import (
     usage_of,
 )
 from runtime.gateway.protocols.anthropic.request import Wanted
-from runtime.gateway.protocols.translation import DONE, KEEP_ALIVE, read_events
+from runtime.gateway.protocols.reading import DONE, KEEP_ALIVE, Reader, Texts
 from runtime.gateway.usage import prompt_tokens
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -40,6 +40,7 @@ _ERROR_TYPES = frozenset(
     }
 )
 """`types/shared/error_object.py`."""
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 _OVERLOADED = frozenset({"no_endpoint_available", "queue_full", "model_cold", "model_failed"})
 """Codes of errors that say: come back later."""
 
@@ -62,13 +63,14 @@ class MessageTranslation:
 
     wanted: Wanted
     message_id: str
+    _reader: Reader = field(default_factory=Reader)
     _is_begun: bool = False
     _is_over: bool = False
     _index: int = -1
     """Of the block that was begun last."""
     _open: str = ""
     """The type of the block that is open; empty while none is."""
-    _before: bytes = b""
+    _before: str = ""
     """What stands before the text in a delta of the open block."""
     _calls: dict[int, _Call] = field(default_factory=dict)
     """By OpenAI's index; one whose index was used again is no longer here."""
@@ -93,7 +95,7 @@ class MessageTranslation:
     def feed(self, events: bytes) -> bytes:
         """Return the events for whole events of OpenAI's; raises `BadAnswerError` for a call that makes no sense."""
         said: list[bytes] = []
-        for event in read_events(events):
+        for event in self._reader.read(events):
             if self._is_over:
                 break
             if isinstance(event, sse.StreamError):
@@ -103,7 +105,9 @@ class MessageTranslation:
             if not self._is_begun:
                 self._is_begun = True
                 said.append(self._start())
-            if event == KEEP_ALIVE:
+            if isinstance(event, Texts):
+                said.append(self._thinking(event.texts) if event.is_thinking else self._text(event.texts))
+            elif event == KEEP_ALIVE:
                 said.append(PING)
             elif event == DONE:
                 self._is_over = True
@@ -164,27 +168,27 @@ class MessageTranslation:
     def _delta(self, delta: Mapping[str, Any]) -> bytes:
         said = b""
         if (content := delta.get("content")) and isinstance(content, str):
-            said = self._text(content)
+            said = self._text([content])
         if thoughts := reasoning_of(delta):
-            said = self._thinking(thoughts) + said
+            said = self._thinking([thoughts]) + said
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
             self._is_refused = True
-            said += self._text(refusal)
+            said += self._text([refusal])
         if (calls := delta.get("tool_calls")) and isinstance(calls, list):
             said += b"".join(self._piece(piece) for piece in calls if isinstance(piece, dict))
         return said
 
-    def _text(self, text: str) -> bytes:
+    def _text(self, texts: list[str]) -> bytes:
         opened = b"" if self._open == "text" else self._begin("text", {"text": ""}, "text_delta", "text")
-        return opened + self._said(text)
+        return opened + self._said(texts)
 
-    def _thinking(self, text: str) -> bytes:
+    def _thinking(self, texts: list[str]) -> bytes:
         if not self.wanted.shows_thinking:
-            self._hidden += 1
-            return PING if self._hidden % HIDDEN_DELTAS == 0 else b""
+            before, self._hidden = self._hidden, self._hidden + len(texts)
+            return PING * (self._hidden // HIDDEN_DELTAS - before // HIDDEN_DELTAS)
         empty = {"thinking": "", "signature": ""}
         opened = b"" if self._open == "thinking" else self._begin("thinking", empty, "thinking_delta", "thinking")
-        return opened + self._said(text)
+        return opened + self._said(texts)
 
     def _piece(self, piece: Mapping[str, Any]) -> bytes:
         function = piece.get("function")
@@ -202,12 +206,12 @@ class MessageTranslation:
             self._call = call
             named = {"id": call_id(call.id, call.number, self.message_id), "name": name, "input": {}}
             opened = self._begin("tool_use", named, "input_json_delta", "partial_json")
-            return opened + (self._said(text) if text else b"")
+            return opened + (self._said([text]) if text else b"")
         if not text:
             return b""
         if call is not self._call or self._open != "tool_use":
             raise BadAnswerError("pieces of a call behind its end")
-        return self._said(text)
+        return self._said([text])
 
     def _call_of(self, piece: Mapping[str, Any], name: object) -> _Call:
         """Return the call that a piece belongs to. Some servers give every call the same index and an id of its own."""
@@ -226,12 +230,13 @@ class MessageTranslation:
         self._index += 1
         self._open = kind
         head = f'{{"type":"content_block_delta","index":{self._index},"delta":{{"type":"{delta}","{key}":'
-        self._before = b"event: content_block_delta\ndata: " + head.encode()
+        self._before = "event: content_block_delta\ndata: " + head
         block = {"type": kind, **empty}
         return closed + _event("content_block_start", {"index": self._index, "content_block": block})
 
-    def _said(self, text: str) -> bytes:
-        return self._before + json.dumps(text, ensure_ascii=False).encode(errors="replace") + b"}}\n\n"
+    def _said(self, texts: list[str]) -> bytes:
+        before = self._before
+        return "".join([f"{before}{_quoted(text)}}}}}\n\n" for text in texts]).encode(errors="replace")
 
     def _close(self) -> bytes:
         """End the block that is open."""

@@ -16,13 +16,15 @@ from typing import Any, Literal
 from runtime.gateway.attempt import BadAnswerError
 from runtime.gateway.protocols.ollama.calls import Calls
 from runtime.gateway.protocols.ollama.requests import Residence
-from runtime.gateway.protocols.translation import DONE, KEEP_ALIVE, read_events
+from runtime.gateway.protocols.reading import DONE, KEEP_ALIVE, Reader, Texts
 from runtime.gateway.sse import StreamError
 
 NDJSON = "application/x-ndjson"
 
 _VECTOR = re.compile(rb'"embedding"\s*:\s*(\[[^\[\]"]*\])')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,15})')
+
+_quoted = json.JSONEncoder().encode
 
 Shape = Literal["chat", "generate"]
 
@@ -59,9 +61,11 @@ class Speech:
         self._timings: Mapping[str, Any] = {}
         self._finish: str | None = None
         self._is_over = False
+        self._reader = Reader()
+        self._second, self._written = 0, ""
         # Most lines differ in the time and in one text only, so what is around these is written once.
-        line = _json({"model": asked, "created_at": "\0", **self._said("\0", "", [], []), "done": False})
-        self._frame = line.split(b'"\\u0000"')
+        line = json.dumps({"model": asked, "created_at": "\0", **self._said("\0", "", [], []), "done": False})
+        self._frame = line.split('"\\u0000"')
 
     def whole(self, raw: bytes) -> bytes:
         """Translate OpenAI's document."""
@@ -82,15 +86,17 @@ class Speech:
     def feed(self, events: bytes) -> bytes:
         """Translate whole events of OpenAI's stream."""
         lines: list[bytes] = []
-        for event in read_events(events):
+        for event in self._reader.read(events):
             if self._is_over:
                 break
-            if isinstance(event, StreamError):
+            if isinstance(event, Texts):
+                lines.append(self._texts(event))
+            elif isinstance(event, StreamError):
                 self._is_over = True
                 lines.append(_json({"error": event.message}))
             elif event == KEEP_ALIVE:
                 # A piece without content: lines of JSON know no comments.
-                lines.append(self._text_line(""))
+                lines.append(self._text_lines([""]))
             elif event == DONE:
                 self._is_over = True
                 if calls := self._calls.take(is_cut=self._finish in (None, "length")):
@@ -120,17 +126,28 @@ class Speech:
             self._first_at = self._clock.now()
         if thinking or calls or logprobs:
             return [_json(self._line(self._said(text, thinking, calls, logprobs)))]
-        return [self._text_line(text)] if text else []
+        return [self._text_lines([text])] if text else []
 
-    def _text_line(self, text: str) -> bytes:
+    def _texts(self, said: Texts) -> bytes:
+        if self._first_at is None:
+            self._first_at = self._clock.now()
+        if said.is_thinking:
+            return b"\n".join([_json(self._line(self._said("", text, [], []))) for text in said.texts])
+        return self._text_lines(said.texts)
+
+    def _text_lines(self, texts: list[str]) -> bytes:
+        """Return lines of text that came together, and have one time."""
         before, between, after = self._frame
-        return b'%b"%b"%b%b%b' % (
-            before,
-            moment(self._clock.wall()).encode(),
-            between,
-            json.dumps(text).encode(),
-            after,
-        )
+        head = f'{before}"{self._moment()}"{between}'
+        return "\n".join([f"{head}{_quoted(text)}{after}" for text in texts]).encode()
+
+    def _moment(self) -> str:
+        """Write the time; its whole seconds are written once, which takes longer than the rest of a line."""
+        wall = self._clock.wall()
+        second = int(wall)
+        if second != self._second:
+            self._second, self._written = second, moment(second)[: -len(".000000Z")]
+        return f"{self._written}.{int((wall - second) * 1_000_000):06}Z"
 
     def _note(self, document: Mapping[str, Any]) -> None:
         """Keep what a document says of the cost; `timings` is llama.cpp's, in milliseconds."""
@@ -152,7 +169,7 @@ class Speech:
         return {**said, "logprobs": logprobs} if logprobs else said
 
     def _line(self, said: dict[str, Any], **ending: Any) -> dict[str, Any]:
-        return {"model": self._asked, "created_at": moment(self._clock.wall()), **said, "done": False, **ending}
+        return {"model": self._asked, "created_at": self._moment(), **said, "done": False, **ending}
 
     def _ending(self) -> dict[str, Any]:
         """Return what the last line says. How long a load took is not told by endpoints: it is in the prompt's time."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.gateway.attempt import BadAnswerError
+from runtime.gateway.protocols.reading import DONE, KEEP_ALIVE, THINKING, Reader, Texts
 from runtime.gateway.protocols.responses.document import (
     Head,
     Status,
@@ -29,12 +30,11 @@ from runtime.gateway.protocols.responses.document import (
     usage_of,
 )
 from runtime.gateway.protocols.responses.items import arguments_text
-from runtime.gateway.protocols.translation import DONE, KEEP_ALIVE, read_events
 from runtime.gateway.sse import StreamError
 
 _COMMENT = b": keep-alive\n\n"
-_REASONING = ("reasoning_content", "reasoning")
-"""Names under which engines give reasoning: vLLM, llama.cpp, SGLang and our worker, and Ollama and newer vLLM."""
+_TEXT_DELTA = 'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":'
+_quoted = json.JSONEncoder().encode
 
 
 @dataclass(slots=True)
@@ -99,6 +99,7 @@ class Responses:
         self._finish_reason: object = None
         self._usage: object = None
         self._is_over = False
+        self._reader = Reader()
         self._written: list[str] = []
         """What was numbered and not returned yet."""
 
@@ -119,7 +120,7 @@ class Responses:
         """Return the events that say what the events of a chat completion say."""
         # Where an event makes no sense, what was written before it is kept: an error event follows, and goes behind it.
         written = self._written
-        for event in read_events(events):
+        for event in self._reader.read(events):
             if self._is_over:
                 break
             if event == KEEP_ALIVE:
@@ -130,6 +131,8 @@ class Responses:
                 written.append(self._event("response.in_progress", response=self._response("in_progress")))
             if event == DONE:
                 written.extend(self._end())
+            elif isinstance(event, Texts):
+                written.extend(self._text("reasoning_text" if event.is_thinking else "output_text", event.texts))
             elif isinstance(event, StreamError):
                 written.extend(self._fail(event))
             elif isinstance(event, Mapping):
@@ -142,7 +145,7 @@ class Responses:
 
     def _items(self, choice: Mapping[str, Any], message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         index = 0
-        reasoning = _first_text(message, _REASONING)
+        reasoning = _first_text(message, THINKING)
         if reasoning:
             yield reasoning_item(self._head.item_id("rs", index), "completed", [reasoning_part(reasoning)])
             index += 1
@@ -176,37 +179,40 @@ class Responses:
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
 
     def _delta(self, choice: Mapping[str, Any], delta: Mapping[str, Any]) -> Iterator[str]:
-        reasoning = _first_text(delta, _REASONING)
+        reasoning = _first_text(delta, THINKING)
         if reasoning:
-            yield from self._text("reasoning_text", reasoning)
+            yield from self._text("reasoning_text", [reasoning])
         text = delta.get("content")
         if isinstance(text, str) and text:
             # Most events of most streams: text, and nothing is known of its tokens.
-            yield from self._text("output_text", text, logprobs_of(choice) if choice.get("logprobs") else ())
+            yield from self._text("output_text", [text], logprobs_of(choice) if choice.get("logprobs") else ())
         refusal = delta.get("refusal")
         if isinstance(refusal, str) and refusal:
-            yield from self._text("refusal", refusal)
+            yield from self._text("refusal", [refusal])
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
                 yield from self._call(call)
 
-    def _text(self, kind: str, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> Iterator[str]:
+    def _text(self, kind: str, texts: list[str], logprobs: Sequence[dict[str, Any]] = ()) -> Iterator[str]:
         part = None if self._said is None else self._said.part
         if part is None or part.kind != kind:
             part = yield from self._open(kind)
-        part.texts.append(text)
+        part.texts.extend(texts)
         if kind != "output_text":
-            yield self._event(f"response.{kind}.delta", **_place(part), delta=text)
+            for text in texts:
+                yield self._event(f"response.{kind}.delta", **_place(part), delta=text)
             return
         part.logprobs.extend(logprobs)
         # Written by hand: there is one for every token.
-        number, self._number = self._number, self._number + 1
-        yield (
-            'event: response.output_text.delta\ndata: {"type":"response.output_text.delta",'
-            f'"sequence_number":{number},"item_id":"{part.item_id}","output_index":{part.output_index},'
-            f'"content_index":{part.index},"delta":{json.dumps(text)},'
-            f'"logprobs":{json.dumps(logprobs) if logprobs else "[]"}}}\n\n'
+        number = self._number
+        self._number = number + len(texts)
+        between = (
+            f',"item_id":"{part.item_id}","output_index":{part.output_index},"content_index":{part.index},"delta":'
+        )
+        after = f',"logprobs":{json.dumps(logprobs) if logprobs else "[]"}}}\n\n'
+        yield "".join(
+            [f"{_TEXT_DELTA}{place}{between}{_quoted(text)}{after}" for place, text in enumerate(texts, number)]
         )
 
     def _open(self, kind: str) -> Generator[str, None, _Part]:

@@ -1,4 +1,4 @@
-"""What all translations read: the events of OpenAI's streams; and what they write: OpenAI's requests."""
+"""What all translations write: OpenAI's requests."""
 
 from __future__ import annotations
 
@@ -7,24 +7,7 @@ import json
 import pytest
 
 from runtime.gateway.errors import ApiError
-from runtime.gateway.protocols.translation import openai_body, read_events
-from runtime.gateway.sse import StreamError
-from tests.fakes.upstream import DONE, chunk_document, event
-
-
-def test_events_are_read_for_what_they_say() -> None:
-    chunk = chunk_document({"content": "größer\n\ndata: [DONE]\n\n"})
-    told = [
-        *(b": keep-alive\n\n", event(chunk), event(chunk).replace(b"\n", b"\r\n"), b"data:" + event(chunk)[6:]),
-        *(b"data: {oops\n\n", b"data: [1]\n\n", b"event: ping\n\n", b"data: \n\n", b"id: 3\n" + event(chunk)),
-        *(event({"error": {"message": "boom", "type": "t"}}), event({"error": "plain"}), DONE, b"data:[DONE]\n\n"),
-    ]
-    errors = [StreamError("t", "boom"), StreamError("", "plain")]
-    assert list(read_events(b"".join(told))) == ["keep-alive", chunk, chunk, chunk, chunk, *errors, "done", "done"]
-
-
-def test_an_error_of_null_is_none() -> None:
-    assert list(read_events(event({"error": None, "choices": []}))) == [{"error": None, "choices": []}]
+from runtime.gateway.protocols.translation import openai_body
 
 
 def test_a_stream_is_asked_to_say_its_usage() -> None:
