@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from orchestrator.expand import DesiredUnit
 from orchestrator.groups import GroupId, Slot
@@ -15,9 +15,15 @@ from schemas.unit import is_on_demand
 class Budget:
     """The memory of every node while starts are granted one after the other."""
 
-    def __init__(self, free: dict[NodeName, float | None], known: KnownMemory) -> None:
+    def __init__(
+        self, free: dict[NodeName, float | None], known: KnownMemory, idle: Iterable[ObservedUnit] = ()
+    ) -> None:
+        """`idle` are units that stay and whose models, loaded on demand, may be dropped: those to be dropped first."""
         self._free = free
         self._known = known
+        self._idle = list(idle)
+        self.borrowed: dict[GroupId, tuple[UnitId, ...]] = {}
+        """The units of `idle` that each surge waits for."""
         self._offers: dict[NodeName, list[tuple[tuple[UnitId, ...], float | None]]] = {}
         """Units that stop in any case, and what there is when all of them have; None where it is not known how much."""
         self._missing: dict[GroupId, dict[NodeName, float]] = {}
@@ -32,7 +38,7 @@ class Budget:
             return "its memory is unknown" if None in needs.values() else "free memory is unknown"
         gains = self._gains(first)
         short = {node: max(0.0, need - _known_gain(gains, node)) for node, need in _known(needs)}
-        if any(not self._fits(node, need) for node, need in short.items()):
+        if any(not self._fits(node, need) for node, need in short.items()) and not self._borrow(slot, short):
             return "there is no memory for both"
         self._use(short)
         return ""
@@ -59,6 +65,12 @@ class Budget:
         """Count what stops without anything that starts in its place before that."""
         for unit in units:
             self._offers.setdefault(unit.node, []).append(((unit.id,), self._known.gain(unit)))
+
+    def offer_idle(self) -> None:
+        """Count what is left of the idle models, which are dropped where nothing else gives enough room."""
+        for unit in self._idle:
+            self._offers.setdefault(unit.node, []).append(((unit.id,), self._known.held(unit)))
+        self._idle = []
 
     def make_room(self, slot: Slot) -> tuple[UnitId, ...] | None:
         """Grant a start from what is free and what others give; returns whom it must wait for, None where it lacks."""
@@ -96,6 +108,30 @@ class Budget:
             if free is not None and need > free:
                 return f"it needs {gib(need)} GiB, {node} has {gib(max(free, 0.0))} GiB free{self._known.way_out(node)}"
         return "there is no memory for it"
+
+    def _borrow(self, slot: Slot, needs: Mapping[NodeName, float]) -> bool:
+        """Drop as many idle models as `needs` lack on their nodes; False where all of them are not enough."""
+        found: list[ObservedUnit] = []
+        gained: dict[NodeName, float] = {}
+        for node, need in needs.items():
+            if self._fits(node, need):
+                continue
+            have = self._free[node] or 0.0
+            for unit in self._idle:
+                if have >= need:
+                    break
+                if unit.node != node:
+                    continue
+                found.append(unit)
+                gain = self._known.held(unit)
+                have = need if gain is None else have + gain
+            if have < need:
+                return False
+            gained[node] = have
+        self._free |= gained
+        self._idle = [unit for unit in self._idle if unit not in found]
+        self.borrowed[slot.id] = tuple(unit.id for unit in found)
+        return True
 
     def _gains(self, units: list[ObservedUnit]) -> dict[NodeName, float | None]:
         gains: dict[NodeName, float | None] = {}

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.allotting import allot
+from orchestrator.allotting import allot, forget
 from orchestrator.cluster import Cluster, ReachedNode, reach
 from orchestrator.collect import Note, collect, with_worker_status
 from orchestrator.delivery import deliver_keys, is_delivered
@@ -265,6 +265,8 @@ class Controller:
                 await _settled(effects, is_followed=is_followed())
             finally:
                 self._record(planned, outcome, command, who, began, tuple(failures))
+        if outcome.is_complete:
+            await forget(cluster, planned.desired, planned.observed)
         if outcome.is_complete and planned.desired.units:
             self.journal.remember_nodes(still_looked_at(planned, self.policy.assume_lost), planned.cluster.gateway)
             await self._collect_garbage(planned, cluster)

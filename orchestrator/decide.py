@@ -39,6 +39,8 @@ class Decision:
     crashes: int = 0
     room: tuple[UnitId, ...] = ()
     """Units of other slots that have to stop before it can start."""
+    unloads: tuple[UnitId, ...] = ()
+    """Units that stay, and whose idle models, loaded on demand, have to be dropped before it can start."""
 
     def stops(self) -> list[ObservedUnit]:
         """Return the living units that go."""
@@ -118,8 +120,10 @@ class _Deciding:
             if not changed:
                 break
             self.current |= changed
+        staying = {unit.id for unit in self._idle()}
         for group, units in self.room.items():
-            self.current[group] = replace(self.current[group], room=tuple(units))
+            stops, unloads = (tuple(u for u in units if (u in staying) == is_one) for is_one in (False, True))
+            self.current[group] = replace(self.current[group], room=stops, unloads=unloads)
         return Decisions(self.current, tuple(conflicts), self.is_gateway_seen)
 
     # -- each slot by itself ---------------------------------------------------------------------------------------
@@ -235,7 +239,7 @@ class _Deciding:
 
     def _memory_faults(self) -> dict[GroupId, Decision]:
         """Return the decisions that must change because there is no memory for them, as far as is known."""
-        budget = Budget(dict(self.free), self.known)
+        budget = Budget(dict(self.free), self.known, self._idle())
         starting = [decision for decision in self.current.values() if decision.mode in STARTING]
         changed: dict[GroupId, Decision] = {}
         for decision in starting:
@@ -243,10 +247,13 @@ class _Deciding:
                 changed[decision.slot.id] = Decision(decision.slot, "swap", why)
         if changed:
             return changed
+        for group, units in budget.borrowed.items():
+            self.room.setdefault(group, {}).update(dict.fromkeys(units))
         in_place = [decision for decision in starting if decision.mode in ("swap", "relaunch")]
         waiting = [decision.slot for decision in in_place if not budget.replace(decision.slot, decision.stops_first())]
         for decision in self.current.values():
             budget.offer(decision.stops_later())
+        budget.offer_idle()
         waiting += [decision.slot for decision in starting if decision.mode == "start"]
         for slot in sorted(waiting, key=lambda slot: slot.first.is_moved):  # who is at home has the room first
             room = budget.make_room(slot)
@@ -256,6 +263,11 @@ class _Deciding:
                 self.room.setdefault(slot.id, {}).update(dict.fromkeys(room))
         # What is put off and stops what is left of it gives room: the others are judged again with that.
         return {group: decision for group, decision in changed.items() if decision.stops()} or changed
+
+    def _idle(self) -> list[ObservedUnit]:
+        """Return the units that stay and whose models, loaded on demand, may be dropped for a start."""
+        gone = {unit.id for decision in self.current.values() for unit in decision.stops()}
+        return [unit for unit in self.known.idle() if unit.id not in gone]
 
 
 def _and(nodes: Iterable[NodeName]) -> str:

@@ -25,6 +25,7 @@ from orchestrator.plan import (
     Start,
     Stop,
     Sync,
+    Unload,
 )
 from orchestrator.policy import SILENT_LIMIT_S
 from orchestrator.referencing import ReferencePlaces
@@ -73,7 +74,7 @@ class Draft:
 
     def change(self, kind: ChangeKind, target: str, cause: str, how: str = "") -> None:
         """Add a line."""
-        (self._fetches if kind in ("provision", "fetch", "reference") else self._changes).append(
+        (self._fetches if kind in ("provision", "fetch", "reference", "unload") else self._changes).append(
             Change(kind, target, cause, how)
         )
 
@@ -240,6 +241,17 @@ class Draft:
             self.change("fetch", target, f"{cause}: {spec.source}")
             self.add(Sync(id=sync, node=place, cause=cause, after=after, model=spec, form=form))
         return (sync,)
+
+    def unload(self, unit: UnitId, cause: str) -> ActionId:
+        """Add what drops the idle model of a unit that loads on demand; it is one action, whoever waits for it."""
+        name = action_id("unload", unit)
+        found = next(seen for seen in self.observed.units() if seen.id == unit)
+        if name in self.actions:
+            return name
+        self.change("unload", place_of(found), cause)
+        host = found.spec.host if isinstance(found.spec, WorkerSpec) else None  # nothing else loads on demand
+        url = f"http://{url_host(host)}:{found.port}"
+        return self.add(Unload(id=name, node=found.node, cause=cause, unit=unit, url=url))
 
     # -- taking units down -----------------------------------------------------------------------------------------
 

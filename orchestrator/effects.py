@@ -28,6 +28,7 @@ from orchestrator.plan import (
     Start,
     Stop,
     Sync,
+    Unload,
     Withdraw,
 )
 from orchestrator.published import PublishedRoutes, Stamp
@@ -36,6 +37,7 @@ from orchestrator.reconcile import GATEWAY_SLOT
 from orchestrator.references import References
 from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
+from orchestrator.unloading import unload_model
 from schemas.base import NodeName, UnitId
 from schemas.routes import Instance
 from schemas.unit import GatewaySpec, slot_of
@@ -142,6 +144,15 @@ class RealEffects:
         entry = await self._routes.entry(action.unit)
         if entry is not None and entry.state != "replacing":
             await self._routes.remove(action.unit)
+
+    async def unload(self, action: Unload) -> None:
+        """Have a worker drop its idle model; one that came into use keeps it, and what waits for it is not started."""
+        token = self._cluster.directories.known_worker_token(self._cluster.stack)
+        async with self._node(action.node).http() as http:
+            kept = await unload_model(http, action.url, token)
+        if kept is not None:
+            slot = slot_of(action.unit)
+            raise EffectError(f"{slot} keeps its model: {kept}", next_step=("status", self._cluster.stack))
 
     async def rewire(self, _action: Rewire) -> None:
         """Write this apply's overrides for the gateway, and make a running one read everything now."""

@@ -23,6 +23,7 @@ from orchestrator.plan import (
     Start,
     Stop,
     Sync,
+    Unload,
     Withdraw,
 )
 
@@ -105,6 +106,7 @@ class Effects(Protocol):
     async def publish(self, action: Publish) -> None: ...
     async def drain(self, action: Drain) -> None: ...
     async def stop(self, action: Stop) -> None: ...
+    async def unload(self, action: Unload) -> None: ...
     async def withdraw(self, action: Withdraw) -> None: ...
     async def rewire(self, action: Rewire) -> None: ...
 
@@ -192,7 +194,7 @@ class _Execution:
     async def _perform(self, action: Action) -> None:
         """Do an action; one that was cut short by `stop`, and by nobody else, has failed."""
         report: Report = lambda progress: self._emit(ActionProgress(action, progress))  # noqa: E731
-        if not isinstance(action, Provision | Sync | Pull | Reference | AwaitReady | Drain):
+        if not isinstance(action, Provision | Sync | Pull | Reference | AwaitReady | Drain | Unload):
             await _perform(action, self._effects, report)
             return
         task = asyncio.ensure_future(_perform(action, self._effects, report))
@@ -232,6 +234,8 @@ async def _perform(action: Action, effects: Effects, report: Report) -> None:
             await effects.drain(action)
         case Stop():
             await effects.stop(action)
+        case Unload():
+            await effects.unload(action)
         case Withdraw():
             await effects.withdraw(action)
         case Rewire():

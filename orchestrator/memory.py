@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -53,15 +54,32 @@ class KnownMemory:
         """Return what the end of a unit gives in GiB; None where it is not known, as of a model loaded on demand."""
         return None if _is_loaded_on_demand(unit) else self.of(unit)
 
+    def held(self, unit: ObservedUnit) -> float | None:
+        """Return what a model that is loaded on demand holds now, in GiB; 0 of any other unit, None where unknown."""
+        if not unit.alive or not _is_loaded_on_demand(unit) or unit.spec is None:
+            return 0.0
+        return needed_memory(unit.spec, self._models, self._facts)[0]
+
+    def idle(self) -> list[ObservedUnit]:
+        """Return the units whose models, loaded on demand, may be dropped now: the least recently used ones first."""
+        return sorted(
+            (unit for unit in self._loaded if _is_idle(unit) and unit.port), key=lambda unit: (-_idle_s(unit), unit.id)
+        )
+
     def way_out(self, node: NodeName) -> str:
-        """Say how memory comes free that models loaded on demand hold on a node; empty where none does."""
-        held = [slot_of(unit.id) for unit in self._loaded if unit.node == node]
-        if not held:
+        """Say how memory comes free that models loaded on demand hold on a node; empty where none does.
+
+        Idle ones were not enough, and nothing in use is dropped without a person's word.
+        """
+        used = [slot_of(unit.id) for unit in self._loaded if unit.node == node and not _is_idle(unit)]
+        if not used:
             return ""
-        services = {slot.rpartition("-")[0]: None for slot in held}
+        services = {slot.rpartition("-")[0]: None for slot in used}
         frees = ", ".join(f"orchestrate restart {self._stack} {service}" for service in services)
+        one = len(used) == 1
         return (
-            f"; {', '.join(held)} hold{'s' if len(held) == 1 else ''} a model loaded on demand there: {frees} frees it"
+            f"; {', '.join(used)} use{'s' if one else ''} {'a model' if one else 'models'} loaded on demand there: "
+            f"apply again when {'it is' if one else 'they are'} idle, or {frees} frees it at once"
         )
 
 
@@ -69,11 +87,24 @@ def _is_loaded_on_demand(unit: ObservedUnit) -> bool:
     return unit.demand is not None and unit.demand.phase != "cold"
 
 
+def _is_idle(unit: ObservedUnit) -> bool:
+    seen = unit.demand
+    return seen is not None and (
+        seen.phase == "unloading" or (seen.phase == "ready" and seen.report.idle_s is not None)
+    )
+
+
+def _idle_s(unit: ObservedUnit) -> float:
+    """Return for how long a model was not used; one that is on its way out gives its memory soonest."""
+    return math.inf if unit.demand is None or unit.demand.report.idle_s is None else unit.demand.report.idle_s
+
+
 def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dict[NodeName, float | None]:
     """Return what is free on each node that answered, in GiB; None where it does not say.
 
     What is available less what is kept free, and less what living units that still load will take: how much of that
-    they have taken already is not known. Of a node that declares its memory never more than living units leave of that.
+    they have taken already is not known. Of a node that declares its memory never more than living units, and the models
+    that are loaded on demand, leave of that.
     """
     free: dict[NodeName, float | None] = {}
     for name, node in observed.nodes.items():
@@ -90,7 +121,7 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
         free[unit.node] = now - (known.of(unit) or 0.0)
     used: dict[NodeName, float] = {}
     for unit in alive:
-        used[unit.node] = used.get(unit.node, 0.0) + (known.of(unit) or 0.0)
+        used[unit.node] = used.get(unit.node, 0.0) + (known.of(unit) or 0.0) + (known.held(unit) or 0.0)
     for name, declared in desired.nodes.items():
         if declared.memory_gib is not None and name in free:
             left, now = declared.memory_gib - declared.reserve_gib - used.get(name, 0.0), free[name]

@@ -126,6 +126,15 @@ class Stop(_Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unload(_Action):
+    """Ask a worker that loads on demand for its idle model's memory; its next request loads it again if it fits."""
+
+    unit: UnitId
+    url: str
+    """Where it listens, as its own node reaches it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Withdraw(_Action):
     """Take a unit that is gone out of the routes."""
 
@@ -142,13 +151,28 @@ class Defer(_Action):
     """Do nothing on a node that cannot be reached: what runs there is unknown."""
 
 
-Action = Provision | Sync | Pull | Reference | Start | AwaitReady | Publish | Drain | Stop | Withdraw | Rewire | Defer
+Action = (
+    Provision
+    | Sync
+    | Pull
+    | Reference
+    | Unload
+    | Start
+    | AwaitReady
+    | Publish
+    | Drain
+    | Stop
+    | Withdraw
+    | Rewire
+    | Defer
+)
 
 ChangeKind = Literal[
     "provision",
     "fetch",
     "pull",
     "reference",
+    "unload",
     "start",
     "await",
     "judge",
@@ -168,6 +192,7 @@ SYMBOLS: dict[ChangeKind, str] = {
     "hold": "?",
     "fetch": "~",
     "reference": "~",
+    "unload": "~",
     "start": "+",
     "await": "~",
     "judge": "~",
@@ -319,6 +344,7 @@ _COUNTED: tuple[tuple[ChangeKind, str], ...] = (
     ("fetch", "to fetch"),
     ("pull", "to pull"),
     ("reference", "reference to compute"),
+    ("unload", "to unload"),
     ("start", "to start"),
     ("await", "to wait for"),
     ("judge", "to judge"),

@@ -334,7 +334,9 @@ class _Reconciliation:
         self.draft.retire(slot, decision.stops(), broken, (), is_swap=False)
 
     def _room(self, decision: Decision) -> tuple[ActionId, ...]:
-        return tuple(action_id("stop", unit) for unit in decision.room)
+        stops = tuple(action_id("stop", unit) for unit in decision.room)
+        cause = f"idle; {decision.slot.id} needs its memory"
+        return (*stops, *(self.draft.unload(unit, cause) for unit in decision.unloads))
 
     # -- the gateway's view ----------------------------------------------------------------------------------------
 

@@ -42,6 +42,14 @@ def allotments(desired: Desired, observed: Observed) -> Mapping[NodeName, Allotm
     return found | {name: Allotment(set_aside_gib=0.0) for name in sorted(left)}
 
 
+def done_with(desired: Desired, observed: Observed) -> frozenset[NodeName]:
+    """Return the nodes that answered and on which the stack, once it is as desired, runs no model."""
+    models = {unit.node for unit in desired.units.values() if isinstance(unit.spec, WorkerSpec | EngineSpec)}
+    seen = {name for name, node in observed.nodes.items() if isinstance(node, Reachable)}
+    had = {unit.node for unit in observed.units()}
+    return frozenset((seen if not desired.units else had & seen) - models)
+
+
 def sharing_conflicts(desired: Desired, observed: Observed) -> Iterator[str]:
     """Yield a sentence for every on-demand model that declares more than is left.
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from orchestrator.expand import Desired
 from orchestrator.memory import KnownMemory
-from orchestrator.observed import HelperSeen, Observed, ObservedUnit, Reachable
+from orchestrator.observed import HelperSeen, Observed, ObservedUnit, OnDemandSeen, Reachable
 from orchestrator.plan import (
     Action,
     AwaitReady,
@@ -24,10 +24,12 @@ from orchestrator.plan import (
     Start,
     Stop,
     Sync,
+    Unload,
     Withdraw,
 )
 from schemas.admin import ConfigReport
 from schemas.base import HelperName, ModelName, NodeName, UnitId
+from schemas.on_demand import OnDemandReport
 from schemas.routes import Instance, Routes
 from schemas.unit import GatewaySpec, WatcherSpec, is_group, slot_of
 from schemas.verdict import Verdict
@@ -75,6 +77,8 @@ def apply_action(action: Action, desired: Desired, observed: Observed) -> Observ
             return _with_routes(observed, desired, entries)
         case Stop(node=node, unit=unit_id):
             return _stopped(observed, desired, node, unit_id)
+        case Unload(node=node, unit=unit_id):
+            return _unloaded(observed, desired, node, unit_id)
         case Withdraw(unit=unit_id):
             return _with_routes(observed, desired, _without(_instances(observed), unit_id))
         case Rewire():
@@ -126,6 +130,14 @@ def _loaded(observed: Observed, desired: Desired, node: NodeName, unit_id: UnitI
         return observed
     after = _with_unit(observed, node, replace(unit, ready=True, phase="running"))
     return with_memory_taken(after, node, KnownMemory(desired, observed).of(unit) or 0.0)
+
+
+def _unloaded(observed: Observed, desired: Desired, node: NodeName, unit_id: UnitId) -> Observed:
+    """Return the world after a model that was loaded on demand was dropped."""
+    unit = _reachable(observed, node).units[unit_id]
+    given = KnownMemory(desired, observed).held(unit) or 0.0
+    cold = replace(unit, demand=OnDemandSeen("cold", OnDemandReport(since_s=0.0)))
+    return with_memory_taken(_with_unit(observed, node, cold), node, -given)
 
 
 def with_memory_taken(observed: Observed, node: NodeName, amount_gib: float) -> Observed:

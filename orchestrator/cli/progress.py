@@ -22,6 +22,7 @@ from orchestrator.plan import (
     Start,
     Stop,
     Sync,
+    Unload,
     Withdraw,
     action_data,
 )
@@ -158,7 +159,7 @@ class TerminalPrinter:
 
 def is_long(action: Action) -> bool:
     """Tell whether an action may take so long that its beginning is worth a line."""
-    return isinstance(action, Provision | Sync | Pull | Reference | AwaitReady | Drain)
+    return isinstance(action, Provision | Sync | Pull | Reference | AwaitReady | Drain | Unload)
 
 
 def title(action: Action) -> str:
@@ -185,6 +186,8 @@ def title(action: Action) -> str:
             return f"drain {node}/{slot_of(unit_id)}"
         case Stop(node=node, unit=unit_id):
             return f"stop {node}/{slot_of(unit_id)}"
+        case Unload(node=node, unit=unit_id):
+            return f"unload {node}/{slot_of(unit_id)}"
         case Withdraw(node=node, unit=unit_id):
             return f"unroute {node}/{slot_of(unit_id)}"
         case Rewire():

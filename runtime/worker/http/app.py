@@ -88,7 +88,7 @@ def _new_app(settings: Settings, host: Host[Loadable]) -> App:
     )
     unguarded = {"/health"}
     if isinstance(host, OnDemand):
-        unguarded.add(_add_unload(app, host))
+        unguarded.add(_add_unload(app, settings.token, host))
     _add_guard(app, settings.token, frozenset(unguarded))
     _add_reports(app, settings, host)
     app.error_handler.add(Exception, answer_error)
@@ -241,12 +241,16 @@ def _add_canary(app: App, host: Host[Engine]) -> None:
     app.add_route(judge, "/canary", methods=["POST"], stream=True, name="canary")
 
 
-def _add_unload(app: App, host: OnDemand[Loadable]) -> str:
+def _add_unload(app: App, token: str | None, host: OnDemand[Loadable]) -> str:
     """Return the path, which has a key of its own: neighbours may belong to another stack."""
 
     async def unload(request: Request) -> HTTPResponse:
-        """Drop the model for a neighbour on this node, which knows the key from the registry that they share."""
-        is_done = await host.unload(request.headers.get("authorization", "").removeprefix("Bearer "))
+        """Drop the idle model: for a neighbour on this node, which knows the key from the registry that they share, or
+        for who has the worker's token, as the orchestrator that needs the memory for what always runs.
+        """
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        is_own = token is not None and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+        is_done = await host.unload(None if is_own else given)
         if is_done is None:
             return refusal(401, "The key of this worker is missing or wrong.", code="invalid_api_key")
         if not is_done:

@@ -66,8 +66,8 @@ class OnDemand(Host[E]):
         finally:
             self._model.end_use(is_probe=call.is_probe)
 
-    async def unload(self, key: str) -> bool | None:
-        """Drop the model for a neighbour; None where its key is wrong, False where the model is in use."""
+    async def unload(self, key: str | None) -> bool | None:
+        """Drop the model for a neighbour, or with no key for the orchestrator; see `Residence.unload`."""
         return await self._model.unload(key)
 
     async def drain(self) -> None:

@@ -161,9 +161,12 @@ class Residence(Generic[E]):
 
     # -- unloading -------------------------------------------------------------------------------------------------
 
-    async def unload(self, key: str) -> bool | None:
-        """Drop the model for a neighbour; None where its key is wrong, False where the model is in use."""
-        if not self._place.is_key(key):
+    async def unload(self, key: str | None) -> bool | None:
+        """Drop the model for a neighbour, or with no key for the orchestrator, which has shown another one.
+
+        None where the key is wrong, False where the model is in use.
+        """
+        if key is not None and not self._place.is_key(key):
             return None
         if self.state == "unloading" and self._work is not None:
             await asyncio.shield(self._work)
