@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from orchestrator.pace import LOOK_S, QUIET_LOOK_S
+from orchestrator.watching.pace import LOOK_S, QUIET_LOOK_S
 from tests.cluster.lab import Lab, missing
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.allotting import allot, forget
@@ -19,77 +19,29 @@ from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
 from orchestrator.installed import InstalledMemory
-from orchestrator.journal import Generation, Journal, actor
+from orchestrator.journal import Journal, actor
 from orchestrator.keys import KeysAt
 from orchestrator.locks import THIS_MACHINE, StackLocks
 from orchestrator.node.client import ShimError
 from orchestrator.node.provision import prune
-from orchestrator.observed import Observed, Reachable
-from orchestrator.plan import Plan, Stop
+from orchestrator.observed import Reachable
+from orchestrator.planned import Planned, Seen, Wanted, generation_of, still_looked_at
 from orchestrator.policy import SILENT_LIMIT_S, PlanPolicy
 from orchestrator.reconcile import EVERYTHING, reconcile
-from orchestrator.revisions import GitStamp, git_stamp
+from orchestrator.revisions import git_stamp
 from orchestrator.rollback import RollbackError, compose_recovered, forget_old, recover
-from orchestrator.snapshots import Files, Snapshots, files_digest, read_files
+from orchestrator.snapshots import Snapshots, read_files
 from orchestrator.transport.base import TransportError
 from orchestrator.uncollected import uncollected
 from schemas.base import NodeName, StackName
 from schemas.compose import Composition, compose, shown_path
 from schemas.node import Node
-from schemas.problems import ConfigurationError, Problem
+from schemas.problems import ConfigurationError
 from schemas.stack import KeysFile, Stack
 from schemas.unit import GatewaySpec
 
 SETTLE_S = 30.0
 """What putting the routes in order may take after the last action."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What should run, and the files that say so."""
-
-    desired: Desired
-    git: GitStamp
-    files: Files = field(default_factory=dict)
-    """The files that were composed; none for `down`."""
-    back_to: int | None = None
-    """The generation whose files these are, for a rollback."""
-    is_current: bool = True
-    """False: the files are bad now, and this is what they said before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A plan with everything that it was made from."""
-
-    plan: Plan
-    desired: Desired
-    observed: Observed
-    cluster: Cluster
-    git: GitStamp
-    generation: int
-    """The number that applying it gets."""
-    files: Files = field(default_factory=dict)
-    back_to: int | None = None
-
-    def heading(self) -> str:
-        """Return the first line of the plan's text."""
-        old = f", the files of generation {self.back_to}" if self.back_to is not None else ""
-        name = f"Stack {self.plan.stack} at {self.git}{old}"
-        return name if self.plan.is_empty else f"{name} -> generation {self.generation}"
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A stack as it runs, whether or not its files are good."""
-
-    observed: Observed
-    plan: Plan | None
-    """What apply would do; None while the files cannot be used."""
-    problems: tuple[Problem, ...]
-    """What is wrong with the files."""
-    rolled_back: Generation | None = None
-    """The rollback that is in force: what runs is not made from the files that are there now."""
 
 
 class Controller:
@@ -363,32 +315,7 @@ class Controller:
         began: float,
         failures: tuple[str, ...],
     ) -> None:
-        words = "interrupted" if outcome is None else outcome.words
-        digest = files_digest(planned.files) if planned.files else None
-        self.journal.record(
-            Generation(
-                generation=planned.generation,
-                revision=planned.git.revision,
-                is_dirty=planned.git.is_dirty,
-                commit=planned.git.commit,
-                overrides=planned.desired.overrides,
-                owner=str(self.conf),
-                actor=who,
-                at=began,
-                changes=tuple(
-                    f"{change.verb} {change.target}: {change.cause}"
-                    for change in planned.plan.changes
-                    if change.kind not in ("defer", "hold", "failed")  # nothing was done about these
-                ),
-                outcome=words,
-                command=command,
-                files=digest,
-                names=tuple(sorted(planned.files)),
-                is_rollback=planned.back_to is not None and planned.desired.files is not None,
-                duration_s=round(time.time() - began, 3),
-                failures=failures,
-            )
-        )
+        self.journal.record(generation_of(planned, outcome, command, who, began, time.time(), failures))
         forget_old(self.journal, self.snapshots)
 
     async def _collect_garbage(self, planned: Planned, cluster: Cluster) -> None:
@@ -410,20 +337,3 @@ async def _settled(effects: RealEffects, *, is_followed: bool) -> None:
     with contextlib.suppress(EffectError, TimeoutError):
         async with asyncio.timeout(SETTLE_S):
             await effects.settle(is_followed=is_followed)
-
-
-def still_looked_at(planned: Planned, lost: frozenset[NodeName] = frozenset()) -> dict[NodeName, Node]:
-    """Return the nodes to remember after everything was done.
-
-    Those that left the files are not where they were cleaned, or do not answer and were said to be `lost` for good.
-    """
-    stopped = {action.unit for action in planned.plan.actions if isinstance(action, Stop)}
-
-    def is_clean(name: NodeName) -> bool:
-        seen = planned.observed.nodes.get(name)
-        if not isinstance(seen, Reachable):
-            return name in lost
-        return not any(u.alive and u.id not in stopped for u in seen.units.values())
-
-    left = planned.desired.left
-    return {name: node for name, node in planned.desired.nodes.items() if name not in left or not is_clean(name)}

@@ -12,46 +12,45 @@ A slot holds one unit, or all ranks of one sharded group: they are started and s
 
 What ended too often is not started again (failed); when nobody watches, what ended is started later and later (hold).
 What there is no memory or port for is not started now (defer). Of a slot that crosses a node which did not answer
-nothing is touched. The decisions are made in `orchestrator.decide`; here they become changes and actions.
+nothing is touched. The decisions are made in `orchestrator.decide`; here they become changes and actions. What is not a
+slot is in `orchestrator.surroundings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.addresses import address_conflicts
-from orchestrator.causes import canary_difference, difference, files_difference, removal, routing_differences
+from orchestrator.causes import canary_difference, difference, removal
 from orchestrator.consequences import Service, outages, routing_notes
 from orchestrator.decide import STARTING, Decision, decide
-from orchestrator.draft import REWIRE, STOP_GRACE_S, Draft, action_id, engine_conflicts, place_of
+from orchestrator.draft import STOP_GRACE_S, Draft, action_id, engine_conflicts, place_of
 from orchestrator.drafting import draft_conflicts
 from orchestrator.drain import drained_notes, is_slot_drained
 from orchestrator.expand import Desired
-from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, GroupId, Slot, group_of, slots_of
-from orchestrator.helpers.compare import mismatches, to_pull
+from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, Slot, slots_of
 from orchestrator.kinds import dimension_conflicts, kind_notes
 from orchestrator.memory import memory_conflicts, memory_notes, with_estimates
-from orchestrator.observed import HelperSilent, Observed, ObservedUnit, Reachable, Unreachable
+from orchestrator.observed import Observed, ObservedUnit, Reachable
 from orchestrator.placement import owner_conflicts
-from orchestrator.plan import ActionId, Defer, Drain, Plan, Publish, Pull, Rewire, Withdraw
+from orchestrator.plan import ActionId, Defer, Drain, Plan
 from orchestrator.policy import PlanPolicy
 from orchestrator.scope import scope_of
 from orchestrator.sharding import sharding_conflicts
 from orchestrator.sharing import sharing_conflicts
+from orchestrator.surroundings import defer_unreachable, helper_notes, pull_missing, rewire, withdraw_the_gone
 from schemas.base import ServiceName, SlotId
-from schemas.unit import GATEWAY_SERVICE, is_on_demand, slot_of
+from schemas.unit import GATEWAY_SERVICE, is_on_demand
 
 __all__ = ["GATEWAY_SLOT", "STOP_GRACE_S", "reconcile"]
 GATEWAY_SLOT = SlotId(f"{GATEWAY_GROUP}.0")
 EVERYTHING = PlanPolicy()
-_SHOWN_ROUTING_CHANGES = 8
-_NOT_ASKED = Unreachable("it was not asked")
 
 
 def reconcile(desired: Desired, observed: Observed, policy: PlanPolicy = EVERYTHING) -> Plan:
     """Return what has to happen so that what runs is what the stack says, as far as the policy lets it."""
-    desired = with_estimates(desired, observed.facts)
+    in_order = dict(sorted(desired.units.items()))  # equal worlds give equal plans, however they were read
+    desired = with_estimates(replace(desired, units=in_order), observed.facts)
     plan = _Reconciliation(desired, observed, policy).plan()
     if not policy.targets:
         return plan
@@ -95,13 +94,17 @@ class _Reconciliation:
         draft.conflicts += sharding_conflicts(self.desired, self.observed.facts)
         draft.conflicts += draft_conflicts(self.desired, self.observed)
         draft.conflicts += dimension_conflicts(self.desired, self.observed.facts)
-        self._defer_unreachable()
-        self._rewire()
+        groups = self.scope.groups
+        defer_unreachable(draft, self.desired, self.observed, self.slots, self.policy, groups)
+        if self.scope.rewires:
+            starts = draft.gateway is not None and self.decisions.of[GATEWAY_GROUP].mode in (*STARTING, "keep")
+            rewire(draft, self.desired, self.observed, starts_gateway=starts)
         # A watcher that leaves a stack may be who carries this out: it goes last, when everything else is done.
         for decision in sorted(self.decisions.of.values(), key=lambda decision: decision.slot.id == WATCHER_GROUP):
             self._write(decision)
-        self._withdraw_the_gone()
-        self._pull()
+        if self.desired.units:  # else the whole stack goes down, and its routes with it
+            withdraw_the_gone(draft, self.observed, self.slots, self.policy, groups)
+        pull_missing(draft, self.desired, self.observed, self.scope, self.gateway_node)
         waits = [decision.wait_s for decision in self.decisions.of.values() if decision.mode == "hold"]
         return Plan(
             stack=self.desired.stack,
@@ -111,7 +114,7 @@ class _Reconciliation:
             routing=tuple(routing_notes(self.desired, self.observed, self.services)),
             memory=tuple(memory_notes(self.desired, self.observed)),
             outages=tuple(outages(self.desired, self.observed, self.services)),
-            helpers=tuple(self._helper_notes()),
+            helpers=tuple(helper_notes(self.desired, self.observed)),
             notes=(
                 *self.desired.notes,
                 *drained_notes(self.desired),
@@ -337,89 +340,3 @@ class _Reconciliation:
         stops = tuple(action_id("stop", unit) for unit in decision.room)
         cause = f"idle; {decision.slot.id} needs its memory"
         return (*stops, *(self.draft.unload(unit, cause) for unit in decision.unloads))
-
-    # -- the gateway's view ----------------------------------------------------------------------------------------
-
-    def _rewire(self) -> None:
-        if self.draft.gateway is None or not self.scope.rewires:
-            return
-        if self.observed.gateway is None and self.decisions.of[GATEWAY_GROUP].mode not in (*STARTING, "keep"):
-            return  # nothing reads it, and nothing in this plan will
-        cause = "first start"
-        if self.observed.gateway is not None:
-            differences = [
-                *files_difference(self.desired, self.observed),
-                *routing_differences(self.observed.gateway.routing, self.desired.routing),
-            ]
-            if not differences and not self.observed.gateway.is_current:
-                differences = ["its last reading of the files failed"]
-            if not differences:
-                return
-            hidden = len(differences) - _SHOWN_ROUTING_CHANGES
-            shown = differences[:_SHOWN_ROUTING_CHANGES] + ([f"and {hidden} more"] if hidden > 0 else [])
-            for text in shown:
-                self.draft.change("rewire", GATEWAY_SERVICE, text)
-            cause = "; ".join(differences)
-        self.draft.add(Rewire(id=REWIRE, node=self.draft.gateway, cause=cause))
-
-    def _withdraw_the_gone(self) -> None:
-        """Take out of the routes what does not run and nothing in this plan brings back."""
-        if not self.desired.units or self.draft.gateway is None:
-            return  # the whole stack goes down, and its routes with it; or nobody can write them
-        alive = {unit.id for slot in self.slots.values() for unit in slot.alive}
-        published = [action.instance.unit for action in self.draft.actions.values() if isinstance(action, Publish)]
-        starting = {group_of(slot_of(unit)): unit for unit in published}
-        for instance in self.draft.published.values():
-            node = self.observed.nodes.get(instance.node)
-            is_gone = isinstance(node, Reachable) or instance.node in self.policy.assume_lost or node is None
-            group = group_of(slot_of(instance.unit))
-            if instance.unit in alive or not is_gone or not self._is_in_scope(group):
-                continue
-            successor = starting.get(group)
-            if successor is not None and (successor == instance.unit or instance.state == "replacing"):
-                continue  # the new entry takes its place, and until then the gateway may hold requests
-            cause = f"{instance.unit} is gone"
-            self.draft.change("rewire", GATEWAY_SERVICE, cause)
-            name = action_id("withdraw", instance.unit)
-            self.draft.add(Withdraw(id=name, node=self.draft.gateway, cause=cause, unit=instance.unit))
-
-    def _is_in_scope(self, group: GroupId) -> bool:
-        return group in self.scope.groups or not self.policy.targets
-
-    # -- nodes and helpers -----------------------------------------------------------------------------------------
-
-    def _defer_unreachable(self) -> None:
-        for name in sorted({*self.desired.nodes, *self.observed.nodes}):
-            node = self.observed.nodes.get(name, _NOT_ASKED)
-            if isinstance(node, Reachable) or name in self.policy.assume_lost:
-                if name in self.desired.left and not isinstance(node, Reachable):
-                    self.draft.notes.append(f"{name} left the stack and is assumed lost: it is not looked at any more")
-                continue
-            if self.policy.targets and not any(name in self.slots[group].nodes() for group in self.scope.groups):
-                continue
-            self.draft.change("defer", name, f"cannot be reached: {node.reason}; what runs there is unknown")
-            self.draft.add(Defer(id=ActionId(f"defer:{name}"), node=name, cause=node.reason))
-
-    def _pull(self) -> None:
-        for name, helper in self.desired.helpers.items():
-            seen = self.observed.helpers.get(name)
-            if name not in self.scope.helpers or seen is None:
-                continue
-            node = helper.node if helper.node is not None else self.gateway_node
-            target = name if helper.node is None else f"{helper.node}/{name}"
-            if isinstance(seen, HelperSilent):
-                if any(model.ensure for model in helper.models.values()):
-                    self.draft.change("defer", target, f"does not answer: {seen.reason}; what it has is unknown")
-                continue
-            for model in to_pull(helper, seen):
-                cause = f"{model} is missing"
-                self.draft.change("pull", target, cause)
-                if node is not None:
-                    pull = ActionId(f"pull:{name}/{model}")
-                    self.draft.add(Pull(id=pull, node=node, cause=cause, helper=name, model=model))
-
-    def _helper_notes(self) -> Iterator[str]:
-        for name, helper in self.desired.helpers.items():
-            seen = self.observed.helpers.get(name)
-            if seen is not None:
-                yield from mismatches(name, helper, seen)

@@ -12,9 +12,9 @@ from orchestrator.groups import group_nodes, group_of
 from orchestrator.helpers.compare import describe, helper_data
 from orchestrator.observed import Observed, ObservedUnit, OnDemandSeen, Unreachable
 from orchestrator.policy import restart
-from orchestrator.watch_report import WatcherReport
+from orchestrator.watching.report import WatcherReport
+from orchestrator.worker_words import rank_lines, worker_words
 from schemas.admin import EndpointReport
-from schemas.messages import WorkerStatus
 from schemas.problems import Problem
 from schemas.unit import WorkerSpec
 from schemas.verdict import CANARY_FAILED
@@ -69,10 +69,12 @@ def status_lines(status: StackStatus) -> Iterator[str]:
     revision = f" at {routes.revision}" if routes and routes.revision else ""
     yield f"Stack {status.stack}{at}{revision}"
     units = observed.units()
-    rows = [_row(members, status) for members in _grouped(units)]
+    groups = list(_grouped(units))
+    rows = [_row(members, status) for members in groups]
     width = max((len(name) for name, _, _ in rows), default=0)
-    for name, state, text in rows:
+    for (name, state, text), members in zip(rows, groups, strict=True):
         yield f"  {name:<{max(width, 24)}} {state:<8} {text}".rstrip()
+        yield from (f"    {line}" for line in _rank_lines(members))
     for node, seen in sorted(observed.nodes.items()):
         if isinstance(seen, Unreachable):
             yield f"  {node} cannot be reached: {seen.reason}"
@@ -100,7 +102,8 @@ def _grouped(units: Sequence[ObservedUnit]) -> Iterator[list[ObservedUnit]]:
 
 
 def _row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, str, str]:
-    if len(members) > 1:
+    first = members[0]
+    if first.alive and isinstance(first.spec, WorkerSpec) and first.spec.group is not None:
         return _group_row(members, status)
     (unit,) = members
     state, seconds = unit_state(unit, is_watched=status.watcher is not None)
@@ -122,7 +125,7 @@ def _unit_words(unit: ObservedUnit, state: UnitState, seconds: float, status: St
     if unit.demand is not None and unit.alive:
         yield from _demand_words(unit.demand)
     if unit.worker is not None and unit.alive:
-        yield from _prompt_words(unit.worker)
+        yield from worker_words(unit.worker)
     if state == "silent":
         yield f"has not answered for {seconds:.0f} s"
     elif state == "backoff":
@@ -146,17 +149,6 @@ def _demand_words(seen: OnDemandSeen) -> Iterator[str]:
         yield f"its last load failed: {report.failure}"
 
 
-def _prompt_words(worker: WorkerStatus) -> Iterator[str]:
-    """Yield what a prompt cache and a draft model were good for, once they were used."""
-    kept, drafted = worker.prompt_cache, worker.speculation
-    if kept is not None and kept.lookups:
-        yield f"prompt cache hit by {kept.hits} of {kept.lookups}"
-    if drafted is not None and drafted.failure is not None:
-        yield f"its draft model is not used any more: {drafted.failure}"
-    elif drafted is not None and drafted.proposed:
-        yield f"{drafted.accepted} of {drafted.proposed} drafted tokens accepted"
-
-
 def _group_row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, str, str]:
     """Return one line for the living ranks of a group: it serves when rank 0 does and all of them live."""
     first = members[0]
@@ -170,20 +162,18 @@ def _group_row(members: list[ObservedUnit], status: StackStatus) -> tuple[str, s
         words.append(f"{len(members)} of {size} live")
     words += [f"port {unit.port}" for unit in members if unit.port]
     words += [unit.verdict.line() for unit in members if unit.verdict is not None and unit.verdict.outcome != "off"]
-    words += [line for unit in members if unit.worker is not None for line in _link_words(unit.worker)]
-    words += [line for unit in members if unit.worker is not None for line in _prompt_words(unit.worker)]
+    words += [line for unit in members if unit.worker is not None for line in worker_words(unit.worker)]
     if first.started_at:
         words.append(f"up {duration(max(0.0, status.now - first.started_at))}")
     return str(group_of(first.slot)), state, "; ".join(words)
 
 
-def _link_words(worker: WorkerStatus) -> Iterator[str]:
-    """Yield the figures of a group's links, those of the rank that has the worst."""
-    links = [rank.link for rank in (worker.group.ranks if worker.group is not None else ()) if rank.link is not None]
-    if links:
-        latency = f"links {max(link.latency_us for link in links) / 1000:.1f} ms"
-        rates = [link.bandwidth_gbps for link in links if link.bandwidth_gbps is not None]
-        yield f"{latency}, {min(rates):.1f} Gb/s" if rates else latency
+def _rank_lines(members: Sequence[ObservedUnit]) -> Iterator[str]:
+    """Yield how each rank of a group is, as rank 0 knows it; nothing of other units."""
+    nodes = {unit.spec.rank: unit.node for unit in members if isinstance(unit.spec, WorkerSpec)}
+    for unit in members:
+        if unit.alive and unit.worker is not None:
+            yield from rank_lines(unit.worker, nodes)
 
 
 def _canary_words(unit: ObservedUnit) -> Iterator[str]:

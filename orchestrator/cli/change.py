@@ -26,9 +26,10 @@ from orchestrator.cli.options import (
     suggest,
 )
 from orchestrator.cli.progress import printer
-from orchestrator.controller import Controller, Planned
+from orchestrator.controller import Controller
 from orchestrator.gateway_api import client_url, gateway_api
 from orchestrator.plan import PLAN_VERSION, plan_data, render
+from orchestrator.planned import Planned
 from orchestrator.readiness import ClientMaker
 from orchestrator.reconcile import EVERYTHING
 from schemas.stack import KeysFile

@@ -14,10 +14,11 @@ from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import program_name
 from orchestrator.cli.options import conf_option, controller, directories, print_json, run, suggest
 from orchestrator.cluster import Cluster
-from orchestrator.controller import Controller, Seen
+from orchestrator.controller import Controller
 from orchestrator.observed import ObservedUnit, Unreachable
+from orchestrator.planned import Seen
 from orchestrator.status import StackStatus, shown_problems, status_data, status_lines
-from orchestrator.watch_report import living_watcher
+from orchestrator.watching.report import living_watcher
 from schemas.base import StackName
 from schemas.problems import nearest
 

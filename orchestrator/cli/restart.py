@@ -10,10 +10,11 @@ import click
 from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_option, yes_option
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.options import assume_lost_option, conf_option, controller, note, policy, print_json, run
-from orchestrator.controller import Controller, Planned
+from orchestrator.controller import Controller
 from orchestrator.journal import actor
 from orchestrator.node.client import ShimError
 from orchestrator.plan import Plan, Start
+from orchestrator.planned import Planned
 from orchestrator.transport.base import TransportError
 
 

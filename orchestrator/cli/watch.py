@@ -14,8 +14,8 @@ from orchestrator.cli.options import assume_lost_option, conf_option, controller
 from orchestrator.controller import Controller
 from orchestrator.node.client import LockedError
 from orchestrator.scope import hint
-from orchestrator.watch import Tell, Told, Watcher
-from orchestrator.watch_source import StackDownError
+from orchestrator.watching.source import StackDownError
+from orchestrator.watching.watcher import Tell, Told, Watcher
 
 WAIT_POLL_S = 5.0
 

@@ -12,10 +12,11 @@ from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import main
 from orchestrator.cli.options import run
 from orchestrator.cluster import reach
-from orchestrator.controller import Controller, Planned, still_looked_at
+from orchestrator.controller import Controller
 from orchestrator.directories import Directories
 from orchestrator.journal import Generation
 from orchestrator.observed import Unreachable
+from orchestrator.planned import Planned, still_looked_at
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import reconcile
 from orchestrator.revisions import GitStamp

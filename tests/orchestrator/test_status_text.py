@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 from orchestrator.cli.observe import shown_status
-from orchestrator.controller import Controller, Seen
+from orchestrator.controller import Controller
 from orchestrator.directories import Directories
 from orchestrator.observed import Observed, ObservedUnit, Reachable, Unreachable
+from orchestrator.planned import Seen
 from orchestrator.status import StackStatus, status_data, status_lines
-from orchestrator.watch_report import WatcherReport, living_watcher, read_watcher, write_watcher
+from orchestrator.watching.report import WatcherReport, living_watcher, read_watcher, write_watcher
 from schemas.admin import ConfigReport, EndpointReport
 from schemas.base import NodeName, UnitId
+from schemas.messages import (
+    WorkerGroup,
+    WorkerLink,
+    WorkerMemory,
+    WorkerPromptCache,
+    WorkerQueue,
+    WorkerRank,
+    WorkerRequests,
+    WorkerStatus,
+    WorkerTokens,
+    WorkerVersions,
+)
 from schemas.problems import Problem
 from schemas.unit import GroupSpec, ModelSpec, WorkerSpec, unit_id
 
@@ -116,6 +130,7 @@ def test_a_group_is_one_line_with_its_ranks():
     assert "coder-0                  ready    ranks 0 on a, 1 on b, 2 on b; port 18100" in text
     assert text.count("coder-0") == 1
     assert "coder-0                  partial  ranks 0 on a, 1 on b; 2 of 3 live" in lines(ranks(living=2))
+    assert "coder-0                  partial  ranks 2 on b; 1 of 3 live" in lines(ranks()[2:])
 
 
 def test_the_watcher_says_what_it_does_and_waits_for():
@@ -170,3 +185,55 @@ def test_a_watcher_that_is_gone_or_quiet_does_not_live(tmp_path):
     assert living_watcher(path, NOW) is None
     path.write_text("{torn")
     assert read_watcher(path) is None
+
+
+MIB = 1 << 20
+
+
+def memory(resident: int | None = 300 * MIB, **fields: int) -> WorkerMemory:
+    values = {"active_bytes": 80 * MIB, "peak_bytes": 90 * MIB, "cache_bytes": 20 * MIB, "model_bytes": 62 * MIB}
+    values |= {"kv_bytes": 0, "rss_peak_bytes": 310 * MIB}
+    return WorkerMemory(rss_bytes=resident, **{**values, **fields})
+
+
+def report(
+    ranks: tuple[WorkerRank, ...] = (), batch: int = 0, waiting: int = 0, **tokens: float | None
+) -> WorkerStatus:
+    group = WorkerGroup(size=len(ranks), backend="ring", strategy="tensor", launch="x", rounds=7, ranks=ranks)
+    return WorkerStatus(
+        model="m", phase="ready", context_length=2048, uptime_s=60.0, memory=memory(), group=group if ranks else None,
+        queue=WorkerQueue(batch=batch, batch_limit=8, waiting=waiting, waiting_limit=64),
+        requests=WorkerRequests(completed=1, failed=0, cancelled=0, refused=0),
+        tokens=WorkerTokens(**{"prompt": 5, "generated": 9, "per_s": 0.0, "last_age_s": None, **tokens}),
+        versions=WorkerVersions(orchestrate="1", python="3.11", mlx="0.32", mlx_lm="0.32"),
+        prompt_cache=WorkerPromptCache(limit_bytes=9, bytes=1, entries=1, lookups=7, hits=1, cached_tokens=30),
+    )  # fmt: skip
+
+
+def test_a_group_tells_the_memory_of_every_rank_by_part_and_its_links():
+    def link(latency_us: float, gbps: float | None) -> WorkerLink:
+        return WorkerLink(latency_us=latency_us, latency_age_s=3, bandwidth_gbps=gbps, bandwidth_age_s=9)
+
+    told = (
+        WorkerRank(rank=0, phase="ready", progress=None, heartbeat_age_s=None, link=link(800, 0.8),
+                   memory=memory(kv_bytes=4 * MIB, prompt_cache_bytes=MIB // 5)),
+        WorkerRank(rank=1, phase="ready", progress=None, heartbeat_age_s=3.2, link=link(1400, 0.5),
+                   memory=memory(None)),
+        WorkerRank(rank=2, phase="loading", progress=0.4, heartbeat_age_s=1.0, memory=None),
+    )  # fmt: skip
+    units = ranks()
+    text = lines([replace(units[0], worker=report(told, last_age_s=12.0)), *units[1:]])
+    assert "links 1.4 ms, 0.5 Gb/s; idle, last token 12 s ago; prompt cache hit by 1 of 7" in text
+    assert (
+        "rank 0 on a: memory 300 MiB, peak 310 MiB (model 62 MiB, requests 4.0 MiB, prompt cache 0.2 MiB); "
+        "links 0.8 ms, 0.8 Gb/s\n"
+    ) in text
+    assert "rank 1 on b: memory 100 MiB, peak 100 MiB (model 62 MiB); links 1.4 ms, 0.5 Gb/s; heard 3 s ago\n" in text
+    assert "rank 2 on b: loading 40%; heard 1 s ago" in text
+
+
+def test_a_worker_tells_what_it_does():
+    busy = lines([single("one-0.0", ready=True, worker=report(batch=3, waiting=2, per_s=31.24, last_age_s=0.1))])
+    assert "3 of 8 places in use, 2 waiting; 31.2 tokens/s; prompt cache hit by 1 of 7; memory 300 MiB" in busy
+    assert "idle, last token 50 min ago" in lines([single("one-0.0", ready=True, worker=report(last_age_s=3000.0))])
+    assert "idle" not in lines([single("one-0.0", ready=True, worker=report())])

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.watch_report import WatcherReport
+from orchestrator.watching.report import WatcherReport
 from schemas.admin import ConfigReport, EndpointsReport
 from schemas.messages import WorkerReadiness, WorkerStatus
 from schemas.receipt import Receipt, Receipts

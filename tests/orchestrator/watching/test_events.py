@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from orchestrator.watch_events import NodeEvents, follow_files
+from orchestrator.watching.events import NodeEvents, follow_files
 from schemas.base import NodeName, StackName
 from schemas.node import Node
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from orchestrator.controller import Controller, Planned
+from orchestrator.controller import Controller
 from orchestrator.delivery import keys_of
 from orchestrator.observed import Reachable
+from orchestrator.planned import Planned
 from orchestrator.sharing import allotments
 from schemas.base import NodeName
 from schemas.on_demand import Allotment

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from orchestrator.controller import Controller, Wanted
+from orchestrator.controller import Controller
+from orchestrator.planned import Wanted
 from orchestrator.rollback import RollbackError
-from orchestrator.watch_events import Signature, signature
+from orchestrator.watching.events import Signature, signature
 from schemas.problems import ConfigurationError
 
 

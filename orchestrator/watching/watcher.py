@@ -1,8 +1,8 @@
 """I/O: keeps a stack as its files say: looks, plans and mends, again and again, until it is told to end.
 
-Level-triggered: every look is at everything, so an event that was missed costs time only (see `pace`, `watch_events`).
+Level-triggered: every look is at everything, so an event that was missed costs time only (see `pace`, `events`).
 It holds the stack's lock only while it changes something, and gives way to a command that wants it, and to what has
-become more urgent, as soon as nothing but waiting and loading is under way (see `watch_pass`).
+become more urgent, as soon as nothing but waiting and loading is under way (see `one_pass`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from collections.abc import Callable, Coroutine, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.controller import Controller, Planned, Wanted
+from orchestrator.controller import Controller
 from orchestrator.execute import ActionFailed, Emit, Event, Outcome
 from orchestrator.installed import InstalledMemory
 from orchestrator.node.client import LockedError, ShimError
-from orchestrator.pace import Pace
 from orchestrator.plan import Change, Defer, Plan, Start
+from orchestrator.planned import Planned, Wanted
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import GATEWAY_SLOT
 from orchestrator.scope import no_longer_lost
 from orchestrator.transport.base import TransportError
-from orchestrator.watch_delivery import Deliveries, can_deliver
-from orchestrator.watch_events import NodeEvents, follow_files
-from orchestrator.watch_pass import WatchPass
-from orchestrator.watch_report import WatcherReport, WatcherState, write_watcher
-from orchestrator.watch_source import Source, StackDownError
+from orchestrator.watching.delivery import Deliveries, can_deliver
+from orchestrator.watching.events import NodeEvents, follow_files
+from orchestrator.watching.one_pass import WatchPass
+from orchestrator.watching.pace import Pace
+from orchestrator.watching.report import WatcherReport, WatcherState, write_watcher
+from orchestrator.watching.source import Source, StackDownError
 
 log = logging.getLogger(__name__)
 

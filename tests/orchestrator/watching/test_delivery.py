@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.controller import Planned
 from orchestrator.observed import Unreachable
+from orchestrator.planned import Planned
 from orchestrator.scope import no_longer_lost
-from orchestrator.watch_delivery import Deliveries, can_deliver
+from orchestrator.watching.delivery import Deliveries, can_deliver
 from schemas.base import NodeName
 from tests.orchestrator.test_controller import ALPHA, BETA
 from tests.orchestrator.test_controller import planned as plan_in

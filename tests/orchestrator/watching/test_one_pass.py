@@ -9,7 +9,7 @@ from dataclasses import replace
 from orchestrator.execute import ActionDone, ActionFailed, ActionStarted, EffectError, Emit, Event, Outcome, execute
 from orchestrator.plan import AwaitReady, Plan, Stop
 from orchestrator.reconcile import reconcile
-from orchestrator.watch_pass import WatchPass
+from orchestrator.watching.one_pass import WatchPass
 from tests.orchestrator.test_execute import RecordingEffects
 from tests.orchestrator.test_plan_text import CODER, SWAPPED, desired, empty, running
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.pace import FIRST_RETRY_S, LONGEST_RETRY_S, LOOK_S, PATIENCE_S, QUIET_LOOK_S, SETTLE_S, Pace
+from orchestrator.watching.pace import FIRST_RETRY_S, LONGEST_RETRY_S, LOOK_S, PATIENCE_S, QUIET_LOOK_S, SETTLE_S, Pace
 
 
 def test_without_changes_it_looks_once_in_a_period():
