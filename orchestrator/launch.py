@@ -47,6 +47,8 @@ from schemas.unit import EngineSpec, GatewaySpec, GroupSpec, WatcherSpec, Worker
 
 ABANDON_GRACE_S = 2.0
 """For ranks whose group did not come about: they have served nobody yet."""
+STOPPED_RANK_S = 20.0
+"""A rank that stands still (SIGSTOP) for so long has been given up by its group, which waits 15 s for a word of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ class Launcher:
             cwd=str(directories.state),
             labels=unit_labels(placed, self._desired.owner, self._stamp.generation, launch),
             grace_s=STOP_GRACE_S,
+            stopped_s=STOPPED_RANK_S if group else None,
         )
 
     async def _program(

@@ -16,7 +16,8 @@ class UnitLaunch:
 
     `env` is added to the environment of the node's login and never shown, as it may carry secrets; `labels` come back
     in every report; the log takes at most twice `log_max_bytes`; `grace_s` is the time from TERM to KILL when the unit
-    ends by itself and leaves processes behind.
+    ends by itself and leaves processes behind; one that somebody has stopped (SIGSTOP) for `stopped_s` is killed, none
+    waits for ever.
     """
 
     stack: str
@@ -27,10 +28,11 @@ class UnitLaunch:
     labels: Mapping[str, str] = field(default_factory=dict)
     log_max_bytes: int = 16 * 1024 * 1024
     grace_s: float = 10.0
+    stopped_s: float | None = None
 
     def request(self) -> dict[str, Any]:
         """Return the shim's start request, without the state directory."""
-        return {
+        asked: dict[str, Any] = {
             "stack": self.stack,
             "unit": self.unit,
             "argv": list(self.argv),
@@ -40,6 +42,7 @@ class UnitLaunch:
             "log_max_bytes": self.log_max_bytes,
             "grace_s": self.grace_s,
         }
+        return asked if self.stopped_s is None else {**asked, "stopped_s": self.stopped_s}
 
 
 @dataclass(frozen=True, slots=True)

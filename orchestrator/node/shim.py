@@ -715,6 +715,8 @@ class Launch(NamedTuple):
     environment: dict[bytes, bytes]
     cwd: bytes
     grace_s: float
+    stopped_s: float
+    """How long it may stand still (SIGSTOP) before it is killed; infinity lets it stand for ever."""
 
 
 class Run(NamedTuple):
@@ -741,7 +743,8 @@ def launch_of(request: Json) -> Launch:
     if any(not key or b"=" in key for key in additions):
         raise RefusedError("bad_request", "env: names must not be empty or contain '='")
     cwd = encoded(field(request, "cwd", str, "/"), "cwd")
-    return Launch(argv, {**os.environb, **additions}, cwd, field(request, "grace_s", float, 10.0))
+    grace_s, stopped_s = field(request, "grace_s", float, 10.0), field(request, "stopped_s", float, 0.0)
+    return Launch(argv, {**os.environb, **additions}, cwd, grace_s, stopped_s or float("inf"))
 
 
 def start(request: Json) -> Json:
@@ -904,19 +907,34 @@ def become(launch: Launch, lock: int, output: int, failure: int) -> NoReturn:
 
 
 def tend(run: Run, child: int, sid: int, output: int, signals_in: int) -> int:
-    """Copy output until the unit is over and return the leader's wait status. TERM, or the leader's exit, ends it."""
+    """Copy output until the unit is over and return the leader's wait status. TERM, or the leader's exit, ends it.
+
+    A leader that somebody has stopped (SIGSTOP) for longer than its launch allows is killed.
+    """
     status: int | None = None
-    ending, kill_at = False, float("inf")
+    ending, kill_at, stopped_until = False, float("inf"), float("inf")
     watched = [output, signals_in]
     while True:
-        ready, _, _ = select.select(watched, (), (), POLL_S if ending else None)
+        wait_s = None if stopped_until == float("inf") else max(0.0, stopped_until - time.monotonic())
+        ready, _, _ = select.select(watched, (), (), POLL_S if ending else wait_s)
         if signals_in in ready and signal.SIGTERM in os.read(signals_in, 4096):
             ending = True
         if output in ready and not pump(output, run.log):
             watched.remove(output)
-        if status is None:
-            done, code = os.waitpid(child, os.WNOHANG)
-            status = code if done else None
+        while status is None:
+            done, code = os.waitpid(child, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if not done:
+                break
+            if os.WIFSTOPPED(code):
+                stopped_until = time.monotonic() + run.launch.stopped_s
+            elif os.WIFCONTINUED(code):
+                stopped_until = float("inf")
+            else:
+                status = code
+        if status is None and time.monotonic() >= stopped_until:
+            run.log.write(f"shim: it was stopped for {run.launch.stopped_s:g} s, and is killed\n".encode())
+            os.kill(child, signal.SIGKILL)
+            stopped_until = float("inf")
         ending = ending or status is not None
         group = [p for p in processes().values() if p.pgid == child and p.sid == sid] if ending else []
         # Until it is reaped the pid is the leader's, even when it has moved to another group.

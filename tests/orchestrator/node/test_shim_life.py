@@ -135,6 +135,24 @@ def test_stopped_unit_gets_the_chance_to_end_itself(shim: Shim) -> None:
     assert shim.unit("a")["exit_signal"] == signal.SIGTERM
 
 
+def test_unit_that_may_not_be_stopped_for_long_is_killed(shim: Shim) -> None:
+    pid = shim.start("a", *FOREVER, stopped_s=0.1)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+
+    assert shim.dead("a")["exit_signal"] == signal.SIGKILL
+    assert "it was stopped for 0.1 s, and is killed" in shim.log("a")
+
+
+def test_unit_that_went_on_in_time_lives(shim: Shim) -> None:
+    """Nothing is due any more: its supervisor waits for its end as before."""
+    pid = shim.start("a", *FOREVER, stopped_s=3600)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGTERM)
+
+    assert shim.dead("a")["exit_signal"] == signal.SIGTERM
+
+
 def test_leader_that_exits_takes_its_group_along(shim: Shim) -> None:
     shim.start("a", "sh", "-c", "sleep 1000 & echo $!; exit 0")
 
