@@ -47,7 +47,6 @@ class Frozen(BaseModel):
         frozen=True,
         extra="forbid",
         strict=True,
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
         protected_namespaces=(),
     )
@@ -56,6 +55,19 @@ class Frozen(BaseModel):
     def from_json(cls, text: str | bytes) -> Self:
         """Parse one JSON document; raises `pydantic.ValidationError`."""
         return cls.model_validate_json(text)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe each field by the text below it."""
+        from schemas.docstrings import field_texts
+
+        written = handler(schema)
+        properties = handler.resolve_ref_schema(written).get("properties", {})
+        for name, text in field_texts(cls).items():
+            # What the type of a field says already is not said again.
+            if name in properties and handler.resolve_ref_schema(properties[name]).get("description") != text:
+                properties[name].setdefault("description", text)
+        return written
 
 
 class Reported(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import http.client
 import json
 import sys
@@ -24,6 +25,9 @@ KEYS_FILE = "keys.yaml"
 @contextmanager
 def serving(place: Path, port: int, endpoint: int) -> Iterator[Front]:
     """Run the gateway in front of the endpoint."""
+    for package in ("runtime", "schemas"):
+        # Compiled, as pip leaves an installed package and the peers; some environments forbid that to a start.
+        compileall.compile_dir(ROOT / package, quiet=1)
     conf = place / OURS
     _write_configuration(conf, endpoint)
     key = KeysAt(conf, KEYS_FILE).add(("inference",), name="bench").text

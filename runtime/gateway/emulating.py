@@ -15,10 +15,9 @@ from typing import TypeVar
 
 from runtime.gateway import sse
 from runtime.gateway.adapters.emulation.choices import added, streamed
-from runtime.gateway.adapters.emulation.forms import Unfit
+from runtime.gateway.adapters.emulation.forms import BadSchemaError, Unfit
 from runtime.gateway.adapters.emulation.gathering import Gathering
 from runtime.gateway.adapters.emulation.one_call import FirstCall
-from runtime.gateway.adapters.emulation.schema import BadSchemaError
 from runtime.gateway.attempt import (
     ODD_ANSWER,
     Ask,

@@ -31,6 +31,8 @@ class GuardedApp(Sanic[Any, Any]):
     ) -> Any:
         """Add a route that asks for the scope in the table; raises `UnscopedRouteError` where there is none."""
         name = options.pop("name", None) or handler.__name__
+        # Named, so that Sanic does not look for it in the source of every handler; all errors are shaped by us.
+        options.setdefault("error_format", "json")
         for number, method in enumerate(methods):
             need = need_of(method, uri)
             # Sanic takes no name twice, and each method is a route of its own here.

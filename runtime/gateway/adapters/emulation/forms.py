@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.gateway.adapters.emulation.schema import check_schema, faults
-
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _FENCED = re.compile(r"```[A-Za-z]*+\s*+(.*?)```", re.DOTALL)
 """It gives nothing back: a fence that is never closed would cost quadratic time."""
@@ -26,6 +24,10 @@ def _refuse_constant(text: str) -> float:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+class BadSchemaError(Exception):
+    """A schema that cannot be checked; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,10 @@ class Form:
         return self.calls is not None
 
     def check(self) -> None:
-        """Raise `schema.BadSchemaError` where it cannot be told whether an answer has it. Takes milliseconds."""
+        """Raise `BadSchemaError` where it cannot be told whether an answer has it. Takes milliseconds."""
+        # jsonschema and what it needs take longer to import than most of the gateway: few requests need them.
+        from runtime.gateway.adapters.emulation.schema import check_schema
+
         check_schema(self.schema if self.calls is None else {"anyOf": list(self.calls.values())})
 
     def names(self, value: Any) -> bool:
@@ -57,7 +62,9 @@ class Form:
         return isinstance(name, str) and name in (self.calls or {}) and "arguments" in value
 
     def faults(self, value: Any) -> tuple[str, ...]:
-        """Say what is wrong with a value; raises `schema.BadSchemaError`."""
+        """Say what is wrong with a value; raises `BadSchemaError`."""
+        from runtime.gateway.adapters.emulation.schema import faults
+
         if self.calls is None:
             return faults(self.schema, value)
         name = value.get("name") if isinstance(value, dict) else None
@@ -196,7 +203,7 @@ def asked_again(messages: Sequence[Mapping[str, Any]], unfit: Unfit) -> list[Map
 def shaped(form: Form, choice: Mapping[str, Any], seed: str) -> dict[str, Any] | Unfit:
     """Return a choice of an answer with its form taken out of what the model said, or what is wrong with it.
 
-    `seed` is what ids of calls are made of. Raises `schema.BadSchemaError`.
+    `seed` is what ids of calls are made of. Raises `BadSchemaError`.
     """
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}

@@ -37,7 +37,7 @@ class Gathering:
     def read(self, place: int, raw: bytes) -> bytes | Unfit:
         """Return the answer to one of the requests as clients may have it, or what is wrong with it.
 
-        Raises `BadAnswerError` and `schema.BadSchemaError`.
+        Raises `BadAnswerError` and `forms.BadSchemaError`.
         """
         document, choice = choices.choice_of(raw)
         if self.is_one_call:

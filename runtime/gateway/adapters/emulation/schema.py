@@ -22,6 +22,8 @@ from pydantic_core import SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from runtime.gateway.adapters.emulation.forms import BadSchemaError
+
 LARGEST = 256 * 1024
 """Bytes of a schema; OpenAI allows 120,000 characters of names and values in one."""
 MOST = 4096
@@ -38,10 +40,6 @@ MOST_PATTERNS = 200
 """Different ones in a schema."""
 LARGEST_PATTERNS = 20_000
 """Characters of the patterns of a schema, each as often as it may be repeated: about 40 MB, while it is checked."""
-
-
-class BadSchemaError(Exception):
-    """A schema that cannot be checked; says why."""
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.gateway.adapters.emulation.forms import (
+    BadSchemaError,
     Unfit,
     asked_again,
     call_of,
@@ -20,7 +21,7 @@ from runtime.gateway.adapters.emulation.forms import (
     told,
     value_of,
 )
-from runtime.gateway.adapters.emulation.schema import LARGEST, BadSchemaError, check_schema, faults
+from runtime.gateway.adapters.emulation.schema import LARGEST, check_schema, faults
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"$ref": "#/$defs/City"}},
