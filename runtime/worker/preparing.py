@@ -85,7 +85,8 @@ def _reading(request: Request, syntax: ToolSyntax) -> Callable[[], CallReader] |
     forms = forms_of(family.name, read)
     names = frozenset(tool.name for tool in known)
     sketch = partial(Sketch, forms, names) if forms else None
-    return lambda: CallReader(family.start, family.end, read, new_id, is_parallel, sketch, request.is_stream)
+    is_early, must_call = request.is_stream, tools.must_call
+    return lambda: CallReader(family.start, family.end, read, new_id, is_parallel, sketch, is_early, must_call)
 
 
 def _long_id() -> str:

@@ -77,6 +77,8 @@ class CallReader:
     """Makes what follows the calls behind one opening mark; none tells calls only when they are whole."""
     tells_early: bool = True
     """Otherwise the sketch serves only for an answer that ends inside of a call."""
+    must_call: bool = False
+    """Nothing but calls was allowed: what is left of an answer that was cut off is half a mark, and no content."""
     calls: int = 0
     """How many whole ones there were so far."""
     is_cut: bool = False
@@ -120,6 +122,8 @@ class CallReader:
             self._take(parts, len(self._held), len(self._held))
         if self._inner:
             self._tell_cut(parts)
+        if self.must_call and not is_complete:
+            self._held = ""
         self._leave()
         if self._held.strip() or not self.calls:
             self._tell(parts, len(self._held))

@@ -213,6 +213,18 @@ def test_what_no_tool_is_named_by_stays_content_where_it_is_cut_off():
             assert (content(parts), added_up(parts)) == (text, [])
 
 
+@pytest.mark.parametrize("cut_at", ["<tool", "<tool_call>", '{"name', '"weather", '])
+def test_where_only_calls_are_allowed_half_a_mark_is_no_content(cut_at):
+    text = TEXTS[1][1]
+    for end in (text.index(cut_at) + len(cut_at), text.rindex(cut_at) + len(cut_at)):
+        for is_early in (True, False):
+            one = reader("json_tools", is_early=is_early)
+            one.must_call = True
+            parts = parts_of(one, [*text[:end]], is_complete=False)
+            assert content(parts) == ""
+            assert all(is_json(arguments) for _, _, arguments in added_up(parts))
+
+
 @settings(max_examples=80)
 @given(
     st.sampled_from(TEXTS),
