@@ -102,7 +102,10 @@ class Exchanges:
                 return await self._refusal(connection, may_pass_on=ask.reading is None)
             if not ask.body.is_stream:
                 if ask.body.is_collected:
-                    return await self._collected(connection, ask, lease, first_due)
+                    result = await self._collected(connection, ask, lease, course, first_due)
+                    if lease.is_drawn:
+                        lease.reports(sse.cached_tokens(result.body or b""))
+                    return result
                 result = await self._whole(connection, ask, target, first_due)
                 if lease.is_drawn:
                     lease.reports(sse.cached_tokens(result.body or b""))
@@ -214,7 +217,9 @@ class Exchanges:
         self._metrics.tokens(tokens)
         return Result(SUCCESS, body=body, tokens=tokens)
 
-    async def _collected(self, connection: Connection, ask: Ask, lease: Lease, first_due: float) -> Result:
+    async def _collected(
+        self, connection: Connection, ask: Ask, lease: Lease, course: Course, first_due: float
+    ) -> Result:
         """Read a stream to its end for a client that wants one document: until then another endpoint can take over."""
         expect_type(connection, b"text/event-stream")
         framer, collector = sse.Framer(), Collector(is_chat=ask.path.endswith("/chat/completions"))
@@ -235,6 +240,7 @@ class Exchanges:
                 if sign == "content" and fault != "stalled":
                     fault = "stalled"
                     lease.confirm()
+                    course.first_at = self._now()
                 collector.feed(event)
             if fault == "stalled":
                 due = self._now() + lease.target.timeouts.idle_s

@@ -39,7 +39,7 @@ class Ladder:
                 if made < rung.attempts:
                     unfit = walk.unfit(rung)
                     taken = self._pool.lease(
-                        rung, walk.tried, unfit=unfit, may_risk=may_risk, prefix=walk.prefix, asked=walk.route
+                        rung, walk.tried, unfit=unfit, may_risk=may_risk, prefix=walk.prefix_for(rung), asked=walk.route
                     )
                     if isinstance(taken, Lease):
                         course.skipped = (*walk.skipped, *taken.passed_over)

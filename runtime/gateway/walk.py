@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from runtime.gateway.adapters.emulation.plan import has_demands
 from runtime.gateway.adapters.refusals import refused
 from runtime.gateway.adapters.strict import adapt
+from runtime.gateway.adapters.whole import asked_as_stream
 from runtime.gateway.attempt import Ask, AttemptError, Result, is_emulated
 from runtime.gateway.errors import ApiError, told_of_load
 from runtime.gateway.facts.known import UNKNOWN, Facts
 from runtime.gateway.facts.lengths import route_for
-from runtime.gateway.routing.affinity import prefix_of
+from runtime.gateway.routing.affinity import Prefix, prefix_of
 from runtime.gateway.routing.outcome import (
     ABSENT,
     BUSY,
@@ -50,6 +51,7 @@ class Walk:
         "_adapted",
         "_ask",
         "_facts_of",
+        "_prefix",
         "attempts",
         "failures",
         "has_demands",
@@ -57,7 +59,6 @@ class Walk:
         "instead",
         "line_s",
         "origin",
-        "prefix",
         "queue_until",
         "route",
         "skipped",
@@ -85,14 +86,21 @@ class Walk:
         """By the number of the rung: each has attempts of its own. A role and a service may have one name."""
         self.has_waited = False
         """Whether an endpoint that is loading was asked as the last one."""
-        self.prefix = prefix_of(ask.body.document) if route.has_replicas and route.kind == "chat" else None
-        """The beginning of the prompt, where it matters who has read it."""
+        self._prefix: Prefix | None = None
         self.has_demands = ask.steps is None and has_demands(ask.body)
         """Whether it asks for anything that some engines cannot do."""
         self._ask = ask
         self._facts_of = facts_of
         self._adapted: dict[tuple[object, ...], Ask | ApiError] = {}
         self._pass_over_short()
+
+    def prefix_for(self, rung: Route) -> Prefix | None:
+        """Return the beginning of the prompt, where it matters who of a rung has read it."""
+        if not rung.has_replicas or rung.kind != "chat":
+            return None
+        if self._prefix is None:
+            self._prefix = prefix_of(self._ask.body.document)
+        return self._prefix
 
     def failed(self, failure: Failure) -> None:
         """Take note of an attempt that failed."""
@@ -139,10 +147,13 @@ class Walk:
 
     def ask_for(self, target: Target) -> Ask:
         """Return the request as an endpoint may have it; it is one that does what is asked."""
-        if not (target.is_strict or self.has_demands):
-            return self._ask
-        adapted = self._adapted_for(target)
-        return adapted if isinstance(adapted, Ask) else self._ask
+        ask = self._ask
+        if target.is_strict or self.has_demands:
+            adapted = self._adapted_for(target)
+            ask = adapted if isinstance(adapted, Ask) else ask
+        if ask.body.is_stream or ask.reading is not None:
+            return ask
+        return asked_as_stream(ask, target, self._facts_of(target).source)
 
     def refusals(self, rung: Route) -> list[tuple[Target, ApiError]]:
         """Return the endpoints that cannot do what is asked, with the reason."""

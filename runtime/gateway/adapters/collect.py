@@ -9,7 +9,10 @@ from typing import Any
 from runtime.gateway.sse import event_data
 
 _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
-_COMMON = ("id", "created", "model", "system_fingerprint")
+_FIRST = frozenset({"id", "created", "model", "system_fingerprint"})
+"""What is taken as the first event says it; of what else stands beside the choices the last word counts."""
+_MADE = frozenset({"object", "choices", "usage"})
+_OF_CHOICES = frozenset({"index", "delta", "text", "finish_reason"})
 
 
 class Collector:
@@ -18,6 +21,8 @@ class Collector:
     def __init__(self, *, is_chat: bool) -> None:
         self._is_chat = is_chat
         self._common: dict[str, Any] = {}
+        self._more: dict[str, Any] = {}
+        """What the choice says beside its text: `logprobs`, null here, and an engine's own fields."""
         self._texts: dict[str, list[str]] = {}
         self._calls: dict[int, dict[str, Any]] = {}
         self._finish_reason: str | None = None
@@ -31,9 +36,9 @@ class Collector:
             return
         if not isinstance(document, dict):
             return
-        for key in _COMMON:
-            if key in document:
-                self._common.setdefault(key, document[key])
+        for key in document.keys() - _MADE:
+            if key not in _FIRST or key not in self._common:
+                self._common[key] = document[key]
         self._usage = document.get("usage") or self._usage
         for choice in _list(document.get("choices")):
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
@@ -43,7 +48,7 @@ class Collector:
         """Return the answer as one JSON document; None where the stream ended before its end."""
         if self._finish_reason is None:
             return None
-        choice: dict[str, Any] = {"index": 0, "finish_reason": self._finish_reason}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self._finish_reason, **self._more}
         if self._is_chat:
             choice["message"] = self._message()
         else:
@@ -52,10 +57,13 @@ class Collector:
         document = {**self._common, "object": kind, "choices": [choice]}
         if self._usage is not None:
             document["usage"] = self._usage
-        return json.dumps(document, ensure_ascii=False).encode(errors="replace")
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
     def _take(self, choice: Mapping[str, Any]) -> None:
         self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        for key in choice.keys() - _OF_CHOICES:
+            if choice[key] is not None or key not in self._more:
+                self._more[key] = choice[key]
         if isinstance(choice.get("text"), str):
             self._texts.setdefault("text", []).append(choice["text"])
         delta = choice.get("delta")
@@ -80,7 +88,7 @@ class Collector:
 
     def _message(self) -> dict[str, Any]:
         texts = {key: self._text(key) for key in _TEXTS if self._text(key)}
-        message: dict[str, Any] = {"role": "assistant", "content": None, **texts}
+        message: dict[str, Any] = {"role": "assistant", "content": None if self._calls else "", **texts}
         if self._calls:
             message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
         return message

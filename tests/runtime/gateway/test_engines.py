@@ -53,13 +53,14 @@ async def ask(gateway: LocalGateway, body: dict[str, Any], path: str = CHAT_PATH
         return await client.post(path, json=body)
 
 
-async def test_bytes_of_a_request_are_kept_but_for_the_name_of_the_model(tmp_path: Path) -> None:
+async def test_bytes_of_a_request_are_kept_but_for_the_name_of_the_model_and_the_stream(tmp_path: Path) -> None:
     raw = b'{ "messages" : [{"role": "user","content":"h\\u00ef"}],"model":"chat" , "temperature": 0.50}'
     async with FakeUpstream() as fake, local_gateway(tmp_path, service_document("main")) as gateway:
         await gateway.publish(instance("main", fake.url, engine="llama-server", upstream_model="tiny.gguf"))
         async with gateway.client() as client:
             assert (await client.post(CHAT_PATH, content=raw)).status_code == 200
-    assert fake.seen[0].body == raw.replace(b'"model":"chat"', b'"model":"tiny.gguf"')
+    stream = b'"stream":true,"stream_options":{"include_usage":true},'
+    assert fake.seen[0].body == b"{" + stream + raw[1:].replace(b'"model":"chat"', b'"model":"tiny.gguf"')
     assert fake.seen[0].headers["authorization"] == "Bearer worker-token"
 
 

@@ -218,7 +218,7 @@ async def test_those_in_line_hear_at_once_that_the_endpoint_is_gone(lab: Any) ->
     gateway, (fake,) = await lab(gate, chat={**limits, "timeouts": {"queue_s": 600}})
     async with gateway.client() as client:
         asking = [asyncio.create_task(client.post(CHAT_PATH, json=CHAT)) for _ in range(6)]
-        await until(lambda: queued(gateway) == 5)
+        await until(lambda: queued(gateway) == 5 and gate.seen == 1)
         await fake.stop()
         answered = await asyncio.gather(*asking)
     assert {answer.status_code for answer in answered} == {503}
