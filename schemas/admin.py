@@ -36,6 +36,7 @@ class EndpointReport(Reported):
     model: str
     state: Literal[
         "ready",
+        "unready",
         "cold",
         "loading",
         "not running",
@@ -47,9 +48,10 @@ class EndpointReport(Reported):
         "isolated",
         "wedged",
     ]
-    """`cold`: a request brings its model into memory. `open` and `half-open` are the breaker's; `wedged` is open, and
-    it takes requests without ever giving a token. `isolated`: somebody has taken it out by hand. `misconfigured`: it
-    does not take our key, or its key cannot be read."""
+    """`unready`: its last check failed, and no answer to a client has shown otherwise since. `cold`: a request brings
+    its model into memory. `open` and `half-open` are the breaker's; `wedged`: it takes requests without ever giving a
+    token. `isolated`: somebody has taken it out by hand. `misconfigured`: it does not take our key, or its key cannot
+    be read."""
     in_flight: int
     last_error: str | None = None
     priority: int | None = None

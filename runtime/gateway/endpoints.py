@@ -44,6 +44,7 @@ def health(target: Target, standing: Standing, now: float) -> Health:
             answered_age_s=_age(stats.answered_at, now),
             heard_age_s=_age(stats.heard_at, now),
             is_unreachable=stats.is_unreachable,
+            is_unready=standing.failed_checks > 0,
             is_silent=stats.is_silent,
             is_refused=standing.is_refused,
             is_asleep=bool(standing.asleep) and not is_waking,

@@ -107,7 +107,11 @@ def gauges(live: Live, pool: Pool, held: Mapping[str, int], queued: Mapping[str,
 
 def _available(route: Route, pool: Pool) -> int:
     targets = (target for rung in route.rungs() for target in rung.targets())
-    return sum(isinstance(pool.standings[target.identity].breaker, Closed) for target in targets)
+    return sum(_is_available(pool.standings[target.identity]) for target in targets)
+
+
+def _is_available(standing: Standing) -> bool:
+    return isinstance(standing.breaker, Closed) and not standing.failed_checks
 
 
 def _declared(route: Route) -> int:
@@ -148,12 +152,14 @@ def _present(target: Target, standing: Standing, now: float, *, is_serving: bool
 
 def _state(
     target: Target, standing: Standing, now: float
-) -> Literal["ready", "cold", "loading", "half-open", "open", "wedged", "isolated", "misconfigured"]:
+) -> Literal["ready", "unready", "cold", "loading", "half-open", "open", "wedged", "isolated", "misconfigured"]:
     if standing.is_refused:
         return "misconfigured"
     if isinstance(standing.breaker, Isolated):
         return "isolated"
     if isinstance(standing.breaker, Closed):
+        if standing.failed_checks:
+            return "wedged" if standing.stats.is_silent else "unready"
         if standing.asleep == LOADING:
             return "loading" if standing.busy_until > now or standing.in_flight else "ready"
         is_dropped = target.idle_stop_s is not None and now - standing.heard_at > target.idle_stop_s
@@ -183,7 +189,6 @@ def _endpoint_gauges(live: Live, pool: Pool, now: float) -> Iterator[EndpointGau
         _, serving = in_use(route, pool.standings, now)
         for target in route.targets():
             standing = pool.standings[target.identity]
-            is_closed = isinstance(standing.breaker, Closed)
             breaker = _BREAKER_GAUGE[STATES[type(standing.breaker)]]
             yield EndpointGauge(
                 target.role,
@@ -191,7 +196,7 @@ def _endpoint_gauges(live: Live, pool: Pool, now: float) -> Iterator[EndpointGau
                 target.identity.url,
                 standing.in_flight,
                 breaker,
-                is_available=is_closed,
+                is_available=_is_available(standing),
                 is_serving=target.identity in serving,
                 changed=standing.stats.changed,
             )

@@ -29,6 +29,7 @@ def close(pool: Pool, identity: EndpointIdentity) -> None:
     standing = pool.standings[identity]
     standing.become(breaker.reset(standing.breaker), pool.now(), CAUSE)
     standing.busy_until = standing.absent_until = standing.broken_until = 0.0
+    standing.failed_checks = 0
     pool.on_room()
 
 

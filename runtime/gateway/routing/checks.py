@@ -9,6 +9,8 @@ from runtime.gateway.routing.standing import Standing
 SUSPECT_S = 5.0
 """After the last failure of an endpoint whose breaker is still closed. Others are preferred to it, so that for long no
 client may find out whether it is dead or well."""
+LONGEST_SUSPECT_S = 30.0
+"""Between checks of an endpoint that is not ready, which come half as often each time: the default interval."""
 PASSING_S = 1.0
 """The least between checks of an endpoint that says that it will answer soon."""
 UNDECIDED_S = 30.0
@@ -18,8 +20,9 @@ UNDECIDED_S = 30.0
 def check_due(standing: Standing, check_s: float | None, now: float) -> float | None:
     """Return when an endpoint is to be asked for a token, on the clock of `now`; None while there is no need.
 
-    An open breaker is tried as soon as its time is over. A closed one is looked at after a failure and, where `check_s`
-    is set, after that many seconds without a proper answer. Nobody looks at an endpoint that was isolated by hand.
+    An open breaker is tried as soon as its time is over. A closed one is looked at after a failure, again after a check
+    that failed and, where `check_s` is set, after that many seconds without a proper answer. Nobody looks at an
+    endpoint that was isolated by hand.
     """
     probe = standing.probe
     undecided_until = 0.0
@@ -31,7 +34,10 @@ def check_due(standing: Standing, check_s: float | None, now: float) -> float | 
         return max(standing.breaker.lease_until, standing.busy_until)
     if not isinstance(standing.breaker, Closed):
         return max(standing.breaker.until, standing.busy_until, undecided_until)
-    if standing.breaker.failures:
+    if standing.failed_checks and probe is not None:
+        wait_s = min(SUSPECT_S * 2.0 ** (standing.failed_checks - 1), check_s or LONGEST_SUSPECT_S, LONGEST_SUSPECT_S)
+        since = probe.at
+    elif standing.breaker.failures:
         wait_s, since = SUSPECT_S if check_s is None else min(SUSPECT_S, check_s), standing.failed_at
     elif check_s is not None:
         wait_s, since = check_s, standing.heard_at

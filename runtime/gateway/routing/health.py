@@ -23,6 +23,8 @@ class Facts:
     """Of the last thing that it said at all, an error included."""
     is_unreachable: bool = False
     """Whether nobody answered when it was last asked."""
+    is_unready: bool = False
+    """Whether its last check failed."""
     is_silent: bool = False
     """Whether it took its last request and gave no token."""
     is_refused: bool = False
@@ -39,7 +41,7 @@ class Facts:
 
 def health_of(facts: Facts) -> Health:
     """Tell how an endpoint is, in the words of `schemas.admin.Health`; of several that are true the worst one."""
-    is_out = not isinstance(facts.breaker, Closed | Isolated)
+    is_out = facts.is_unready or not isinstance(facts.breaker, Closed | Isolated)
     if facts.is_refused:
         return "misconfigured"
     if facts.is_silent and is_out:

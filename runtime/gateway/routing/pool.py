@@ -131,6 +131,7 @@ class Pool:
             if not isinstance(standing.breaker, breaker.Closed):
                 standing.become(breaker.renewed(standing.breaker), self._clock(), "started anew")
             standing.busy_until = standing.absent_until = 0.0
+            standing.failed_checks = 0
             self.affinity.lost(identity)
         self.on_room()
 
@@ -270,13 +271,22 @@ class Pool:
         self.on_room()
 
     def record(self, lease: Lease, standing: Standing, permit: int, verdict: Verdict) -> None:
-        """Tell the breaker what is known of a leased request."""
+        """Tell the breaker what is known of a leased request.
+
+        A check of an endpoint that clients may ask is no request: where it fails, the endpoint is not ready, and its
+        breaker counts nothing.
+        """
         now, settings = self._clock(), lease.target.breaker
         before, effect = standing.breaker, verdict.effect
+        if effect == "success":
+            standing.failed_checks = 0
+        elif effect == "failure" and lease.is_probe and isinstance(before, breaker.Closed):
+            standing.failed_checks += permit == before.generation
+            return
         if lease.is_panic:
             after = breaker.answered(before, now, settings=settings) if effect == "success" else before
         else:
-            is_slow = effect == "success" and lease.is_slow(now)
+            is_slow = effect == "success" and not lease.is_probe and lease.is_slow(now)
             jitter = self._draw() * _LARGEST_JITTER if effect == "failure" or is_slow else 0.0
             after = breaker.record(before, permit, effect, now, settings=settings, jitter=jitter, is_slow=is_slow)
         if effect == "failure":

@@ -21,6 +21,7 @@ Reason = Literal[
     "misconfigured",
     "cannot rerank",
     "tried",
+    "unready",
     "open",
     "half-open",
     "isolated",
@@ -55,6 +56,8 @@ class Standing(Protocol):
     @property
     def is_probed(self) -> bool: ...
     @property
+    def failed_checks(self) -> int: ...
+    @property
     def begun(self) -> Sequence[float]: ...
     @property
     def pace(self) -> Pace: ...
@@ -77,7 +80,8 @@ class Choice(NamedTuple):
     target: Target | None
     skipped: tuple[Skipped, ...]
     trial: Target | None = None
-    """An endpoint whose breaker waits for a trial that a probe is about to make: a last resort."""
+    """An endpoint whose breaker waits for a trial that a probe is about to make, or whose last check failed: a last
+    resort."""
 
 
 def choose(
@@ -93,9 +97,9 @@ def choose(
     `turn` counts the requests of the route. `drawn` names the endpoints that hold the beginning of the prompt, with how
     many requests in flight more than others they may have for that. Endpoints that have just come back get ever more
     while others can answer too; those that lately had not got the model, or did not take our key, come after all the
-    others. No request is risked as the trial of an endpoint that is probed: that one is only named. One whose model was
-    not in memory is tried by a request, which alone brings it there, so that no probe could ever close its breaker.
-    Fallbacks are not looked at.
+    others. No request is risked as the trial of an endpoint that is probed, or on one whose last check failed: that one
+    is only named. One whose model was not in memory is tried by a request, which alone brings it there, so that no
+    probe could ever close its breaker. Fallbacks are not looked at.
     """
     skipped: list[Skipped] = []
     warming: list[Target] = []
@@ -110,9 +114,14 @@ def choose(
             reason = reason or _obstacle(target, standing, now)
             if reason is not None:
                 skipped.append(reason)
-            elif standing.is_probed and not standing.asleep and not isinstance(standing.breaker, Closed):
+            elif (
+                standing.is_probed
+                and (standing.failed_checks or not isinstance(standing.breaker, Closed))
+                and not standing.asleep
+            ):
                 trial = trial or target
-                skipped.append(Skipped(target.name, "open", retry_s=TRIAL_S))
+                why: Reason = "unready" if isinstance(standing.breaker, Closed) else "open"
+                skipped.append(Skipped(target.name, why, retry_s=TRIAL_S))
             elif standing.absent_until > now:
                 absent.append(target)
             elif route.is_alias and (standing.asleep or standing.is_unloaded):

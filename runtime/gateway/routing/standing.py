@@ -59,6 +59,9 @@ class Standing:
     """Whether somebody asks it for a token when its breaker waits for a trial."""
     probe: Probe | None = None
     """The last one."""
+    failed_checks: int = 0
+    """Probes in a row that failed while its breaker was closed. From the first one on it is not ready: that is no
+    request's failure, and an answer to anybody ends it."""
     begun: deque[float] = field(default_factory=deque)
     """When the requests of the last minute began, oldest first; only of endpoints with a limit for that."""
     pace: Pace = field(default_factory=Pace)

@@ -362,7 +362,7 @@ async def test_a_lost_replica_is_shown_although_no_client_asks_it_any_more(tmp_p
         async def is_shown() -> bool:
             report = await gateway.config()
             states.update({one["url"]: (one["state"], one["is_serving"]) for one in report["endpoints"]})
-            return states[lost.url] == ("open", False)
+            return states[lost.url] == ("unready", False)
 
         await until(is_shown, within_s=60, what="probes show what no client asks for any more")
         assert states[good.url] == ("ready", True)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from runtime.gateway import prober
-from runtime.gateway.routing.breaker import Closed, HalfOpen, Open
+from runtime.gateway.routing.breaker import Closed, HalfOpen
 from tests.fakes.upstream import DONE, FINISH, ROLE, Exchange, FakeUpstream, answers, refuses, stalls, streams, word
 from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, local_gateway, stack_document, until
 
@@ -92,9 +92,15 @@ async def test_an_idle_endpoint_that_dies_is_left_before_a_client_asks(lab: Any)
     gateway, (fake, _) = await lab(answers(), answers(), chat=checked)
     await until(lambda: probes(fake) >= 1)
     await fake.stop()
-    await until(lambda: isinstance(gateway.standing("a").breaker, Open))
+    await until(lambda: gateway.standing("a").failed_checks > 0)
     answer = await ask(gateway)
     assert (answer.headers["x-orchestrate-endpoint"], answer.headers["x-orchestrate-attempts"]) == ("b", "1")
+    (report, _) = (await gateway.config())["endpoints"]
+    assert (report["state"], report["health"], report["is_serving"]) == ("unready", "unknown", False)
+    assert gateway.counted("a") == (0, 0), "no request has failed"
+    await fake.start(fake.port)
+    await until(lambda: not gateway.standing("a").failed_checks)
+    assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
 
 
 async def test_pollers_end_with_their_table(lab: Any, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.gateway.routing.breaker import Closed, HalfOpen, Open, State
-from runtime.gateway.routing.checks import SUSPECT_S, UNDECIDED_S, check_due
+from runtime.gateway.routing.checks import LONGEST_SUSPECT_S, SUSPECT_S, UNDECIDED_S, check_due
 from runtime.gateway.routing.standing import Probe, Standing
 
 NOW = 100.0
@@ -29,6 +29,13 @@ def due(state: State, check_s: float | None = None, **more: object) -> float | N
         (due(Closed(0, 1), 2.0, failed_at=99.0), 101.0),
         (due(Closed(0, 1), 30.0, failed_at=99.0, heard_at=98.0), 99.0 + SUSPECT_S),
         (due(Closed(0, 1), failed_at=99.0, in_flight=1), NOW + SUSPECT_S),
+        (due(Closed(), failed_checks=1, probe=SILENT), 95.0 + SUSPECT_S),
+        (due(Closed(), 60.0, failed_checks=2, probe=SILENT), 95.0 + 2 * SUSPECT_S),
+        (due(Closed(), 60.0, failed_checks=9, probe=SILENT), 95.0 + LONGEST_SUSPECT_S),
+        (due(Closed(), 3.0, failed_checks=9, probe=SILENT), 98.0),
+        (due(Closed(0, 2), failed_checks=3, probe=SILENT, failed_at=99.0), 95.0 + 4 * SUSPECT_S),
+        (due(Closed(), failed_checks=1, probe=SILENT, in_flight=1), NOW + SUSPECT_S),
+        (due(Closed(), failed_checks=1, probe=SILENT, busy_until=140.0), 140.0),
         (due(Open(1, 160.0, 1)), 160.0),
         (due(Open(1, 60.0, 1), probe=SILENT), 60.0),
         (due(Open(1, 60.0, 1), busy_until=105.0), 105.0),

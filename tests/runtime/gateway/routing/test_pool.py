@@ -11,7 +11,7 @@ from runtime.gateway.routing.budget import LEAST_RETRIES
 from runtime.gateway.routing.build import build_table
 from runtime.gateway.routing.checks import check_due
 from runtime.gateway.routing.lease import Lease
-from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, judge_fault, judge_status
+from runtime.gateway.routing.outcome import CLIENT_LEFT, SUCCESS, Verdict, judge_fault, judge_status
 from runtime.gateway.routing.pool import Pool
 from runtime.gateway.routing.select import Choice
 from runtime.gateway.routing.standing import Standing
@@ -199,6 +199,67 @@ def test_a_probe_is_a_trial_and_no_request_is_risked_beside_it() -> None:
     assert isinstance(pool.lease(found.routes["a"], ()), Choice)
     probe.finish(SUCCESS)
     assert lease(pool, found).target.name == "a"
+
+
+def check(pool: Pool, found: RoutingTable, ended: Verdict) -> None:
+    (target,) = found.routes["a"].targets()
+    probe = pool.lease_probe(target, 30.0)
+    assert probe is not None
+    probe.finish(ended)
+
+
+def test_a_check_that_fails_is_no_request_s_failure_and_takes_requests_away() -> None:
+    found = table({"a": "http://h1:1", "b": "http://h2:1"})
+    pool, _ = pool_with(found)
+    standing = pool.standings[next(found.routes["a"].targets()).identity]
+    standing.is_probed = True
+    lease(pool, found).finish(FAILED)
+    for failed in range(1, 9):
+        check(pool, found, FAILED)
+        assert (standing.failed_checks, standing.stats.failures) == (failed, 1)
+        assert isinstance(standing.breaker, Closed) and standing.breaker.failures == 1
+        taken = lease(pool, found)
+        assert (taken.target.name, taken.passed_over[0].reason) == ("b", "unready")
+        taken.finish(CLIENT_LEFT)
+    check(pool, found, SUCCESS)
+    assert standing.failed_checks == 0
+    assert lease(pool, found).target.name == "a"
+
+
+def test_who_is_not_ready_is_asked_where_nobody_else_is_and_an_answer_shows_otherwise() -> None:
+    found = table(ONE)
+    pool, _ = pool_with(found)
+    standing_of(pool).is_probed = True
+    check(pool, found, FAILED)
+    assert isinstance(pool.lease(found.routes["chat"], (), may_risk=False), Choice)
+    lease(pool, found).finish(SUCCESS)
+    assert standing_of(pool).failed_checks == 0
+    for ends in (by_hand.close, lambda pool, identity: pool.renew([identity])):
+        check(pool, found, FAILED)
+        ends(pool, next(found.routes["chat"].targets()).identity)
+        assert standing_of(pool).failed_checks == 0
+
+
+def test_the_trial_of_an_open_breaker_counts_though_it_is_a_check() -> None:
+    found = table(ONE, chat={"breaker": {"failure_threshold": 1}})
+    pool, clock = pool_with(found)
+    lease(pool, found).finish(FAILED)
+    clock.now = 61.0
+    check(pool, found, FAILED)
+    breaker = standing_of(pool).breaker
+    assert isinstance(breaker, Open) and breaker.streak == 2
+    assert standing_of(pool).failed_checks == 0
+
+
+def test_a_late_check_says_nothing_of_a_breaker_that_was_closed_meanwhile() -> None:
+    found = table(ONE)
+    pool, _ = pool_with(found)
+    (target,) = found.routes["chat"].targets()
+    probe = pool.lease_probe(target, 30.0)
+    assert probe is not None
+    by_hand.close(pool, target.identity)
+    probe.finish(FAILED)
+    assert standing_of(pool).failed_checks == 0
 
 
 def test_a_last_resort_is_risked() -> None:

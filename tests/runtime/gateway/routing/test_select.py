@@ -150,6 +150,21 @@ def test_a_probed_endpoint_is_named_as_a_trial_and_not_risked() -> None:
     assert choose(route([B], [A]), states, (), NOW, 0).target == B, "nobody else tries it"
 
 
+def test_who_failed_its_last_check_is_named_as_a_last_resort() -> None:
+    unready = Standing(is_probed=True, failed_checks=1)
+    for name, states in (
+        ("b", {A.identity: unready, B.identity: Standing(in_flight=9)}),
+        (None, {A.identity: unready}),
+    ):
+        one = route([A], *([[B]] if name else []))
+        choice = choose(one, states, (), NOW, 0)
+        assert (choice.target.name if choice.target else None) == name
+        assert choice.trial is (None if name else A) or name
+        assert [(skip.name, skip.reason, skip.retry_s) for skip in choice.skipped] == [("a", "unready", TRIAL_S)]
+    assert pick(route([A], [B]), {"a": replace(unready, is_probed=False)}) == "a", "who takes no probes is not checked"
+    assert pick(route([A], [B]), {"a": replace(unready, asleep="cold")}) == "a", "only a request can wake it"
+
+
 def test_of_two_that_were_just_closed_or_lack_the_model_the_first_is_taken() -> None:
     absent = Standing(absent_until=NOW + 1)
     warming = Standing(in_flight=1, breaker=Closed(closed_at=NOW))
