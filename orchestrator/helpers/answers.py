@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.observed import HelperSeen
+from schemas.foreign import count, fields, rows, text
 
 OPENAI_MODELS = "/v1/models"
 
@@ -36,28 +37,6 @@ class Dialect:
     """The paths that tell more of it."""
     is_spoken: Callable[[Answers], bool]
     read: Callable[[Answers], HelperSeen]
-
-
-def fields(value: object) -> Mapping[str, object]:
-    """Return a JSON object, or an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def rows(value: object) -> list[Mapping[str, object]]:
-    """Return the JSON objects of a list, or of one that should have been a list."""
-    if isinstance(value, dict):
-        return [value]
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-
-
-def text(value: object) -> str | None:
-    """Return a text that says something."""
-    return value.strip() or None if isinstance(value, str) else None
-
-
-def count(value: object) -> int | None:
-    """Return a whole number that is not negative."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def said(answers: Answers, path: str) -> Mapping[str, object]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from orchestrator.helpers.dialects.ollama import full_name, short_name
 from orchestrator.observed import HelperSeen, HelperSilent
 from schemas.base import HelperName
+from schemas.ollama_names import full_name, short_name
 from schemas.problems import nearest
 from schemas.stack import Helper
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect, fields, text
+from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect
 from orchestrator.helpers.dialects.infinity import INFINITY
 from orchestrator.helpers.dialects.llama_cpp import LLAMA_CPP
 from orchestrator.helpers.dialects.lm_studio import LM_STUDIO
@@ -16,6 +16,7 @@ from orchestrator.helpers.dialects.own import GATEWAY, WORKER
 from orchestrator.helpers.dialects.tei import TEI
 from orchestrator.helpers.dialects.vllm import VLLM
 from orchestrator.observed import HelperSilent
+from schemas.foreign import fields, message
 
 Api = Literal["openai", "ollama", "tei", "infinity", "mlx-lm-server", "worker"]
 
@@ -59,7 +60,7 @@ def unrecognised(url: str, answers: Answers) -> HelperSilent:
         return HelperSilent(f"{url}{locked[0]} answers {statuses[locked[0]]}: it asks for another key", "key")
     for answer in answers.values():
         error = fields(fields(answer.document).get("error"))
-        if answer.status == 503 and "loading" in (text(error.get("message")) or "").lower():
+        if answer.status == 503 and "loading" in (message(error.get("message")) or "").lower():
             return HelperSilent(f"{url} is loading its model", "loading")
     shown = ", ".join(f"{path} {status}" for path, status in sorted(statuses.items())[:3])
     return HelperSilent(f"{url} answers, but not as an inference server does ({shown})", "stranger")

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Mapping
 import httpx
 
 from orchestrator.execute import EffectError, Progress, Report
-from orchestrator.helpers.answers import count, fields, text
 from orchestrator.helpers.observe import CONNECT_S, base_url, key_header, silence_of
 from schemas.base import HelperName
+from schemas.foreign import count, fields, message, text
 from schemas.stack import Helper
 
 STALL_S = 300.0
@@ -85,7 +85,7 @@ class _Transfer:
     def take(self, line: bytes) -> bool:
         """Take one line of the stream; tells whether it says anything new. Raises `EffectError` for an error in it."""
         said = _parsed(line)
-        if error := text(said.get("error")):
+        if error := message(said.get("error")):
             raise EffectError(f"{self._model} could not be pulled: {_with_mend(error)}")
         before = (self.phase, dict(self._layers))
         self.phase = text(said.get("status")) or self.phase
@@ -122,7 +122,7 @@ def _parsed(line: bytes) -> Mapping[str, object]:
 
 
 def _refusal(name: HelperName, model: str, status: int, body: bytes) -> EffectError:
-    if error := text(_parsed(body).get("error")):
+    if error := message(_parsed(body).get("error")):
         return EffectError(f"{model} could not be pulled: {_with_mend(error)}")
     if status in (401, 403):
         return EffectError(f"{name} asks for a key to pull {model}; set helpers.{name}.key")

@@ -7,19 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.helpers.answers import (
-    OPENAI_MODELS,
-    Answers,
-    Dialect,
-    count,
-    fields,
-    names,
-    openai_models,
-    owners,
-    said,
-    text,
-)
+from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect, names, openai_models, owners, said
 from orchestrator.observed import HelperSeen
+from schemas.foreign import count, fields, text
 
 PROPS = "/props"
 

@@ -6,19 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.helpers.answers import (
-    OPENAI_MODELS,
-    Answers,
-    Dialect,
-    fields,
-    names,
-    numbers,
-    openai_models,
-    owners,
-    rows,
-    said,
-)
+from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect, names, numbers, openai_models, owners, said
 from orchestrator.observed import HelperSeen
+from schemas.foreign import fields, rows
 
 V0, V1 = "/api/v0/models", "/api/v1/models"
 

@@ -4,18 +4,9 @@
 
 from __future__ import annotations
 
-from orchestrator.helpers.answers import (
-    OPENAI_MODELS,
-    Answers,
-    Dialect,
-    names,
-    numbers,
-    openai_models,
-    rows,
-    said,
-    text,
-)
+from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect, names, numbers, openai_models, said
 from orchestrator.observed import HelperSeen
+from schemas.foreign import rows, text
 
 SYSTEM, VERSION = "/system", "/version"
 

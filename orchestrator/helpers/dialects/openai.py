@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.helpers.answers import (
-    OPENAI_MODELS,
-    Answers,
-    Dialect,
-    names,
-    numbers,
-    openai_models,
-    owners,
-    said,
-)
+from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect, names, numbers, openai_models, owners, said
 from orchestrator.observed import HelperSeen
 
 UNKNOWN = "openai-compatible"

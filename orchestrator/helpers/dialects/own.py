@@ -4,19 +4,9 @@
 
 from __future__ import annotations
 
-from orchestrator.helpers.answers import (
-    OPENAI_MODELS,
-    Answers,
-    Dialect,
-    count,
-    fields,
-    names,
-    openai_models,
-    owners,
-    said,
-    text,
-)
+from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect, names, openai_models, owners, said
 from orchestrator.observed import HelperSeen
+from schemas.foreign import count, fields, text
 
 READY, STATUS = "/ready", "/status"
 OWNER = "orchestrate"

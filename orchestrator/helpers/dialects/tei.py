@@ -4,8 +4,9 @@ one model a process. `tokenization_workers` tells it from Text Generation Infere
 
 from __future__ import annotations
 
-from orchestrator.helpers.answers import Answers, Dialect, count, said, text
+from orchestrator.helpers.answers import Answers, Dialect, said
 from orchestrator.observed import HelperSeen
+from schemas.foreign import count, text
 
 INFO = "/info"
 

@@ -4,18 +4,9 @@
 
 from __future__ import annotations
 
-from orchestrator.helpers.answers import (
-    OPENAI_MODELS,
-    Answers,
-    Dialect,
-    names,
-    numbers,
-    openai_models,
-    owners,
-    said,
-    text,
-)
+from orchestrator.helpers.answers import OPENAI_MODELS, Answers, Dialect, names, numbers, openai_models, owners, said
 from orchestrator.observed import HelperSeen
+from schemas.foreign import text
 
 VERSION = "/version"
 

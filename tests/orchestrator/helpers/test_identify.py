@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.helpers.answers import Answer
-from orchestrator.helpers.dialects.ollama import full_name
 from orchestrator.helpers.identify import DIALECTS, all_questions, first_questions, recognised, unrecognised
 from orchestrator.observed import HelperSilent
+from schemas.ollama_names import full_name
 from tests.fakes import engines
 
 PYTHON = "BaseHTTP/0.6 Python/3.11.7"

@@ -6,8 +6,9 @@ It loads what it serves before it listens.
 
 from __future__ import annotations
 
-from runtime.gateway.facts.answers import Answers, Question, Reader, nothing_more, row_of, rows, said, text, texts
+from runtime.gateway.facts.answers import Answers, Question, Reader, nothing_more, row_of, said
 from runtime.gateway.facts.known import Capability, Facts
+from schemas.foreign import rows, text, texts
 
 MODELS = Question("/models")
 _WORDS: dict[str, Capability] = {"embed": "embedding", "rerank": "rerank", "image_embed": "vision"}

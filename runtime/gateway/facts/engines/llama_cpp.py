@@ -11,20 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from runtime.gateway.facts.answers import (
-    Answers,
-    Question,
-    Reader,
-    count,
-    fields,
-    flag,
-    rows,
-    said,
-    size_in_words,
-    text,
-    texts,
-)
+from runtime.gateway.facts.answers import Answers, Question, Reader, said, size_in_words
 from runtime.gateway.facts.known import Capability, Facts
+from schemas.foreign import count, fields, flag, rows, text, texts
 
 MODELS, PROPS = Question("/v1/models"), Question("/props")
 _AWAKE = frozenset({"loaded", "sleeping"})

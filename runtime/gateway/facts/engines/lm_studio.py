@@ -8,21 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runtime.gateway.facts.answers import (
-    Answers,
-    Question,
-    Reader,
-    count,
-    fields,
-    flag,
-    nothing_more,
-    row_of,
-    rows,
-    said,
-    text,
-    texts,
-)
+from runtime.gateway.facts.answers import Answers, Question, Reader, nothing_more, row_of, said
 from runtime.gateway.facts.known import Capability, Facts
+from schemas.foreign import count, fields, flag, rows, text, texts
 
 V0, V1 = Question("/api/v0/models"), Question("/api/v1/models")
 

@@ -12,19 +12,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import cast
 
-from runtime.gateway.facts.answers import (
-    Answers,
-    Question,
-    Reader,
-    count,
-    fields,
-    rows,
-    said,
-    size_in_words,
-    text,
-    texts,
-)
+from runtime.gateway.facts.answers import Answers, Question, Reader, said, size_in_words
 from runtime.gateway.facts.known import Capability, Facts
+from schemas.foreign import count, fields, rows, text, texts
+from schemas.ollama_names import full_name
 
 TAGS, PS, SHOW = Question("/api/tags"), Question("/api/ps"), "/api/show"
 _ITS_WORDS: frozenset[Capability] = frozenset(
@@ -33,7 +24,6 @@ _ITS_WORDS: frozenset[Capability] = frozenset(
 """It says all of these that a model can do, and refuses the others by name."""
 _STAYS_FROM = 2200
 """A model with `keep_alive: -1` expires in a year beyond this."""
-_HOST, _NAMESPACE, _TAG = "registry.ollama.ai", "library", "latest"
 
 
 def _more(answers: Answers, models: frozenset[str]) -> tuple[Question, ...]:
@@ -90,19 +80,6 @@ def _read(answers: Answers, model: str) -> Facts | None:
 def rows_are_there(answers: Answers, question: Question) -> bool:
     """Tell whether a list was answered, be it empty: Go writes an empty one as null at times."""
     return "models" in said(answers, question)
-
-
-def full_name(name: str) -> str:
-    """Return a model's name with the parts that Ollama adds: `m` is `registry.ollama.ai/library/m:latest`.
-
-    It compares names without regard to case (`Name.EqualFold`).
-    """
-    path, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:  # the colon of a host's port
-        path, tag = name, _TAG
-    parts = path.split("/")
-    defaults = [_HOST, _NAMESPACE][: max(0, 3 - len(parts))]
-    return "/".join([*defaults, *parts]).lower() + f":{tag.lower()}"
 
 
 def _row(answers: Answers, question: Question, model: str) -> Mapping[str, object]:

@@ -6,25 +6,14 @@ a model), our worker and gateway `orchestrate`. Any other list is read for what 
 
 from __future__ import annotations
 
-from runtime.gateway.facts.answers import (
-    Answers,
-    Question,
-    Reader,
-    count,
-    fields,
-    flag,
-    row_of,
-    rows,
-    said,
-    text,
-    texts,
-)
+from runtime.gateway.facts.answers import Answers, Question, Reader, row_of, said
 from runtime.gateway.facts.engines.llama_cpp import LLAMA_CPP
 from runtime.gateway.facts.engines.lm_studio import LM_STUDIO
 from runtime.gateway.facts.engines.ollama import OLLAMA
 from runtime.gateway.facts.engines.vllm import VLLM
 from runtime.gateway.facts.engines.worker import read_row
 from runtime.gateway.facts.known import Facts
+from schemas.foreign import count, fields, flag, rows, text, texts
 
 MODELS = Question("/v1/models")
 _BY_OWNER = {"llamacpp": LLAMA_CPP, "organization_owner": LM_STUDIO, "library": OLLAMA, "vllm": VLLM}

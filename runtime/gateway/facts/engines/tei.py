@@ -5,8 +5,9 @@ One model a process, loaded before it listens; it answers any name.
 
 from __future__ import annotations
 
-from runtime.gateway.facts.answers import Answers, Question, Reader, count, fields, nothing_more, said, text
+from runtime.gateway.facts.answers import Answers, Question, Reader, nothing_more, said
 from runtime.gateway.facts.known import Capability, Facts
+from schemas.foreign import count, fields, text
 
 INFO = Question("/info")
 _KINDS: dict[str, Capability] = {"embedding": "embedding", "reranker": "rerank"}

@@ -5,8 +5,9 @@ It loads what it serves before it listens, and says nothing else: whether it cal
 
 from __future__ import annotations
 
-from runtime.gateway.facts.answers import Answers, Question, Reader, count, nothing_more, row_of, rows, said
+from runtime.gateway.facts.answers import Answers, Question, Reader, nothing_more, row_of, said
 from runtime.gateway.facts.known import Facts
+from schemas.foreign import count, rows
 
 MODELS = Question("/v1/models")
 

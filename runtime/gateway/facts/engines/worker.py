@@ -8,21 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from runtime.gateway.facts.answers import (
-    Answers,
-    Question,
-    Reader,
-    count,
-    flag,
-    nothing_more,
-    row_of,
-    rows,
-    said,
-    size_in_words,
-    text,
-    texts,
-)
+from runtime.gateway.facts.answers import Answers, Question, Reader, nothing_more, row_of, said, size_in_words
 from runtime.gateway.facts.known import CAPABILITIES, Capability, Facts
+from schemas.foreign import count, flag, rows, text, texts
 
 MODELS = Question("/v1/models")
 

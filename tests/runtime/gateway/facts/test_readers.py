@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.gateway.facts.answers import Answer, Question, size_in_words
-from runtime.gateway.facts.engines.ollama import full_name
 from runtime.gateway.facts.inquiry import MOST_ROUNDS, facts_of, next_questions, stamp_of
 from runtime.gateway.facts.known import CAPABILITIES, UNKNOWN, Facts
+from schemas.ollama_names import full_name
 from tests.fakes import engines
 
 SHOWN = {
