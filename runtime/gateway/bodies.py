@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ FORBIDDEN = frozenset(
 )
 """URLs, credentials and headers come from the stack files only. Other proxies take these from bodies, some of them
 inside lists of fallbacks; a helper may be such a proxy."""
+CHECKED = frozenset({"role", "content", "tool_calls"})
+"""What is looked at in a message."""
+_USUAL = CHECKED | {"name", "tool_call_id", "reasoning_content", "refusal"}
 _MODEL = b'"model"'
 _MODEL_KEY = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
@@ -121,18 +124,22 @@ def _too_deep() -> ApiError:
     return ApiError(400, f"The request body is nested more than {DEEPEST} levels deep.", code="invalid_json")
 
 
-def _is_deeper(document: object, levels: int) -> bool:
-    layer = [document]
+_NESTING = frozenset({dict, list})
+
+
+def _is_deeper(document: dict[str, Any], levels: int) -> bool:
+    layer: list[Any] = [document]
     for _ in range(levels):
-        layer = [
-            child
-            for node in layer
-            for child in (node.values() if isinstance(node, dict) else node)  # type: ignore[attr-defined]
-            if isinstance(child, dict | list)
-        ]
+        layer = [child for node in layer for child in _nested(node)]
         if not layer:
             return False
     return True
+
+
+def _nested(node: dict[str, Any] | list[Any]) -> list[Any]:
+    """Return the objects and lists in one; a text of a million token numbers is passed over by their types alone."""
+    values: Collection[Any] = node.values() if isinstance(node, dict) else node
+    return [] if _NESTING.isdisjoint(map(type, values)) else [child for child in values if type(child) in _NESTING]
 
 
 def body_of(raw: bytes, document: dict[str, Any]) -> Body:
@@ -159,10 +166,18 @@ def _check_name(key: str) -> None:
     Go's encoding/json knows keys without regard to case, and takes two letters beyond ASCII for `s` and `k`
     (`foldName` in its fold.go). What passed as unknown would change the model, or make a stream, behind the checks.
     """
-    plain = key.lower().replace("\u017f", "s")
+    plain = _plain(key)
     if plain in KNOWN:
-        message = f"'{key}' is not accepted in requests: some engines read it as '{plain}'."
-        raise ApiError(400, message, code="unsupported_parameter", param=key)
+        raise _misspelt(key, plain)
+
+
+def _plain(key: str) -> str:
+    return key.lower().replace("\u017f", "s")
+
+
+def _misspelt(where: str, plain: str) -> ApiError:
+    message = f"'{where}' is not accepted in requests: some engines read it as '{plain}'."
+    return ApiError(400, message, code="unsupported_parameter", param=where)
 
 
 def check_url(url: object, where: str) -> None:
@@ -181,6 +196,10 @@ def _check_message(message: object, index: int) -> None:
         raise invalid(f"messages[{index}]", "must be an object")
     if not isinstance(message.get("role"), str) or not message["role"]:
         raise invalid(f"messages[{index}].role", "must be a text")
+    if not message.keys() <= _USUAL:
+        for key in message.keys() - CHECKED:
+            if _plain(key) in CHECKED:
+                raise _misspelt(f"messages[{index}].{key}", _plain(key))
     content = message.get("content")
     if content is not None and not isinstance(content, str):
         if not isinstance(content, list):
@@ -206,8 +225,11 @@ def _check_part(part: object, where: str) -> None:
     if part.get("type") == "image_url" and part.get("image_url") is None:
         raise invalid(f"{where}.image_url", "must be a data: URL")
     for key, value in part.items():
-        if key.endswith("_url") and value is not None:
+        if value is not None and _plain(key).endswith("_url"):
             check_url(value.get("url") if isinstance(value, dict) else value, f"{where}.{key}")
+            for other in value if isinstance(value, dict) else ():
+                if other != "url" and _plain(other) == "url":
+                    raise _misspelt(f"{where}.{key}.{other}", "url")
 
 
 def _check_calls(calls: object, where: str) -> None:
@@ -276,7 +298,8 @@ def _is_prompt(prompt: object) -> bool:
 
 def is_tokens(part: list[Any]) -> bool:
     """Tell whether a list is one of token numbers."""
-    return all(type(token) is int and token >= 0 for token in part)
+    # In two passes that run no code of ours: there may be millions of them, and everybody waits.
+    return set(map(type, part)) <= {int} and min(part, default=0) >= 0
 
 
 def _is_number(value: object) -> bool:

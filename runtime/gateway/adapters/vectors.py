@@ -90,45 +90,41 @@ class VectorReading:
         """Return an answer with a usage: one that says nothing of its tokens, or zero, gets an estimate."""
         if any(int(number) for _, number in _TOKENS.findall(raw[-_EDGE:])):
             return raw
-        try:
-            document = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise BadAnswerError("no list of vectors") from error
+        document, items, vectors = _taken_apart(raw)
         said = document.get("usage")
         given = said.get("prompt_tokens") if isinstance(said, dict) else None
         if type(given) is int and given > 0:
             return raw
         tokens = prompt_tokens(self.asked)
-        document["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens, "estimated": True}
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens, "estimated": True}
+        return _put_together({**document, "usage": usage}, items, vectors)
 
     def _rewritten(self, raw: bytes) -> bytes:
-        try:
-            document = json.loads(raw)
-            items = document["data"]
-            order = [item.get("index", place) for place, item in enumerate(items)]
-            if sorted(order) != list(range(self.count)):
-                raise BadAnswerError("its vectors are not numbered from 0 on")
-            data: list[dict[str, Any]] = [{} for _ in order]
-            for index, item in zip(order, items, strict=True):
-                data[index] = {**item, "index": index, "embedding": self._form(item["embedding"])}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadAnswerError("no list of vectors") from error
-        return json.dumps({**document, "data": data}, ensure_ascii=False, separators=(",", ":")).encode()
+        document, items, vectors = _taken_apart(raw)
+        order = [item.get("index", place) for place, item in enumerate(items)]
+        if any(type(index) is not int for index in order) or sorted(order) != list(range(self.count)):
+            raise BadAnswerError("its vectors are not numbered from 0 on")
+        ordered: list[dict[str, Any]] = [{} for _ in order]
+        forms = [b"" for _ in order]
+        for index, item, vector in zip(order, items, vectors, strict=True):
+            ordered[index] = {**item, "index": index}
+            forms[index] = self._form(vector)
+        return _put_together(document, ordered, forms)
 
-    def _form(self, vector: Any) -> Any:
-        if self.is_base64 and isinstance(vector, list):
-            try:
-                return b64encode(pack(f"<{len(vector)}f", *vector)).decode()
-            except Exception as error:
-                raise BadAnswerError("a vector that is no list of numbers") from error
-        if not self.is_base64 and isinstance(vector, str):
-            try:
-                raw = b64decode(vector, validate=True)
-                return list(unpack(f"<{len(raw) // _BYTES}f", raw))
-            except Exception as error:
-                raise BadAnswerError("a vector that is no base64 of numbers") from error
-        return vector
+    def _form(self, vector: bytes) -> bytes:
+        """Return the text of a vector in the form that the client wants."""
+        is_base64 = vector.startswith(b'"')
+        if is_base64 == self.is_base64:
+            return vector
+        try:
+            if self.is_base64:
+                numbers = json.loads(vector)
+                return b'"%b"' % b64encode(pack(f"<{len(numbers)}f", *numbers))
+            raw = b64decode(vector[1:-1], validate=True)
+            return json.dumps(unpack(f"<{len(raw) // _BYTES}f", raw), separators=(",", ":")).encode()
+        except Exception as error:
+            kind = "base64" if is_base64 else "list"
+            raise BadAnswerError(f"a vector that is no {kind} of numbers") from error
 
 
 def reading_of(body: Body, dimensions: int | None) -> VectorReading:
@@ -143,10 +139,48 @@ def reading_of(body: Body, dimensions: int | None) -> VectorReading:
     is_base64 = body.document.get("encoding_format") == "base64"
     given = body.document["input"]
     # Where some of its texts are empty, which only Ollama's clients may send, each is one text nevertheless.
-    count = _count(given) or len(given)
+    count = 1 if isinstance(given, str) or type(given[0]) is int else len(given)
     if count > MOST_TEXTS:
         raise invalid("input", f"has {count} texts; a request may have {MOST_TEXTS}")
     return VectorReading(count, dimensions or asked, is_base64, body.document)
+
+
+def _taken_apart(raw: bytes) -> tuple[dict[str, Any], list[dict[str, Any]], list[bytes]]:
+    """Return an answer without its vectors, what it says of each of them, and their texts; raises `BadAnswerError`.
+
+    The numbers are never parsed together: the interpreter does nothing else meanwhile, for seconds where there are
+    millions of them, and streams of other clients would wait, whichever thread does it.
+    """
+    pieces: list[bytes] = []
+    vectors: list[bytes] = []
+    end = 0
+    for match in _VECTOR.finditer(raw):
+        vectors.append(_text_at(raw, match.end()))
+        pieces += (raw[end : match.end()], b"%d" % (len(vectors) - 1))
+        end = match.end() + len(vectors[-1])
+    try:
+        document = json.loads(b"".join((*pieces, raw[end:])))
+        items = document["data"]
+        places = [item.pop("embedding") for item in items]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadAnswerError("no list of vectors") from error
+    if places != list(range(len(vectors))):
+        raise BadAnswerError("no list of vectors")
+    return document, items, vectors
+
+
+def _put_together(document: Mapping[str, Any], items: Sequence[Mapping[str, Any]], vectors: Sequence[bytes]) -> bytes:
+    """Return the text of an answer; `items` says what is told of each vector."""
+    told = (_inside({**item, "object": "embedding"}) for item in items)
+    data = b",".join(b'{%b,"embedding":%b}' % (each, vector) for each, vector in zip(told, vectors, strict=True))
+    rest = {key: value for key, value in document.items() if key not in ("object", "data")}
+    end = b"," + _inside(rest) if rest else b""
+    return b'{"object":"list","data":[%b]%b}' % (data, end)
+
+
+def _inside(document: Mapping[str, Any]) -> bytes:
+    """Return the text of an object that is not empty, without its brackets."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")[1:-1]
 
 
 def listed(raw: bytes, place: int) -> list[bytes]:
