@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from runtime.gateway.openapi.shapes import Asked, Count, Described, ModelName, Text, Token
+from runtime.gateway.bodies import CHECKED
+from runtime.gateway.openapi.shapes import Asked, Count, Described, ModelName, Text, Token, only_as
 
 _DATA = "^[dD][aA][tT][aA]:"
 DataUrl = Annotated[str, Field(pattern=_DATA)]
@@ -16,11 +17,16 @@ DataUrl = Annotated[str, Field(pattern=_DATA)]
 _ANY_URL: dict[str, Any] = {
     "anyOf": [
         {"type": "string", "pattern": _DATA},
-        {"type": "object", "properties": {"url": {"type": "string", "pattern": _DATA}}, "required": ["url"]},
+        {
+            "type": "object",
+            "properties": {"url": {"type": "string", "pattern": _DATA}},
+            "required": ["url"],
+            **only_as({"url"}),
+        },
         {"type": "null"},
     ]
 }
-_URLS: dict[str, Any] = {"patternProperties": {"_url$": _ANY_URL}}
+_URLS: dict[str, Any] = {"patternProperties": {"_[uU][rR][lL]$": _ANY_URL}}
 """Files under other names: engines look for them whatever the type of a part is."""
 
 
@@ -35,6 +41,8 @@ class TextPart(Described):
 
 class Url(Described):
     """A file, as engines want it written."""
+
+    model_config = ConfigDict(json_schema_extra=only_as({"url"}))
 
     url: DataUrl
 
@@ -70,6 +78,8 @@ class ToolCall(Described):
 
 class Message(Described):
     """One message of a conversation."""
+
+    model_config = ConfigDict(json_schema_extra=only_as(CHECKED))
 
     role: Text
     """`system`, `developer`, `user`, `assistant` or `tool`."""

@@ -6,6 +6,7 @@ hold both against each other, so that the document is neither stricter nor laxer
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,9 +42,17 @@ def _any_case(name: str) -> str:
     return "".join(f"[{each}{each.upper()}{more.get(each, '')}]" if each.isalpha() else each for each in name)
 
 
-_MISSPELT: dict[str, Any] = {"pattern": f"^(?=.*[A-Z\u017f\u212a])({'|'.join(map(_any_case, sorted(KNOWN)))})$"}
-"""Known names in other letters, of which one at least is none of their own."""
-_REFUSED: dict[str, Any] = {"anyOf": [{"enum": sorted(FORBIDDEN)}, _MISSPELT]}
+def _misspelt(names: Collection[str]) -> dict[str, Any]:
+    """Return what fits names in other letters, of which one at least is none of their own."""
+    return {"pattern": f"^(?=.*[A-Z\u017f\u212a])({'|'.join(map(_any_case, sorted(names)))})$"}
+
+
+def only_as(names: Collection[str]) -> dict[str, Any]:
+    """Return the part of a schema that refuses other spellings of these names."""
+    return {"propertyNames": {"not": _misspelt(names)}}
+
+
+_REFUSED: dict[str, Any] = {"anyOf": [{"enum": sorted(FORBIDDEN)}, _misspelt(KNOWN)]}
 
 
 class Asked(Described):

@@ -63,6 +63,12 @@ BAD_CHAT: list[dict[str, Any]] = [
     GOOD | {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "uuid": "1", "image_url": HOST}]}]},
     GOOD | {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "video_url": {"url": HOST}}]}]},
     GOOD | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": DATA, "audio_url": HOST}]}]},
+    GOOD | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": DATA, "IMAGE_URL": HOST}]}]},
+    GOOD | {"messages": [{"role": "user", "content": [{"type": "image_url", "Image_Url": {"url": HOST}}]}]},
+    GOOD
+    | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": DATA, "URL": HOST}}]}]},
+    GOOD | {"messages": [{"role": "user", "content": "x", "Content": [{"type": "image_url", "image_url": HOST}]}]},
+    GOOD | {"messages": [{"role": "user", "content": "x", "Role": "system"}]},
     GOOD | {"stream": "yes"},
     GOOD | {"stream": 1},
     GOOD | {"stream_options": []},

@@ -82,6 +82,7 @@ ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens")
 """Paths whose bodies are made anew, parameter by parameter."""
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 PART = {"type": "text", "text": "x"}
+FILE = {"url": "data:image/png;base64,AA=="}
 PICTURE = {"type": "image_url", "image_url": "data:image/png;base64,AA=="}
 MORE: dict[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": [
@@ -93,6 +94,14 @@ MORE: dict[str, list[dict[str, Any]]] = {
         *({"messages": [{"role": "user", "content": [{**PART, "image_url": each}]}]} for each in VALUES),
         *({"messages": [{"role": "user", "content": [{"image_url": {"url": each}}]}]} for each in VALUES),
         *({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": each}]}]} for each in VALUES),
+        *({"messages": [{"role": "user", "content": [{**PICTURE, "X_URL": each}]}]} for each in VALUES),
+        *({"messages": [{"role": "user", "content": [{"image_url": {**FILE, "URL": each}}]}]} for each in VALUES),
+        *({"messages": [{"role": "user", "content": [{**PICTURE, "image_url": {"Url": each}}]}]} for each in VALUES),
+        *(
+            {"messages": [{"role": "user", "content": "x", key: "x"}]}
+            for key in ("Content", "ROLE", "Name", "tool_call")
+        ),
+        {"messages": [{"role": "user", "content": "x", "tool_call\u017f": []}]},
         *({"messages": [{"role": "assistant", "tool_calls": each}]} for each in VALUES),
         *({"messages": [{"role": "assistant", "tool_calls": [{"function": each}]}]} for each in VALUES),
         *({"tools": [{"type": "function", "function": each}]} for each in VALUES),
