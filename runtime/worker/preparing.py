@@ -85,8 +85,8 @@ def _reading(request: Request, syntax: ToolSyntax) -> Callable[[], CallReader] |
     forms = forms_of(family.name, read)
     names = frozenset(tool.name for tool in known)
     sketch = partial(Sketch, forms, names) if forms else None
-    is_early, must_call = request.is_stream, tools.must_call
-    return lambda: CallReader(family.start, family.end, read, new_id, is_parallel, sketch, is_early, must_call)
+    how = (request.is_stream, tools.must_call, request.format is not None)
+    return lambda: CallReader(family.start, family.end, read, new_id, is_parallel, sketch, *how)
 
 
 def _long_id() -> str:

@@ -79,6 +79,8 @@ class CallReader:
     """Otherwise the sketch serves only for an answer that ends inside of a call."""
     must_call: bool = False
     """Nothing but calls was allowed: what is left of an answer that was cut off is half a mark, and no content."""
+    has_form: bool = False
+    """So it is behind a first call: the answer was to be calls or something else, not both."""
     calls: int = 0
     """How many whole ones there were so far."""
     is_cut: bool = False
@@ -122,7 +124,7 @@ class CallReader:
             self._take(parts, len(self._held), len(self._held))
         if self._inner:
             self._tell_cut(parts)
-        if self.must_call and not is_complete:
+        if not is_complete and (self.must_call or (self.has_form and self.calls)):
             self._held = ""
         self._leave()
         if self._held.strip() or not self.calls:

@@ -223,6 +223,10 @@ def test_where_only_calls_are_allowed_half_a_mark_is_no_content(cut_at):
             parts = parts_of(one, [*text[:end]], is_complete=False)
             assert content(parts) == ""
             assert all(is_json(arguments) for _, _, arguments in added_up(parts))
+            one = reader("json_tools", is_early=is_early)
+            one.has_form = True
+            parts = parts_of(one, [*text[:end]], is_complete=False)
+            assert content(parts) == ("" if one.calls else text[:end])
 
 
 @settings(max_examples=80)
