@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.runtime.gateway.conftest import lab
+from tests.runtime.gateway.conftest import lab, running
 
-__all__ = ["lab"]
+__all__ = ["lab", "running"]

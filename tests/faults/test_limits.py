@@ -1,4 +1,4 @@
-"""F17, F18, F24, F25, F30: more clients than places, clients that leave, and clients that do not read."""
+"""F17, F18, F23 to F25, F30: more clients than places, clients that leave, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ import contextlib
 import random
 import socket
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from runtime.gateway.routing.breaker import Closed
-from tests.fakes.upstream import DONE, FINISH, ROLE, Exchange, answers, refuses, word
-from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, until, words_of
+from runtime.gateway.routing.breaker import Closed, Open
+from tests.fakes.upstream import DONE, FINISH, ROLE, Exchange, FakeUpstream, answers, refuses, word
+from tests.runtime.gateway.harness import (
+    CHAT,
+    STREAM,
+    LocalGateway,
+    instance,
+    local_gateway,
+    service_document,
+    until,
+    words_of,
+)
 
 CHAT_PATH = "/v1/chat/completions"
 PATIENCE_S = 120.0
@@ -238,6 +248,42 @@ async def test_f23_with_every_endpoint_open_the_client_learns_when_to_come_back(
     assert answer.status_code == 503
     assert 1 <= int(answer.headers["retry-after"]) <= 55
     assert len(fake.seen) == asked, "nobody waits in line for an endpoint that is down, and nobody asks it"
+
+
+async def test_f23_with_every_endpoint_open_a_service_of_ours_answers_where_the_files_say_so(tmp_path: Path) -> None:
+    fallback = {"fallback": {"local": "spare"}, "breaker": {"failure_threshold": 1, "reset_timeout_s": 50}}
+    document = service_document("main", extra=("spare",), chat=fallback)
+    async with FakeUpstream(refuses(500)) as main, FakeUpstream() as spare:
+        async with local_gateway(tmp_path, document) as gateway, gateway.client() as client:
+            await gateway.publish(instance("main", main.url), instance("spare", spare.url))
+            for attempts in ("2", "1"):
+                answer = await client.post(CHAT_PATH, json=STREAM)
+                assert words_of(answer.text) == ["w0", "w1", "w2"]
+                assert answer.headers["x-orchestrate-fallback"] == "spare"
+                assert answer.headers["x-orchestrate-attempts"] == attempts
+            assert isinstance(gateway.standing("main").breaker, Open)
+    assert len(main.seen) == 1
+
+
+async def test_f23_with_every_endpoint_open_documents_come_back_unranked_where_the_files_say_so(lab: Any) -> None:
+    gateway, (fake,) = await lab(refuses(500))
+    ranking = {
+        "endpoints": {"a": {"helper": "a", "model": "model-a"}},
+        "fallback": "skip",
+        "breaker": {"failure_threshold": 1, "reset_timeout_s": 50},
+    }
+    await gateway.reload({**gateway.document, "roles": {"reranking": ranking}})
+    asked = {"model": "reranking", "query": "q", "documents": ["a", "ccc", "bb"]}
+    async with gateway.client() as client:
+        for attempts in ("1", "0"):
+            answer = await client.post("/v1/rerank", json=asked)
+            assert answer.status_code == 200
+            found = [(result["index"], result["ranked"]) for result in answer.json()["results"]]
+            assert found == [(0, False), (1, False), (2, False)]
+            assert answer.headers["x-orchestrate-fallback"] == "skip"
+            assert answer.headers["x-orchestrate-attempts"] == attempts
+    assert isinstance(gateway.standing("a").breaker, Open)
+    assert len(fake.seen) == 1
 
 
 async def test_time_that_was_spent_in_line_is_not_the_endpoints_fault(lab: Any) -> None:

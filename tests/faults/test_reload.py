@@ -1,9 +1,11 @@
-"""F26, F31: edits under load, one after the other, and a gateway that is killed and started again."""
+"""F26, F27, F31: edits under load, files that are no good, and a gateway that is stopped, killed and started again."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,16 @@ import httpx
 import pytest
 
 from tests.fakes.upstream import FakeUpstream, answers
-from tests.runtime.gateway.harness import CHAT, STREAM, Conf, GatewayProcess, stack_document, until, words_of
+from tests.runtime.gateway.harness import (
+    CHAT,
+    STREAM,
+    Conf,
+    GatewayProcess,
+    Running,
+    stack_document,
+    until,
+    words_of,
+)
 
 CHAT_PATH = "/v1/chat/completions"
 EDITS = 200
@@ -102,6 +113,93 @@ async def test_f26_two_hundred_edits_under_load_lose_no_request_and_leave_nothin
         finally:
             await gateway.stop()
     assert counts["streamed"] >= STREAMS and counts["answered"]
+
+
+async def test_f27_a_broken_file_keeps_the_last_good_table_shows_itself_and_recovers(running: Running) -> None:
+    conf, gateway, _, document = running
+    before = await gateway.config()
+    assert before["is_current"] is True
+
+    async def is_broken() -> Any:
+        config = await gateway.config()
+        return config if not config["is_current"] else None
+
+    for broken in (
+        "",
+        "stack: [",
+        "# @package _global_\nstack: lab\nroels: {}\n",
+        conf.stack_path.read_text()[:200],
+        conf.stack_path.read_text().replace('"chat"', '"chat": 1, "chat"'),
+    ):
+        conf.stack_path.write_text(broken)
+        config = await until(is_broken)
+        assert config["problems"] and "lab.yaml" in config["problems"][0]["file"]
+        assert config["routing_digest"] == before["routing_digest"]
+        assert await gateway.ask("chat") == 200
+        async with gateway.client() as client:
+            assert "orchestrate_config_current 0.0" in (await client.get("/metrics")).text
+            assert (await client.get("/ready")).json()["config_current"] is False
+        conf.write_stack(document)
+        await until(gateway.is_current)
+    assert (await gateway.config())["problems"] == []
+    assert "configuration not taken over" in gateway.log
+
+
+async def test_f27_replaced_symlinked_and_removed_files_are_followed(running: Running) -> None:
+    conf, gateway, _, document = running
+
+    def saved(name: str, path: Path) -> None:
+        path.write_text("# @package _global_\n" + json.dumps({**document, "aliases": {name: ["chat"]}}))
+
+    beside = conf.stack_path.with_name(".lab.yaml.tmp")
+    saved("renamed", beside)
+    beside.replace(conf.stack_path)
+    await gateway.answers_soon("renamed")
+
+    elsewhere = conf.root / "versions" / "lab.v7"
+    elsewhere.parent.mkdir()
+    saved("linked", elsewhere)
+    conf.stack_path.unlink()
+    conf.stack_path.symlink_to(elsewhere)
+    await gateway.answers_soon("linked")
+    saved("behind-the-link", elsewhere)
+    await gateway.answers_soon("behind-the-link")
+
+    conf.stack_path.unlink()
+    await until(gateway.is_behind)
+    assert await gateway.ask("behind-the-link") == 200
+
+    shutil.rmtree(conf.root)
+    assert await gateway.ask("behind-the-link") == 200
+    conf.stack_path.parent.mkdir(parents=True)
+    saved("born-again", conf.stack_path)
+    await gateway.answers_soon("born-again")
+    saved("and-watched", conf.stack_path)
+    await gateway.answers_soon("and-watched")
+
+
+async def test_f31_term_lets_twenty_streams_finish_and_ends_with_0(running: Running) -> None:
+    _, gateway, fake, _ = running
+    fake.behave = answers(words=40, pause_s=0.03)
+    async with gateway.client() as client:
+        streams = [asyncio.create_task(client.post(CHAT_PATH, json=STREAM)) for _ in range(20)]
+        await until(lambda: len(fake.seen) == 20)
+        gateway.terminate()
+
+        async def is_closed() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            except OSError:
+                return True
+            writer.close()
+            return False
+
+        await until(is_closed)
+        for answer in await asyncio.gather(*streams):
+            assert words_of(answer.text) == [f"w{index}" for index in range(40)]
+            assert answer.text.endswith("data: [DONE]\n\n")
+        assert await asyncio.wait_for(gateway.process.wait(), 60) == 0
+    assert "Traceback" not in gateway.log
 
 
 async def test_f31_a_gateway_that_was_killed_serves_again_as_soon_as_it_is_started(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 
 from tests.fakes.upstream import Behaviour, FakeUpstream
-from tests.runtime.gateway.harness import LocalGateway, local_gateway, stack_document
+from tests.runtime.gateway.harness import (
+    Conf,
+    LocalGateway,
+    Running,
+    gateway_process,
+    local_gateway,
+    stack_document,
+    until,
+)
 
 
 @pytest.fixture
@@ -24,3 +33,16 @@ async def lab(tmp_path: Path) -> Any:
             return gateway, fakes
 
         yield start
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """A gateway process over a configuration with one good helper."""
+    conf = Conf(tmp_path)
+    async with FakeUpstream() as fake:
+        document = stack_document({"a": fake.url})
+        conf.write_stack(document)
+        async with gateway_process(conf) as gateway:
+            # The watches are set once the process follows its files; edits before that are read at start.
+            await until(gateway.config)
+            yield conf, gateway, fake, document

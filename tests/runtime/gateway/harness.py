@@ -21,6 +21,7 @@ from runtime.gateway.reload import Sources
 from runtime.gateway.routing.breaker import Closed
 from runtime.gateway.server import BACKLOG, listen
 from schemas.stack import Stack
+from tests.fakes.upstream import FakeUpstream
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
@@ -265,6 +266,26 @@ class GatewayProcess:
             found: dict[str, Any] = (await client.get("/admin/config")).json()
             return found
 
+    async def is_current(self) -> bool:
+        """Tell whether the newest files are those that it serves."""
+        return bool((await self.config())["is_current"])
+
+    async def is_behind(self) -> bool:
+        return not await self.is_current()
+
+    async def ask(self, model: str) -> int:
+        """Return the status of the answer to a chat request."""
+        async with self.client() as client:
+            return (await client.post("/v1/chat/completions", json={**CHAT, "model": model})).status_code
+
+    async def answers_soon(self, model: str, status: int = 200) -> float:
+        """Wait until a model is answered with a status; return how long that took, in seconds."""
+        started = time.perf_counter()
+        while await self.ask(model) != status:
+            assert time.perf_counter() - started < DEADLINE_S, f"{model} is not answered with {status}"
+            await asyncio.sleep(0.01)
+        return time.perf_counter() - started
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
@@ -272,6 +293,10 @@ class GatewayProcess:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
+
+
+Running = tuple[Conf, GatewayProcess, FakeUpstream, dict[str, Any]]
+"""A gateway process before one good helper, and the document of its stack."""
 
 
 @contextlib.asynccontextmanager

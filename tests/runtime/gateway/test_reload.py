@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from tests.runtime.gateway.harness import (
     STREAM,
     Conf,
     GatewayProcess,
+    Running,
     gateway_process,
     local_gateway,
     service_document,
@@ -30,35 +28,6 @@ from tests.runtime.gateway.harness import (
 from tests.runtime.gateway.harness import instance as entry
 
 CHAT_PATH = "/v1/chat/completions"
-Running = tuple[Conf, GatewayProcess, FakeUpstream, dict[str, Any]]
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A gateway process over a configuration with one good helper."""
-    conf = Conf(tmp_path)
-    async with FakeUpstream() as fake:
-        document = stack_document({"a": fake.url})
-        conf.write_stack(document)
-        async with gateway_process(conf) as gateway:
-            # The watches are set once the process follows its files; edits before that are read at start.
-            await until(gateway.config)
-            yield conf, gateway, fake, document
-
-
-async def ask(gateway: GatewayProcess, model: str) -> int:
-    async with gateway.client() as client:
-        return (await client.post(CHAT_PATH, json={**CHAT, "model": model})).status_code
-
-
-async def answers_soon(gateway: GatewayProcess, model: str, status: int = 200) -> float:
-    """Wait until a model is answered with a status; return how long that took, in seconds."""
-    started = time.perf_counter()
-    async with gateway.client() as client:
-        while (await client.post(CHAT_PATH, json={**CHAT, "model": model})).status_code != status:
-            assert time.perf_counter() - started < 60, f"{model} is not answered with {status}"
-            await asyncio.sleep(0.01)
-    return time.perf_counter() - started
 
 
 async def settled(gateway: GatewayProcess) -> None:
@@ -81,83 +50,12 @@ async def test_an_alias_answers_soon_after_the_file_is_saved_and_streams_go_on(r
         text = await anext(pieces)
         fake.behave = answers()
         conf.write_stack({**document, "aliases": {"new": ["chat"]}})
-        took_s = await answers_soon(gateway, "new")
+        took_s = await gateway.answers_soon("new")
         assert took_s < 20.0, "half a second on an idle machine; tests share theirs"
         text += "".join([piece async for piece in pieces])
     assert words_of(text) == [f"w{index}" for index in range(60)]
     assert text.endswith("data: [DONE]\n\n")
     assert (await gateway.config())["pid"] == gateway.process.pid
-
-
-async def test_a_broken_file_keeps_the_last_good_table_shows_itself_and_recovers(running: Running) -> None:
-    conf, gateway, _, document = running
-    before = await gateway.config()
-    assert before["is_current"] is True
-
-    async def is_broken() -> Any:
-        config = await gateway.config()
-        return config if not config["is_current"] else None
-
-    for broken in (
-        "",
-        "stack: [",
-        "# @package _global_\nstack: lab\nroels: {}\n",
-        conf.stack_path.read_text()[:200],
-        conf.stack_path.read_text().replace('"chat"', '"chat": 1, "chat"'),
-    ):
-        conf.stack_path.write_text(broken)
-        config = await until(is_broken)
-        assert config["problems"] and "lab.yaml" in config["problems"][0]["file"]
-        assert config["routing_digest"] == before["routing_digest"]
-        assert await ask(gateway, "chat") == 200
-        async with gateway.client() as client:
-            assert "orchestrate_config_current 0.0" in (await client.get("/metrics")).text
-            assert (await client.get("/ready")).json()["config_current"] is False
-        conf.write_stack(document)
-        await until(lambda: _is_current(gateway))
-    assert (await gateway.config())["problems"] == []
-    assert "configuration not taken over" in gateway.log
-
-
-async def _is_current(gateway: GatewayProcess) -> bool:
-    return bool((await gateway.config())["is_current"])
-
-
-async def test_replaced_symlinked_and_removed_files_are_followed(running: Running) -> None:
-    conf, gateway, _, document = running
-
-    def saved(name: str, path: Path) -> None:
-        path.write_text("# @package _global_\n" + json.dumps({**document, "aliases": {name: ["chat"]}}))
-
-    beside = conf.stack_path.with_name(".lab.yaml.tmp")
-    saved("renamed", beside)
-    beside.replace(conf.stack_path)
-    await answers_soon(gateway, "renamed")
-
-    elsewhere = conf.root / "versions" / "lab.v7"
-    elsewhere.parent.mkdir()
-    saved("linked", elsewhere)
-    conf.stack_path.unlink()
-    conf.stack_path.symlink_to(elsewhere)
-    await answers_soon(gateway, "linked")
-    saved("behind-the-link", elsewhere)
-    await answers_soon(gateway, "behind-the-link")
-
-    conf.stack_path.unlink()
-    await until(lambda: _is_not_current(gateway))
-    assert await ask(gateway, "behind-the-link") == 200
-
-    shutil.rmtree(conf.root)
-    assert await ask(gateway, "behind-the-link") == 200
-    conf.stack_path.parent.mkdir(parents=True)
-    saved("born-again", conf.stack_path)
-    await answers_soon(gateway, "born-again")
-    saved("and-watched", conf.stack_path)
-    await answers_soon(gateway, "and-watched")
-
-
-async def _is_not_current(gateway: GatewayProcess) -> bool:
-    return not (await gateway.config())["is_current"]
 
 
 SERVICES = {
@@ -184,14 +82,14 @@ async def test_a_worker_that_comes_back_at_the_same_address_is_used_at_once(tmp_
             await settled(gateway)
             fake.behave = refuses(500)
             for _ in range(3):
-                assert await ask(gateway, "chat") == 503
+                assert await gateway.ask("chat") == 503
             fake.behave = answers()
             conf.write_stack({**SERVICES, "aliases": {"new": ["chat"]}})
-            await answers_soon(gateway, "new", 503)
+            await gateway.answers_soon("new", 503)
             assert len(fake.seen) == 3, "an edited stack says nothing about the worker"
             # An apply that starts the worker again writes the same text, once the worker has answered.
             conf.write_routes(instances=[instance(fake)])
-            await answers_soon(gateway, "chat")
+            await gateway.answers_soon("chat")
             (endpoint,) = (await gateway.config())["endpoints"]
             assert endpoint["state"] == "ready"
 
@@ -224,28 +122,28 @@ async def test_routes_bring_instances_and_take_them_away(tmp_path: Path) -> None
                 assert answer.status_code == 503
                 assert "not running" in answer.text
             conf.write_routes(instances=[instance(first)])
-            await answers_soon(gateway, "chat")
+            await gateway.answers_soon("chat")
             assert first.seen[0].headers["authorization"] == "Bearer token-of-workers"
             assert first.seen[0].document["model"] == "tiny"
 
             conf.write_routes(generation=2, instances=[instance(first, "draining"), instance(second, replica=1)])
             await until(lambda: _generation(gateway, 2))
             count = len(first.seen)
-            assert await ask(gateway, "chat") == 200
+            assert await gateway.ask("chat") == 200
             assert (len(first.seen), len(second.seen)) == (count, 1)
 
             conf.write_routes(generation=3, instances=[], overrides=["aliases.extra=[chat]"])
-            await answers_soon(gateway, "extra", 503)
+            await gateway.answers_soon("extra", 503)
 
             conf.routes_path.write_text('{"version": 1, "stack": "lab", "gen')
-            await until(lambda: _is_not_current(gateway))
+            await until(gateway.is_behind)
             config = await gateway.config()
             assert config["generation"] == 3
             assert config["problems"][0]["file"].endswith("routes.json")
             conf.write_routes(generation=4, stack="other")
             await until(lambda: _names_stack(gateway))
             conf.write_routes(generation=5, instances=[instance(second)])
-            await answers_soon(gateway, "chat")
+            await gateway.answers_soon("chat")
             assert (await gateway.config())["generation"] == 5
 
 
@@ -272,9 +170,9 @@ async def test_a_start_with_bad_files_waits_for_good_ones(tmp_path: Path) -> Non
             assert (await client.get("/v1/models")).status_code == 503
             assert (await client.get("/admin/config")).json()["is_current"] is False
         conf.write_stack(stack_document({"a": fake.url}))
-        await answers_soon(gateway, "chat")
+        await gateway.answers_soon("chat")
         conf.routes_path.unlink()
-        await until(lambda: _is_current(gateway))
+        await until(gateway.is_current)
 
 
 async def test_a_hundred_edits_under_streaming_load_lose_nothing(running: Running) -> None:
@@ -299,7 +197,7 @@ async def test_a_hundred_edits_under_streaming_load_lose_nothing(running: Runnin
         for edit in range(100):
             conf.write_stack({**document, "aliases": {f"edit-{edit}": ["chat"]}})
             await asyncio.sleep(0.02)
-        await answers_soon(gateway, "edit-99")
+        await gateway.answers_soon("edit-99")
         is_editing = False
     assert streamed > 20
     config = await gateway.config()
@@ -368,11 +266,11 @@ async def test_an_unrelated_edit_keeps_an_open_breaker_and_a_new_url_starts_fres
     conf, gateway, fake, document = running
     fake.behave = refuses(500)
     for _ in range(3):
-        await ask(gateway, "chat")
+        await gateway.ask("chat")
     seen = len(fake.seen)
     conf.write_stack({**document, "aliases": {"other": ["chat"]}})
-    await answers_soon(gateway, "other", 503)
+    await gateway.answers_soon("other", 503)
     assert len(fake.seen) == seen == 3
     async with FakeUpstream() as fresh:
         conf.write_stack(stack_document({"a": fresh.url}))
-        await answers_soon(gateway, "chat")
+        await gateway.answers_soon("chat")

@@ -25,7 +25,6 @@ from tests.runtime.gateway.harness import (
     gateway_process,
     stack_document,
     until,
-    words_of,
 )
 
 CHAT_PATH = "/v1/chat/completions"
@@ -80,29 +79,6 @@ async def test_it_serves_within_a_second_and_some_of_its_start(conf: Conf) -> No
     async with gateway_process(conf) as gateway, gateway.client() as client:
         assert (await client.post(CHAT_PATH, json=CHAT)).status_code == 200
         assert time.perf_counter() - started < 30.0, "about a second on an idle machine; tests share theirs"
-
-
-async def test_term_lets_streams_finish_and_ends_with_0(conf: Conf, fake: FakeUpstream) -> None:
-    fake.behave = answers(words=40, pause_s=0.03)
-    async with gateway_process(conf) as gateway, gateway.client() as client:
-        streams = [asyncio.create_task(client.post(CHAT_PATH, json=STREAM)) for _ in range(20)]
-        await until(lambda: len(fake.seen) == 20)
-        gateway.terminate()
-
-        async def is_closed() -> bool:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            except OSError:
-                return True
-            writer.close()
-            return False
-
-        await until(is_closed)
-        for answer in await asyncio.gather(*streams):
-            assert words_of(answer.text) == [f"w{index}" for index in range(40)]
-            assert answer.text.endswith("data: [DONE]\n\n")
-        assert await asyncio.wait_for(gateway.process.wait(), 60) == 0
-    assert "Traceback" not in gateway.log
 
 
 async def test_draining_ends_with_its_time(conf: Conf, fake: FakeUpstream) -> None:
