@@ -23,7 +23,7 @@ _PATH = "/admin/endpoints"
 def breaker() -> None:
     """Show how endpoints do, take one out by hand, put it back, or try one now.
 
-    What is set by hand outlives reloads and applies; it ends with the gateway's process.
+    What is isolated by hand stays so until `breaker close`, whatever is applied, and when the gateway is started again.
     """
 
 

@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "Print the completion script of a shell."),
     "restart": ("restart", "Restart units, or try again what has failed."),
     "receipts": ("receipts", "Show how the last requests were routed, and why."),
+    "requests": ("past", "Show the last requests: who answered, how quickly."),
+    "errors": ("past", "Show the last errors of endpoints, and how many are alike."),
     "drill": ("drill", "Break an endpoint or a node on purpose, and tell what clients saw."),
     "drain": ("drain", "Take instances out of the routes until --undo."),
     "history": ("history", "Show what was applied, by whom and from which revision."),
