@@ -14,8 +14,8 @@ from runtime.worker.steps import Steps
 def computing_alone(settings: Settings) -> MakeSteps:
     """Return what makes the computation once the model is loaded, on the generation thread."""
 
-    def make(model: LoadedModel, limit: int) -> Steps:
-        batch = Compute(model, limit, kept=open_prompt_cache(settings))
+    def make(model: LoadedModel) -> Steps:
+        batch = Compute(model, kept=open_prompt_cache(settings))
         if settings.draft_dir is None:
             return batch
         draft = load(Path(settings.draft_dir), None, lambda _: None)

@@ -1,7 +1,7 @@
 """I/O: the model computes one step for all requests of the batch: the part of the work that every rank of a group does.
 
-Wraps mlx-lm's `BatchGenerator`. It decides nothing: who enters, who leaves and what the tokens mean is decided by
-`Batch`, on rank 0 alone, and every rank applies the same commands in the same order.
+It decides nothing: who enters, who leaves and what the tokens mean is decided by `Batch`, on rank 0 alone, and every
+rank applies the same commands in the same order.
 """
 
 import logging
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator, StopSequences
+from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from runtime.worker import prefill
 from runtime.worker.model import LoadedModel
@@ -19,6 +20,7 @@ from runtime.worker.prompt_cache import Caches, PromptCache
 from runtime.worker.recorder import Recorder
 from runtime.worker.request import Sampling
 from runtime.worker.sampling import Chooser, make_chooser
+from runtime.worker.sequences import Agreement, Line, Sequences, Told
 from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, Insert, Step, Token
 
 logger = logging.getLogger(__name__)
@@ -26,53 +28,44 @@ logger = logging.getLogger(__name__)
 SETTLE_STEPS = 64
 """Steps between two looks at how much the running requests have grown; the prompt cache makes room for them."""
 
-Agreement = Callable[[mx.array], mx.array]
-"""Takes the tokens that this rank has chosen, returns those that count."""
-
 
 @dataclass(slots=True)
 class _Row:
     """A request in the batch."""
 
     insert: Insert
-    chooser: Chooser
+    line: Line
     recorder: Recorder | None
     known: int
     """Tokens of the prompt that were computed before it entered."""
-    end_of_turn: int = 0
-    """Tokens of the prompt after which to keep what was computed so far; 0 where there is no such place."""
-    has_begun: bool = False
-    """Something was computed for it."""
 
 
 @dataclass(slots=True)
 class Compute:
-    """Owns the generator."""
+    """Owns the sequences."""
 
     model: LoadedModel
-    limit: int
-    """Requests computed together."""
     new_chooser: Callable[[Sampling, int, int], Chooser] = make_chooser
     agree: Agreement | None = None
     """Makes the ranks of a group go on with the same tokens; none in a process that is alone."""
     kept: PromptCache = field(default_factory=lambda: PromptCache(0))
     """What is known of prompts before they come."""
-    _uids: dict[int, int] = field(default_factory=dict)
-    """The generator's uids, keyed by id."""
+    looks_ahead: bool = field(default_factory=lambda: not _is_cpu())
+    """The next step is begun before the tokens of the last one are read."""
     _rows: dict[int, _Row] = field(default_factory=dict)
-    """Keyed by the generator's uid."""
+    """Keyed by id."""
     _sharing: dict[int, list[Insert]] = field(default_factory=dict)
     """Who waits for the prompt of another request that is being computed, keyed by the id of that one."""
     _can_shorten: bool = field(init=False)
     """What was computed for a sequence serves any beginning of it, on all ranks of a group."""
     _steps: int = 0
-    _generator: Any = field(init=False)
-    """A `BatchGenerator`, whose methods carry no types."""
-    _stop_sequences: StopSequences = field(init=False)
+    _sequences: Sequences = field(init=False)
+    _wired_before: int | None = field(init=False)
+    """The limit of memory that is not swapped, before it was raised; none where the device has no such limit."""
 
     def __post_init__(self) -> None:
-        self._stop_sequences = StopSequences([(token,) for token in self.model.end_tokens])
-        self._generator = self._new_generator()
+        self._wired_before = maybe_set_recommended_wired_limit()
+        self._sequences = self._new_sequences()
         layers: Any = make_prompt_cache(self.model.module)
         self._can_shorten = all(type(layer) is KVCache for layer in layers)
 
@@ -81,7 +74,7 @@ class Compute:
         """Return what is held in this process, and what was counted."""
         kept = self.kept
         return Gauges(
-            kv_bytes=self._running_bytes,
+            kv_bytes=self._sequences.nbytes,
             kept_bytes=kept.kept_bytes,
             kept_limit=kept.limit_bytes,
             kept=kept.kept,
@@ -108,44 +101,43 @@ class Compute:
                 self._sharing[insert.shares].append(insert)
             else:
                 self._enter(insert, step)
-        self._generator.prefill_step_size = commands.prefill_tokens
-        prompts, responses = self._generator.next()
-        self._agree()
-        step.tokens.extend(self._token(response) for response in responses)
-        for prompt in prompts:
-            self._rows[prompt.uid].has_begun = True
-            if prompt.end_of_segment and not prompt.end_of_prompt:
-                self._note_prompt(prompt, step)
+        sequences, size = self._sequences, commands.prefill_tokens
+        sequences.begin(size, lambda line: self._alike(line, step))
+        for line in sequences.read(size):
+            if line.done in line.pauses:
+                self._keep(line)
+        step.tokens.extend(self._token(told) for told in sequences.go_on())
         self._steps += 1
         if self._steps % SETTLE_STEPS == 0:
-            self.kept.make_room(self._running_bytes)
-        if not self._uids:
+            self.kept.make_room(sequences.nbytes)
+        if not self._rows:
             mx.clear_cache()
         return step
 
     def recover(self) -> None:
         """Forget all requests."""
-        self._uids.clear()
         self._rows.clear()
         self._sharing.clear()
         self.kept.clear()
-        self._generator.close()
-        self._generator = self._new_generator()
+        self._sequences = self._new_sequences()
         mx.clear_cache()
 
     def close(self) -> None:
-        """Give the generator's resources back."""
-        self._generator.close()
+        """Give the device's memory back."""
+        if self._wired_before is not None:
+            mx.synchronize(self.stream)
+            mx.set_wired_limit(self._wired_before)
+            self._wired_before = None
 
     @property
     def is_busy(self) -> bool:
         """Tell whether there are requests in the batch."""
-        return bool(self._uids)
+        return bool(self._rows)
 
     @property
     def stream(self) -> Any:
         """Return where the batch is computed."""
-        return self._generator.stream
+        return generation_stream
 
     def take_over(self, insert: Insert, caches: Caches, known: int, chooser: Chooser) -> bool:
         """Go on with a request that was begun elsewhere: its tokens are those so far, its chooser is in the middle.
@@ -155,10 +147,6 @@ class Compute:
         step = Step([], [])
         self._enter(insert, step, caches, known, chooser)
         return not step.refused
-
-    @property
-    def _running_bytes(self) -> int:
-        return int(self._generator.prompt_cache_nbytes)
 
     def _enter(
         self,
@@ -171,114 +159,112 @@ class Compute:
         """Put a request into the batch, with `caches` of the first `known` tokens of its prompt, or what is kept."""
         tokens = insert.tokens
         try:
-            if chooser is None:
-                chooser = self.new_chooser(insert.sampling, self.model.limits.vocabulary, len(tokens))
-            if insert.constraint is not None:
-                # Behind all others: what the grammar forbids, nothing may allow again.
-                chooser.add(self.model.grammars.constraint(insert.constraint))
-            recorder = None if insert.logprobs is None else Recorder(insert.logprobs)
-            if recorder is not None:
-                chooser.add_first(recorder)
+            row = self._row(insert, chooser)
             if caches is None and insert.id != WARM_UP_ID:
                 caches, known = self.kept.find(tokens)
-            end_of_turn = self._end_of_turn(tokens)
-            cut = max(known, end_of_turn)
-            (uid,) = self._generator.insert_segments(
-                [[tokens[known:cut], tokens[cut:]]],
-                max_tokens=[insert.max_tokens],
-                caches=[caches],
-                all_tokens=[tokens[:known]],
-                samplers=[chooser.sampler],
-                logits_processors=[chooser.processors],
-                stop_sequences=[self._stop_sequences],
-            )
+            row.known = row.line.done = known
+            row.line.pauses = self._pauses(insert)
+            self._sequences.add(row.line, caches)
         except Exception:
             logger.exception("a request could not enter the batch")
             step.refused.append(insert.id)
             return
-        self._uids[insert.id] = uid
-        self._rows[uid] = _Row(insert, chooser, recorder, known, end_of_turn)
+        self._rows[insert.id] = row
         step.entered[insert.id] = known
-        if insert.shares == insert.id and len(tokens) - known > 1:
+        if insert.shares == insert.id:
             self._sharing[insert.id] = []
 
-    def _end_of_turn(self, tokens: list[int]) -> int:
-        """Return how many tokens reach to the end of the last complete turn, where that place matters; else 0.
+    def _row(self, insert: Insert, chooser: Chooser | None = None) -> _Row:
+        """Return a request of which nothing is computed; raises whatever its sampling or its grammar raise."""
+        tokens = insert.tokens
+        if chooser is None:
+            chooser = self.new_chooser(insert.sampling, self.model.limits.vocabulary, len(tokens))
+        if insert.constraint is not None:
+            # Behind all others: what the grammar forbids, nothing may allow again.
+            chooser.add(self.model.grammars.constraint(insert.constraint))
+        recorder = None if insert.logprobs is None else Recorder(insert.logprobs)
+        if recorder is not None:
+            chooser.add_first(recorder)
+        return _Row(insert, Line(insert.id, list(tokens), insert.max_tokens, chooser), recorder, 0)
 
-        The next turn's prompt may tell the answer otherwise than it was given, without its reasoning for one. Caches
-        that cannot be shortened serve it only if they were kept before the answer began.
+    def _alike(self, line: Line, step: Step) -> list[Line]:
+        """Let those enter who wait for the prompt that is done; return their lines."""
+        insert = self._rows[line.id].insert
+        waiting = self._sharing.pop(insert.id, None)
+        if waiting is None:
+            return []
+        if self._can_shorten:
+            # For those who share it and find no place yet.
+            self._keep(line)
+        lines = []
+        for other in waiting:
+            try:
+                row = self._row(other)
+            except Exception:
+                logger.exception("a request could not enter the batch")
+                step.refused.append(other.id)
+                continue
+            # The last token is computed, if not for this one: the model needs one at least to answer.
+            row.known, row.line.done = line.done - 1, line.done
+            step.entered[other.id] = row.known
+            self._rows[other.id] = row
+            lines.append(row.line)
+        return lines
+
+    def _pauses(self, insert: Insert) -> frozenset[int]:
+        """Return after how many tokens of a prompt to keep what was computed, where the end of the answer is too late.
+
+        Caches that cannot be shortened serve only what goes on where they were kept. The next turn's prompt may tell
+        the answer otherwise than it was given, without its reasoning for one, and goes on behind the last complete
+        turn. Others who share the prompt go on before its last token.
         """
         if self._can_shorten or not self.kept.limit_bytes:
-            return 0
-        ends = (index for index in range(len(tokens) - 1, 0, -1) if tokens[index - 1] in self.model.end_tokens)
-        return next(ends, 0)
+            return frozenset()
+        tokens, ends = insert.tokens, self.model.end_tokens
+        places = {next((index for index in range(len(tokens) - 1, 0, -1) if tokens[index - 1] in ends), 0)}
+        if insert.shares == insert.id:
+            places.add(len(tokens) - 1)
+        return frozenset(places - {0})
 
     def _remove(self, ids: Sequence[int]) -> list[Insert]:
         """Take requests out and keep what was computed for them; return who waited for a prompt of theirs."""
         leaving = set(ids)
         for waiting in self._sharing.values():
             waiting[:] = [insert for insert in waiting if insert.id not in leaving]
-        uids = [self._uids.pop(job_id) for job_id in ids if job_id in self._uids]
-        for uid in uids:
-            row = self._rows.pop(uid)
-            if row.has_begun:
-                self._keep(uid)
-        self._generator.remove(uids)
+        rows = [self._rows.pop(job_id) for job_id in ids if job_id in self._rows]
+        for row in rows:
+            if row.line.done > row.known:
+                self._keep(row.line)
+        self._sequences.remove([row.line for row in rows])
         return [insert for job_id in ids for insert in self._sharing.pop(job_id, [])]
 
-    def _note_prompt(self, prompt: Any, step: Step) -> None:
-        """Note that a part of a prompt is computed: keep it, and let those enter who share it."""
-        row = self._rows[prompt.uid]
-        insert = row.insert
-        read = row.known + prompt.progress[0]
-        if read == row.end_of_turn:
-            self._keep(prompt.uid)
-        if read == len(insert.tokens) - 1 and insert.id in self._sharing:
-            waiting = self._sharing.pop(insert.id)
-            # Also for those who share it and find no place yet.
-            caches = self._keep(prompt.uid)
-            for other in waiting:
-                self._enter(other, step, caches, read)
+    def _keep(self, line: Line) -> None:
+        caches = self._sequences.extract(line) if self.kept.limit_bytes else None
+        if caches is not None:
+            self.kept.keep(line.tokens[: line.done], caches, self._sequences.nbytes)
 
-    def _keep(self, uid: int) -> Caches:
-        caches, tokens = self._generator.extract_cache([uid])[uid]
-        self.kept.keep(tokens, caches, self._running_bytes)
-        return list(caches)
-
-    def _token(self, response: Any) -> Token:
-        row = self._rows[response.uid]
-        chooser, logprobs = row.chooser, None
+    def _token(self, told: Told) -> Token:
+        line = told.line
+        row = self._rows[line.id]
+        chooser, logprobs = line.chooser, None
         try:
-            logprobs = row.recorder.take(response.token) if row.recorder else None
+            logprobs = row.recorder.take(told.token) if row.recorder else None
         except Exception as error:  # noqa: BLE001 - the fence around one request
             chooser.error = chooser.error or error
-        if response.finish_reason is not None:
-            del self._rows[response.uid]
-            del self._uids[row.insert.id]
-            if row.insert.id != WARM_UP_ID:
-                self.kept.keep(response.all_tokens, response.prompt_cache, self._running_bytes)
-        return Token(row.insert.id, response.token, response.finish_reason, chooser.error, logprobs)
+        if told.finish is not None:
+            del self._rows[line.id]
+            if line.id != WARM_UP_ID and told.caches is not None:
+                self.kept.keep(line.tokens[: line.done], told.caches, self._sequences.nbytes)
+        return Token(line.id, told.token, told.finish, chooser.error, logprobs)
 
-    def _agree(self) -> None:
-        """Let the tokens chosen last, which the next step goes on with, be those that all ranks go on with.
+    def _new_sequences(self) -> Sequences:
+        return Sequences(self.model.module, self.model.end_tokens, self.looks_ahead, self.agree)
 
-        Once for all rows, and begun now: it is over when the next step begins.
-        """
-        chosen = self._generator._generation_batch
-        if self.agree is not None and len(chosen):
-            chosen._next_tokens = self.agree(chosen._next_tokens)
-            mx.async_eval(chosen._next_tokens)  # type: ignore[no-untyped-call]
 
-    def _new_generator(self) -> Any:
-        return BatchGenerator(
-            self.model.module,
-            completion_batch_size=self.limit,
-            prefill_batch_size=self.limit,
-            # Each step says how many; what it says is never cut further.
-            prefill_step_size=max(prefill.CPU.most, prefill.GPU.most),
-        )
+def _is_cpu() -> bool:
+    return mx.default_device().type == mx.DeviceType.cpu
 
 
 def prefill_bounds() -> prefill.Bounds:
     """Return how much of a prompt is computed at once on this device."""
-    return prefill.CPU if mx.default_device().type == mx.DeviceType.cpu else prefill.GPU
+    return prefill.CPU if _is_cpu() else prefill.GPU

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 Loader = Callable[[Path, int | None, Callable[[float], None]], LoadedModel]
 """Loads a model directory with a bound on its context, telling the share that is loaded; see `model.load`."""
 
-MakeSteps = Callable[[LoadedModel, int], Steps]
-"""Makes what computes for a loaded model and a number of requests at once."""
+MakeSteps = Callable[[LoadedModel], Steps]
+"""Makes what computes for a loaded model."""
 
 KV_SAMPLE_ROUNDS = 64
 """Rounds between two measurements of the caches' size: they grow by a step of 256 tokens at a time."""
@@ -144,7 +144,7 @@ class GenerationThread:
         return self._load_model(Path(self._settings.model_dir), self._settings.max_context, progress)
 
     def _serve(self, model: LoadedModel) -> None:
-        steps = self._make_steps(model, self._settings.max_batch)
+        steps = self._make_steps(model)
         batch = Batch(model, self._settings.max_batch, steps, Portions(prefill_bounds()))
         self._report(Loaded(model))
         self._prove(batch, "warming")

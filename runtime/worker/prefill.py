@@ -13,6 +13,9 @@ ALONE_S = 1.0
 """What a round may take while all requests read their prompts."""
 SHARED_S = 0.25
 """What reading may add to a round that others get a token of; as long as the token itself takes it may always add."""
+TAIL = 32
+"""So many tokens at most, the last ones of a prompt, are one pass with the first token of the answer: the logits behind
+all of them are computed, which is little against a pass of its own for the last one."""
 GROWTH = 4
 """How many times larger than one that was measured a portion may be: what larger ones take is a guess."""
 
@@ -33,13 +36,21 @@ GPU = Bounds(256, 2048)
 """2048 is mlx-lm's own; a large model that reads 100 tokens a second still gives up a place within 3 s."""
 
 
+def portion(left: int, size: int) -> int:
+    """Return how many of the `left` tokens of a prompt a round computes that reads `size` of each at most.
+
+    All of them only where they are few: the last one comes with the first token of the answer.
+    """
+    return left if left <= min(size, TAIL) else min(size, left - 1)
+
+
 @dataclass(slots=True)
 class Portions:
     """Follows which request still reads its prompt, and how long that takes; owned by whoever begins rounds."""
 
     bounds: Bounds = CPU
     _unread: dict[int, int] = field(default_factory=dict)
-    """Prompt tokens to come, keyed by id; the last one of a prompt is computed with the answer."""
+    """Prompt tokens to come, keyed by id; where it is one, it takes what a token of the answer takes."""
     _outside: dict[int, int] = field(default_factory=dict)
     """Lengths of prompts that have not entered the batch, keyed by id."""
     _open: set[int] = field(default_factory=set)
@@ -69,15 +80,16 @@ class Portions:
 
     def end(self, duration_s: float, step: Step) -> None:
         """Note how long the round took that was begun last, and what it gave."""
-        generates = bool(step.tokens)
         for job_id in step.refused:
             self._forget(job_id)
         for job_id, known in step.entered.items():
             self._open.add(job_id)
-            if left := self._outside.pop(job_id, known + 1) - known - 1:
+            left = self._outside.pop(job_id, known) - known
+            if left > 1:
                 self._unread[job_id] = left
         if not step.has_computed:
             return
+        generates = any(token.id not in self._unread and token.id not in step.entered for token in step.tokens)
         work = self._read()
         for token in step.tokens:
             if token.finish is not None:
@@ -112,10 +124,10 @@ class Portions:
 
     def _read(self) -> int:
         """Take off what one round reads of prompts; return how much that is, padding included."""
-        longest = min(self._size, max(self._unread.values(), default=0))
-        work = longest * len(self._unread)
-        self._unread = {job_id: left - self._size for job_id, left in self._unread.items() if left > self._size}
-        return work
+        reads = {job_id: portion(left, self._size) for job_id, left in self._unread.items()}
+        left_over = {job_id: left - reads[job_id] for job_id, left in self._unread.items()}
+        self._unread = {job_id: left for job_id, left in left_over.items() if left > 1}
+        return max(reads.values(), default=0) * len(reads)
 
     def _forget(self, job_id: int) -> None:
         self._outside.pop(job_id, None)

@@ -7,7 +7,9 @@ unpacked a block at a time, while they are in the processor's cache, and OpenBLA
 """
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
@@ -16,18 +18,33 @@ import numpy.typing as npt
 from mlx import nn
 from mlx.nn.layers.distributed import QuantizedAllToShardedLinear, QuantizedShardedToAllLinear
 
+from runtime.worker.prefill import TAIL
+
 LEAST_ROWS = 2
 """With fewer rows MLX's kernel is as quick, and it computes while Python does something else."""
-MOST_READ = 17
-"""Tokens of one sequence whose logits anybody reads: a draft's guesses, `--draft-tokens` at most, and one more."""
+MOST_READ = TAIL
+"""Tokens of one sequence whose logits anybody reads: the last of a prompt. A draft's guesses are fewer."""
 BLOCK = 1 << 16
 """Weights unpacked at once: 256 KiB of them stay in a core's own cache."""
+
+_IS_UNREAD = ContextVar("_IS_UNREAD", default=False)
+"""Nobody reads the logits of what is computed now."""
 
 Floats = npt.NDArray[np.float32]
 
 _BYTES = np.arange(256)
 _PAIRS = (np.stack([_BYTES & 15, _BYTES >> 4], axis=1) - 8).astype(np.float32).view(np.float64).reshape(256)
 """The two 4-bit numbers in a byte, lower bits first as MLX packs them, less 8: one look-up, of 64 bits, gives both."""
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Say that nobody reads the logits of what the block computes."""
+    token = _IS_UNREAD.set(True)
+    try:
+        yield
+    finally:
+        _IS_UNREAD.reset(token)
 
 
 def use_numpy(module: Any) -> None:
@@ -103,11 +120,11 @@ def _is_head(path: str, layer: Any, words: Collection[int]) -> bool:
 
 
 def _is_prompt(x: mx.array) -> bool:
-    """Tell whether a head gets more tokens of a sequence than anybody reads logits of.
+    """Tell whether a head gets tokens that nobody reads the logits of, or most of them.
 
-    MLX computes what is read, and nothing of a prompt is but its last token; numpy would compute all at once.
+    MLX computes what is read, and nothing of a prompt is but its end; numpy would compute all at once.
     """
-    return x.ndim > 2 and x.shape[-2] > MOST_READ
+    return _IS_UNREAD.get() or (x.ndim > 2 and x.shape[-2] > MOST_READ)
 
 
 class _Linear(nn.QuantizedLinear):

@@ -20,6 +20,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
 
 from runtime.worker.compute import SETTLE_STEPS, Compute
 from runtime.worker.model import LoadedModel
+from runtime.worker.prefill import TAIL
 from runtime.worker.prompt_cache import MODEL, Caches
 from runtime.worker.sampling import Chooser
 from runtime.worker.steps import WARM_UP_ID, Commands, Gauges, Insert, Step, Token
@@ -213,7 +214,9 @@ class Speculation:
         until = len(lone.insert.tokens) - 1
         # The two read the prompt side by side; the draft may know less of it.
         was_reading = min(lone.own.done, lone.drafted.done) < until
-        is_read = lone.own.read(lone.tokens, until, most)
+        # The end of a prompt that is known but for it is one pass with the first guesses.
+        is_short = len(lone.tokens) - lone.own.done <= min(most, TAIL) - self.draft_tokens
+        is_read = is_short or lone.own.read(lone.tokens, until, most)
         with _blaming_the_draft():
             is_read &= lone.drafted.read(lone.tokens, until, most)
         lone.steps += 1
@@ -245,7 +248,7 @@ class Speculation:
             guesses.append(feed)
         try:
             # What numpy multiplies is computed at once, and the guesses with it.
-            rows = lone.own.rows(mx.concatenate([mx.array(tokens[-1:]), *guesses]), count + 1)
+            rows = lone.own.rows(mx.concatenate([mx.array(tokens[lone.own.done :]), *guesses]), count + 1)
             choices = [lone.chooser.choose_ahead(rows[ahead : ahead + 1], ahead) for ahead in range(count + 1)]
             mx.eval(choices, guesses)
         except Exception:

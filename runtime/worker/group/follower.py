@@ -190,7 +190,7 @@ class Follower:
         self._model_bytes = model.size_bytes
         self._loop.call_soon_threadsafe(self._enter, "ready")
         kept = open_prompt_cache(self._settings, sharded.largest(joined))
-        compute = Compute(model, self._settings.max_batch, agree=sharded.agreement(joined), kept=kept)
+        compute = Compute(model, agree=sharded.agreement(joined), kept=kept)
         return compute, LinkProbe(joined)
 
     def _note_progress(self, share: float) -> None:

@@ -77,10 +77,10 @@ class LeadThread:
         self._side.loaded.result()
         return model
 
-    def make_steps(self, model: LoadedModel, limit: int) -> LeadSteps:
+    def make_steps(self, model: LoadedModel) -> LeadSteps:
         """Return what computes with all ranks."""
         kept = open_prompt_cache(self._settings, sharded.largest(self._joined))
-        own = Compute(model, limit, agree=sharded.agreement(self._joined), kept=kept)
+        own = Compute(model, agree=sharded.agreement(self._joined), kept=kept)
         return LeadSteps(self, own, LinkProbe(self._joined))
 
     def begin(self, number: int, commands: Commands, allowance_s: float) -> Future[None]:

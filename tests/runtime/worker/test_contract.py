@@ -11,11 +11,12 @@ import mlx_lm
 import mlx_lm.models
 import pytest
 from mlx_lm import sample_utils
-from mlx_lm.generate import BatchGenerator, GenerationBatch, StopSequences, generation_stream
+from mlx_lm.models.cache import TokenBuffer, make_prompt_cache
 from mlx_lm.models.pipeline import PipelineMixin
-from mlx_lm.utils import MODEL_REMAPPING
+from mlx_lm.utils import MODEL_REMAPPING, maybe_set_recommended_wired_limit
 
 from schemas.sharding import PIPELINE_MODELS, TENSOR_MODELS
+from tests.runtime.worker.tiny import LFM2, write_model
 
 
 def test_mlx_lm_is_the_pinned_minor() -> None:
@@ -25,9 +26,6 @@ def test_mlx_lm_is_the_pinned_minor() -> None:
 @pytest.mark.parametrize(
     ("function", "names"),
     [
-        (BatchGenerator.__init__, {"completion_batch_size", "prefill_batch_size", "prefill_step_size"}),
-        (BatchGenerator.insert, {"max_tokens", "samplers", "logits_processors", "stop_sequences"}),
-        (BatchGenerator.remove, {"uids"}),
         (mlx_lm.load, {"lazy", "return_config", "trust_remote_code"}),
         (sample_utils.make_presence_penalty, {"context_size"}),
     ],
@@ -40,85 +38,56 @@ def test_code_of_a_model_is_not_run_by_default() -> None:
     assert inspect.signature(mlx_lm.load).parameters["trust_remote_code"].default is False
 
 
-def test_responses_have_what_is_read() -> None:
-    assert {"uid", "token", "finish_reason"} <= set(GenerationBatch.Response.__dataclass_fields__)
+def test_the_memory_that_is_not_swapped_can_be_raised() -> None:
+    assert inspect.signature(maybe_set_recommended_wired_limit).return_annotation == int | None
 
 
-@pytest.fixture(scope="module")
-def generator(tiny_model_dir: Path) -> BatchGenerator:
-    model, _ = mlx_lm.load(str(tiny_model_dir))
-    return BatchGenerator(model, completion_batch_size=2, prefill_batch_size=2)
+def test_what_processors_see_grows_by_what_is_not_computed_yet() -> None:
+    buffer = TokenBuffer([5, 6])
+    assert buffer.tokens.tolist() == [5, 6]
+    assert buffer.update_and_fetch(mx.array([3]) + 4).tolist() == [5, 6, 7]
 
 
-def finish(generator: BatchGenerator) -> dict[int, list[tuple[int, str | None]]]:
-    """Run the generator dry; return tokens and finish reasons of every uid."""
-    seen: dict[int, list[tuple[int, str | None]]] = {}
-    while True:
-        prompts, responses = generator.next()
-        for response in responses:
-            seen.setdefault(response.uid, []).append((response.token, response.finish_reason))
-        if not prompts and not responses:
-            return seen
+CACHES: dict[str, dict[str, object]] = {
+    "llama": {},
+    "gemma3_text": {"sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
+    "lfm2": LFM2,
+}
 
 
-def test_every_token_is_one_response_and_the_last_has_the_reason(generator: BatchGenerator) -> None:
-    first, second = generator.insert([[1, 2], [3]], max_tokens=[3, 5])
-    seen = finish(generator)
-    assert [reason for _, reason in seen[first]] == [None, None, "length"]
-    assert [reason for _, reason in seen[second]] == [None] * 4 + ["length"]
+@pytest.mark.parametrize("kind", CACHES)
+def test_caches_are_merged_padded_multiplied_and_taken_apart(tmp_path: Path, kind: str) -> None:
+    model: Any = mlx_lm.load(str(write_model(tmp_path / "model", kind, **CACHES[kind])))[0]
 
+    def alone(*parts: list[int]) -> mx.array:
+        caches = make_prompt_cache(model)
+        return [model(mx.array([part]), cache=caches)[0, -1] for part in parts][-1]
 
-def test_a_stop_sequence_ends_with_reason_stop_and_its_token_is_reported(generator: BatchGenerator) -> None:
-    (uid,) = generator.insert([[1, 2]], max_tokens=[4])
-    tokens = [token for token, _ in finish(generator)[uid]]
-    (uid,) = generator.insert([[1, 2]], max_tokens=[4], stop_sequences=[StopSequences([(tokens[1],)])])
-    seen = finish(generator)[uid]
-    assert seen[-1] == (tokens[1], "stop")
+    def of(tokens: list[int]) -> list[Any]:
+        caches = make_prompt_cache(model)
+        model(mx.array([tokens]), cache=caches)
+        return caches
 
-
-def test_removal_works_in_every_stage_and_for_strangers(generator: BatchGenerator) -> None:
-    uids = generator.insert([[1] * 5000, [2], [3]], max_tokens=[9, 9, 9])
-    generator.remove([uids[2]])  # still waiting
-    generator.next()
-    generator.next()
-    generator.remove([uids[1], 12345])  # generating, and one that never was
-    generator.remove([uids[0]])
-    assert finish(generator) == {}
-    assert generator.prompt_cache_nbytes == 0
-
-
-def test_collectives_beside_the_batch_are_in_its_stream(generator: BatchGenerator) -> None:
-    assert generator.stream is generation_stream
-
-
-def test_an_empty_generator_has_nothing_to_say(generator: BatchGenerator) -> None:
-    assert generator.next() == ([], [])
-
-
-def test_a_missing_sampler_is_greedy_and_others_see_rows_of_log_probabilities(generator: BatchGenerator) -> None:
-    shapes = []
-
-    def sampler(logprobs: mx.array) -> mx.array:
-        shapes.append(logprobs.shape)
-        return mx.argmax(logprobs, axis=-1)
-
-    greedy, sampled = generator.insert([[1, 2], [1, 2]], max_tokens=[4, 4], samplers=[None, sampler])
-    seen = finish(generator)
-    assert [token for token, _ in seen[greedy]] == [token for token, _ in seen[sampled]]
-    assert {rows for rows, _ in shapes} == {1}
-
-
-def test_processors_see_prompt_and_answer(generator: BatchGenerator) -> None:
-    contexts = []
-
-    def processor(tokens: mx.array, logits: mx.array) -> mx.array:
-        contexts.append(tokens.tolist())
-        return logits
-
-    (uid,) = generator.insert([[5, 6, 7]], max_tokens=[3], logits_processors=[[processor]])
-    answer = [token for token, _ in finish(generator)[uid]]
-    assert contexts[0] == [5, 6, 7]
-    assert contexts[2] == [5, 6, 7, *answer[:2]]
+    long, short = list(range(3, 24)), [40, 41]
+    merged = [layer[0].merge(list(layer)) for layer in zip(of(long), of(short), strict=True)]
+    for cache in merged:
+        cache.prepare(lengths=[1, 3], right_padding=[2, 0])
+    logits = model(mx.array([[50, 0, 0], [60, 61, 62]]), cache=merged)
+    for cache in merged:
+        cache.finalize()
+    assert mx.allclose(logits[0, 0], alone(long, [50]), atol=1e-4)
+    assert mx.allclose(logits[1, 2], alone(short, [60, 61, 62]), atol=1e-4)
+    more = [layer[0].merge(list(layer)) for layer in zip(of([9, 8]), strict=True)]
+    for cache, other in zip(merged, more, strict=True):
+        cache.extend(other)
+        cache.filter([1, 1, 2])
+    logits = model(mx.array([[70], [71], [72]]), cache=merged)
+    assert mx.allclose(logits[0, 0], alone(short, [60, 61, 62], [70]), atol=1e-4)
+    assert mx.allclose(logits[1, 0], alone(short, [60, 61, 62], [71]), atol=1e-4)
+    assert mx.allclose(logits[2, 0], alone([9, 8], [72]), atol=1e-4)
+    taken = [cache.extract(1) for cache in merged]
+    assert mx.allclose(model(mx.array([[73]]), cache=taken)[0, 0], alone(short, [60, 61, 62], [71], [73]), atol=1e-4)
+    assert all(cache.nbytes > 0 for cache in merged)
 
 
 def family(kind: str) -> Any:
@@ -149,9 +118,3 @@ def test_the_models_with_a_pipeline_are_those_we_name() -> None:
 
 def test_a_pipeline_takes_the_layers_of_each_rank() -> None:
     assert "split" in inspect.signature(PipelineMixin.pipeline).parameters
-
-
-def test_a_shared_sampler_is_the_generators_own(generator: BatchGenerator) -> None:
-    own = BatchGenerator(generator.model, sampler=lambda logprobs: mx.zeros(logprobs.shape[0], dtype=mx.uint32))
-    (uid,) = own.insert([[1, 2]], max_tokens=[3], samplers=[None])
-    assert [token for token, _ in finish(own)[uid]] == [0, 0, 0]

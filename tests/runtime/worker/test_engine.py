@@ -263,7 +263,7 @@ def test_a_sampler_that_raises_ends_its_own_request_only(tiny_model_dir: Path, p
         return Chooser(fail, []) if part == "sampler" else Chooser(None, [fail])
 
     model = load(tiny_model_dir, None, lambda _: None)
-    batch = Batch(model, 4, Compute(model, 4, chooser))
+    batch = Batch(model, 4, Compute(model, chooser))
     for job_id, seed in enumerate([None, 1, None]):
         batch.add(Job(job_id, [1, 2, 3], 6, Sampling(temperature=0, seed=seed), ()))
     first, second, third = rounds(batch)
@@ -285,7 +285,7 @@ class BrokenDetokenizer:
 def test_a_detokenizer_that_raises_ends_its_own_request_only(tiny_model_dir: Path) -> None:
     model = load(tiny_model_dir, None, lambda _: None)
     made = iter([model.new_detokenizer(), BrokenDetokenizer(), model.new_detokenizer()])
-    batch = Batch(replace(model, new_detokenizer=lambda: next(made)), 4, Compute(model, 4))
+    batch = Batch(replace(model, new_detokenizer=lambda: next(made)), 4, Compute(model))
     for job_id in range(3):
         batch.add(Job(job_id, [1, 2, 3], 6, Sampling(temperature=0), ()))
     assert [type(event) for event in rounds(batch)] == [Delta, Failure, Delta]
@@ -295,7 +295,7 @@ def test_a_detokenizer_that_raises_ends_its_own_request_only(tiny_model_dir: Pat
 def test_a_failed_round_tells_every_job_how_it_ended(tiny_model_dir: Path) -> None:
     model = load(tiny_model_dir, None, lambda _: None)
     flaky = Flaky(model.module)
-    batch = Batch(model, 2, Compute(replace(model, module=flaky), 2))
+    batch = Batch(model, 2, Compute(replace(model, module=flaky)))
     for job_id in range(5):
         batch.add(Job(job_id, [1, 2, 3], 6, Sampling(temperature=0), ()))
     batch.round()

@@ -13,7 +13,7 @@ from runtime.worker.prompt_cache import PromptCache, _Trie
 from runtime.worker.request import Sampling
 from runtime.worker.steps import Commands, Insert
 from tests.runtime.worker.driving import Run, asking, prompt
-from tests.runtime.worker.tiny import write_model
+from tests.runtime.worker.tiny import LFM2, write_model
 
 GREEDY = Sampling(temperature=0)
 SIZE = 1 << 26
@@ -22,17 +22,7 @@ KINDS: dict[str, dict[str, object]] = {
     # Windows of 16 tokens: caches that turn round and cannot be shortened any more.
     "gemma3_text": {"sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
     # Convolutions: a state that knows only its last tokens.
-    "lfm2": {
-        "norm_eps": 1e-5,
-        "conv_bias": False,
-        "conv_L_cache": 3,
-        "block_dim": 48,
-        "block_ff_dim": 96,
-        "block_multiple_of": 8,
-        "block_ffn_dim_multiplier": 1.0,
-        "block_auto_adjust_ff_dim": False,
-        "layer_types": ["conv", "full_attention"],
-    },
+    "lfm2": LFM2,
 }
 
 
@@ -51,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedMo
 
 
 def running(model: LoadedModel, limit_bytes: int = SIZE, limit: int = 4) -> Run:
-    return Run(Compute(model, limit, kept=PromptCache(limit_bytes)))
+    return Run(Compute(model, kept=PromptCache(limit_bytes)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,10 +52,11 @@ def test_the_next_turn_computes_only_what_is_new(models: Callable[[str], LoadedM
     (answer,) = run.finish(asking(1, first))
     second = [*first, *answer, *prompt(model, 9, seed=2)]
     assert run.finish(asking(2, second)) == bare.finish(asking(2, second))
-    assert run.known == {1: 0, 2: len(first) + len(answer)}
+    # Nothing is computed behind the last token that was allowed.
+    assert run.known == {1: 0, 2: len(first) + len(answer) - 1}
     assert bare.known == {2: 0}
     gauges = run.compute.gauges
-    assert (gauges.lookups, gauges.hits, gauges.cached_tokens) == (2, 1, 86)
+    assert (gauges.lookups, gauges.hits, gauges.cached_tokens) == (2, 1, 85)
 
 
 def test_a_prompt_that_was_answered_before_costs_its_last_token(models: Callable[[str], LoadedModel]) -> None:
@@ -250,7 +241,7 @@ def test_what_was_read_of_a_prompt_that_is_cancelled_is_known(models: Callable[[
 
 def test_the_warm_up_is_neither_looked_up_nor_kept(models: Callable[[str], LoadedModel]) -> None:
     model = models("llama")
-    compute = Compute(model, 4, kept=PromptCache(SIZE))
+    compute = Compute(model, kept=PromptCache(SIZE))
     Batch(model, 4, compute).warm_up()
     assert (compute.gauges.lookups, compute.gauges.kept) == (0, 0)
 
@@ -260,7 +251,7 @@ def test_beside_a_rank_that_cannot_shorten_what_it_keeps_none_does(models: Calla
     (end,) = model.end_tokens
     # Sizes are agreed on as the largest on any rank; 1 is what the other says where this one says 0.
     kept = PromptCache(SIZE, agree=lambda sizes: [max(1, size) for size in sizes])
-    run = Run(Compute(model, 4, kept=kept))
+    run = Run(Compute(model, kept=kept))
     turn = [*prompt(model, 63), end]
     run.finish(asking(1, [*turn, *prompt(model, 5, seed=4)]))
     run.finish(asking(2, [*turn, *prompt(model, 30, seed=3)]))

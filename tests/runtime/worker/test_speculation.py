@@ -47,11 +47,11 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def drafting(model: LoadedModel, draft: LoadedModel, count: int = 3, limit_bytes: int = SIZE) -> Run:
-    return Run(Speculation(Compute(model, 4, kept=PromptCache(limit_bytes)), draft, count))
+    return Run(Speculation(Compute(model, kept=PromptCache(limit_bytes)), draft, count))
 
 
 def alone(model: LoadedModel, *inserts: Insert) -> list[list[int]]:
-    return [Run(Compute(model, 4)).finish(insert)[0] for insert in inserts]
+    return [Run(Compute(model)).finish(insert)[0] for insert in inserts]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -221,7 +221,7 @@ def test_the_warm_up_computes_with_the_draft_and_leaves_no_trace(
     model: LoadedModel, stranger: LoadedModel, after: int
 ) -> None:
     draft = replace(stranger, module=Failing(stranger.module, after))
-    steps = Speculation(Compute(model, 4, kept=PromptCache(SIZE)), draft, 3)
+    steps = Speculation(Compute(model, kept=PromptCache(SIZE)), draft, 3)
     Batch(model, 4, steps).warm_up()
     gauges = steps.gauges
     assert (gauges.draft_failure is None) == (after == 100)

@@ -24,6 +24,20 @@ TEMPLATE = (
 )
 
 
+LFM2: dict[str, object] = {
+    "norm_eps": 1e-5,
+    "conv_bias": False,
+    "conv_L_cache": 3,
+    "block_dim": 48,
+    "block_ff_dim": 96,
+    "block_multiple_of": 8,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_auto_adjust_ff_dim": False,
+    "layer_types": ["conv", "full_attention"],
+}
+"""What a model of convolutions and attention has besides in its `config.json`."""
+
+
 def write_model(
     directory: Path, kind: str = "llama", layers: int = 2, seed: int = 7, intermediate: int = 96, **more: object
 ) -> Path:
