@@ -21,11 +21,11 @@ from orchestrator.transport.base import (
     NodeUnreachableError,
     TransportError,
 )
-from orchestrator.transport.processes import ERROR_TAIL_BYTES, ProcessStream, kill, reaped, spawn
+from orchestrator.transport.processes import kill, spawn
+from orchestrator.transport.ssh_stream import SshStream, exchange
 from orchestrator.transport.ssh_words import (
     CONNECT_S,
     Destination,
-    ErrorOutput,
     base_options,
     failure,
     fingerprint,
@@ -33,97 +33,18 @@ from orchestrator.transport.ssh_words import (
     master_options,
     offending_line,
     parse_stderr,
+    push_argv,
     remote_command,
-    split_end,
 )
 
 CONFIG_VARIABLE = "ORCHESTRATE_SSH_CONFIG"
 LOGIN_S = CONNECT_S + 20.0  # connecting, then keys and the account's shell on a loaded machine
 REUSE_S = 10.0  # a shared connection of an earlier command that takes longer hangs
-ERRORS_S = 2.0  # for the last of stderr after ssh has ended
 KILL_S = 5.0  # for killing what a given-up command left on the node
 PUSH_S = 60.0
 STALL_S = 60.0
 PIECE_BYTES = 1024 * 1024
 AT_ONCE = 6  # commands over one connection; sshd allows 10 sessions (MaxSessions), streams take some of them
-
-# $1 path, $2 mode, $3 size, $4 `durable` to wait for the disk. A connection that is lost ends the input early,
-# which the size tells.
-_PUSH = """umask 077
-if [ -d "$1" ]; then echo 'push: Is a directory' >&2; exit 1; fi
-folder=${1%/*}/
-mkdir -p -- "$folder" || exit 1
-new=$(mktemp "$folder.push.XXXXXXXX") || exit 1
-trap 'rm -f -- "$new"' EXIT
-trap 'exit 1' HUP INT TERM
-trap '' PIPE
-cat > "$new" || exit 1
-if [ "$(wc -c < "$new")" -ne "$3" ]; then echo 'push: the transfer was cut short' >&2; exit 1; fi
-chmod "$2" "$new" || exit 1
-[ "$4" != durable ] || sync "$new" 2>/dev/null
-mv -f -- "$new" "$1"
-"""
-
-
-class SshStream(ProcessStream):
-    """A command that runs on the node; see `Stream`. Of its stderr only the end is kept, or all with `whole`."""
-
-    def __init__(self, process: asyncio.subprocess.Process, to: Destination, token: str, *, whole: bool) -> None:
-        self.token = token
-        self._to = to
-        self._is_whole = whole
-        self._begun: ErrorOutput | None = None
-        super().__init__(process)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        first, has_begun = f"{self.token}\n".encode(), False
-        async for line in super().__aiter__():
-            if has_begun:
-                yield line
-            has_begun = has_begun or line.endswith(first)
-
-    def keep(self, data: bytes) -> None:
-        """Take in what came on stderr: ssh's own words until the remote shell has said that it begins."""
-        self.errors += data
-        if self._begun is None:
-            seen = parse_stderr(bytes(self.errors), self.token)
-            if seen.pid is None:
-                return
-            self._begun = seen
-            self.errors = bytearray(self.errors.partition(f"{self.token} {seen.pid}\n".encode())[2])
-        if not self._is_whole:
-            del self.errors[:-ERROR_TAIL_BYTES]
-
-    def parsed(self) -> ErrorOutput:
-        """Return stderr taken apart."""
-        if self._begun is None:
-            return ErrorOutput(bytes(self.errors), None, b"", None)
-        text, exit_code = split_end(bytes(self.errors), self.token)
-        return ErrorOutput(self._begun.before, self._begun.pid, text, exit_code)
-
-    def is_over(self) -> bool:
-        """Tell whether ssh has ended."""
-        return self.process.returncode is not None
-
-    async def wait(self) -> int:
-        """Wait for the end and return the exit code; see `Stream`. Raises what `failure` says too."""
-        exit_code = await reaped(self.process)
-        await self.errors_read(ERRORS_S)
-        output = self.parsed()
-        if output.pid is None:
-            raise failure(self._to, output.before.decode("utf-8", "replace"), exit_code)
-        if output.exit_code is None:
-            raise NodeUnreachableError(
-                self._to.node,
-                f"the connection was lost while a command ran: {self.error_tail() or 'no more answers'}",
-            )
-        return output.exit_code
-
-    def error_tail(self) -> str:
-        """Return the end of what the command has written to stderr, or of ssh's words if it did not begin."""
-        output = self.parsed()
-        text = output.before if output.pid is None else output.text
-        return text[-ERROR_TAIL_BYTES:].decode("utf-8", "replace").strip()
 
 
 class SshTransport:
@@ -216,7 +137,7 @@ class SshTransport:
         """Run a command over what is there; being cancelled kills it."""
         stream = await self._start(argv, whole=True)
         try:
-            out = await _exchange(stream, data)
+            out = await exchange(stream, data)
             exit_code = await stream.wait()
             return Completed(exit_code, out.partition(f"{stream.token}\n".encode())[2], stream.parsed().text)
         except NodeUnreachableError:
@@ -362,29 +283,6 @@ def socket_directory() -> Path:
         if stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid() and not seen.st_mode & 0o077:
             return shared
     return Path(tempfile.mkdtemp(prefix="orchestrate-", dir="/tmp"))
-
-
-def push_argv(path: str, mode: int, size: int, *, is_durable: bool) -> list[str]:
-    """Return the command that takes a file of `size` bytes from its stdin and puts it at an absolute path.
-
-    A large file is not made durable here: that can take a disk many minutes without a sign of life.
-    """
-    return ["sh", "-c", _PUSH, "push", path, f"{mode:o}", str(size), "durable" if is_durable else ""]
-
-
-async def _exchange(stream: SshStream, data: bytes) -> bytes:
-    """Give a command its whole stdin and return its whole stdout."""
-
-    async def feed() -> None:
-        await stream.write(data)
-        await stream.close_input()
-
-    reader = stream.process.stdout
-    assert reader is not None  # noqa: S101 - it was opened as a pipe
-    async with asyncio.TaskGroup() as group:
-        group.create_task(feed())
-        reading = group.create_task(reader.read())
-    return reading.result()
 
 
 def _fingerprint_at(file: str, line: int) -> str | None:

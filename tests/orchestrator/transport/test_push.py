@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.transport.ssh import push_argv
+from orchestrator.transport.ssh_words import push_argv
 
 
 @pytest.mark.parametrize("is_durable", [True, False])
