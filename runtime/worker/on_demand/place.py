@@ -60,6 +60,10 @@ class Place:
         except OSError as error:
             logger.warning("the neighbours cannot be told: %s", error)
 
+    def is_too_much(self, standing: Standing) -> bool:
+        """Tell whether this model has to go, idle as it is: the services that always run have been left more."""
+        return self._registry.is_too_much(self._entry(standing))
+
     def leave(self) -> None:
         """Leave the registry; nothing is told any more."""
         self._registry.close()

@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
-from runtime.worker.on_demand.room import GIB, Holder, budget_bytes, shortage, to_evict
+from runtime.worker.on_demand.room import GIB, Holder, budget_bytes, shortage, to_evict, too_much
 from schemas.base import Frozen
 from schemas.messages import Phase
 from schemas.on_demand import Allotment
@@ -117,6 +117,19 @@ class Registry:
                 answers = await asyncio.gather(*(_unload(neighbours[name]) for name in names))
                 unwilling |= {name for name, is_done in zip(names, answers, strict=True) if not is_done}
             self.write(entry)
+
+    def is_too_much(self, entry: Entry) -> bool:
+        """Tell whether what `entry` holds has to go because less is left than all hold; False where nobody can tell.
+
+        Everybody finds the same, so each needs to look after itself only.
+        """
+        own = _holder(self.name, self._needed(entry), is_unwilling=False)
+        try:
+            budget = self._budget()
+            holders = [own, *(_holder(name, other, is_unwilling=False) for name, other in self._neighbours())]
+        except (NoRoomError, OSError):
+            return False
+        return budget is not None and own in too_much(holders, budget)
 
     def last_load_s(self, model_dir: str) -> float | None:
         """Return how long the last load of a model on this node took."""

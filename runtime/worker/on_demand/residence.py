@@ -29,6 +29,9 @@ from schemas.on_demand import Loading
 
 logger = logging.getLogger(__name__)
 
+LOOK_S = 5.0
+"""Between two looks of an idle model at whether the node's memory still suffices: each reads a few small files."""
+
 State = Literal["cold", "loading", "loaded", "unloading", "ending"]
 
 
@@ -115,8 +118,8 @@ class Residence(Generic[E]):
         """Say how far a load is."""
         if self.state != "loading":
             return Loading(phase=self.phase)
-        progress = self.slot.engine.readiness().progress if self.slot.has_started else 0.0
-        return words.loading(self.phase, self._expected_s, time.monotonic() - self.entered, progress)
+        progress = self.slot.engine.readiness().progress if self.slot.has_started else None
+        return words.loading(self.phase, self._expected_s, time.monotonic() - self.entered, progress or 0.0)
 
     async def _load(self) -> None:
         began = time.monotonic()
@@ -207,10 +210,9 @@ class Residence(Generic[E]):
             self._timer = None
         if self.state != "loaded" or self._users:
             return
-        due = self.use.next_look(self.idle_stop_s)
-        if due is not None:
-            wait = max(0.0, due - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(wait, self._look)
+        due, now = self.use.next_look(self.idle_stop_s), time.monotonic()
+        wait = LOOK_S if due is None else min(LOOK_S, max(0.0, due - now))
+        self._timer = asyncio.get_running_loop().call_later(wait, self._look)
 
     def _look(self) -> None:
         self._timer = None
@@ -224,6 +226,10 @@ class Residence(Generic[E]):
         if self.use.is_fresh and self.use.is_stale(now):
             self.use.is_fresh = False
             self._tell()
+        if self._is_idle() and self._place.is_too_much(self._standing()):
+            logger.info("less memory is left to models on demand: the model is dropped")
+            self._begin_unload()
+            return
         self._arm()
 
     # -- the end ---------------------------------------------------------------------------------------------------

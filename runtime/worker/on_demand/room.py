@@ -60,6 +60,15 @@ def to_evict(holders: Sequence[Holder], need_bytes: int, budget_bytes: int) -> t
     return tuple(found)
 
 
+def too_much(holders: Sequence[Holder], budget_bytes: int) -> tuple[Holder, ...]:
+    """Return who gives its memory back since less is left to all of them than they hold, in use or not.
+
+    All that are idle where that is not enough: the rest follows when it is idle.
+    """
+    chosen = to_evict(holders, 0, budget_bytes)
+    return tuple(holder for holder in holders if holder.is_idle and holder.memory_bytes) if chosen is None else chosen
+
+
 def budget_bytes(allotments: Sequence[Allotment], physical_bytes: int | None) -> int | None:
     """Return what the on-demand models of a node may hold together; None where nothing bounds it.
 

@@ -247,6 +247,21 @@ async def test_neighbours_are_told_when_the_use_begins_and_ends_and_nothing_afte
     assert bench.entries() == []
 
 
+async def test_an_idle_model_goes_when_less_is_left_to_those_on_demand_and_one_in_use_when_it_is_idle(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residence, "LOOK_S", 0.01)
+    host = bench.host()
+    async with host.holding(WAITS):
+        (bench.root / "budget.json").write_text('{"memory_gib": 1, "set_aside_gib": 0.5}')
+        assert host.readiness().phase == "ready"
+    await until(lambda: host.readiness().phase == "cold", "the model to go")
+    assert bench.entries()[0].memory_bytes == 0
+    (bench.root / "budget.json").write_text('{"memory_gib": 1, "set_aside_gib": 0}')
+    async with host.holding(WAITS):
+        assert len(bench.engines) > 1
+
+
 async def test_what_a_load_has_shown_of_the_model_is_told_when_it_is_gone_too(bench: Bench) -> None:
     host = bench.host()
     assert (host.describe(), host.expires_at()) == (None, None)

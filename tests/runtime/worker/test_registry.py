@@ -85,6 +85,23 @@ async def test_nothing_is_loaded_where_nobody_can_read_how_much_there_is(tmp_pat
     mine.close()
 
 
+async def test_each_finds_for_itself_who_goes_when_less_is_left(tmp_path: Path) -> None:
+    old, new = joined(tmp_path), joined(tmp_path)
+    one, two = entry("old", 4.0, used_at=1.0), entry("new", 4.0, used_at=2.0)
+    old.write(one)
+    new.write(two)
+    assert (old.is_too_much(one), new.is_too_much(two)) == (False, False)
+    allotment = tmp_path / "budget.json"
+    allotment.write_text('{"memory_gib": 8, "set_aside_gib": 3}')
+    assert (old.is_too_much(one), new.is_too_much(two)) == (True, False)
+    allotment.write_text('{"memory_gib": 8, "set_aside_gib": 5}')
+    assert (old.is_too_much(one), new.is_too_much(two)) == (True, True)
+    (tmp_path / "room" / "theirs.json").write_text("no JSON")  # of another stack
+    assert not old.is_too_much(one)
+    for worker in (old, new):
+        worker.close()
+
+
 async def test_what_another_stack_always_runs_is_not_given_away(tmp_path: Path) -> None:
     mine = joined(tmp_path)
     (tmp_path / "room" / "other.json").write_text('{"memory_gib": 8, "set_aside_gib": 5}')

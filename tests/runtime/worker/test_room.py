@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.worker.on_demand.room import GIB, Holder, budget_bytes, expected_s, left_s, shortage, to_evict
+from runtime.worker.on_demand.room import GIB, Holder, budget_bytes, expected_s, left_s, shortage, to_evict, too_much
 from schemas.on_demand import Allotment
 
 
@@ -82,6 +82,19 @@ def test_examples() -> None:
     assert to_evict([old, new, busy], 9, 12) is None
     large = holder("large", 10, 3.0)
     assert to_evict([old, large], 10, 14) == (large,)
+
+
+def test_who_goes_when_less_is_left_than_all_hold() -> None:
+    old, new, used = (
+        Holder("a", "old", 4 * GIB, 1.0, is_idle=True),
+        Holder("b", "new", 4 * GIB, 2.0, is_idle=True),
+        Holder("c", "used", 4 * GIB, 0.0, is_idle=False),
+    )
+    assert too_much([old, new, used], 12 * GIB) == ()
+    assert too_much([old, new, used], 11 * GIB) == (old,)
+    assert too_much([old, new, used], 5 * GIB) == (old, new)
+    assert too_much([old, new, used], GIB) == (old, new)  # what is in use stays until it is idle
+    assert too_much([used], 0) == ()
 
 
 def test_the_budget_is_what_the_node_has_less_what_is_set_aside() -> None:
