@@ -20,6 +20,7 @@ from tests.runtime.worker.tiny_encoders import Checkpoint, add_modules, write_be
 
 TEXTS = ["the quick brown fox", "a", "what is the capital of France?", "user: lazy dog", "the answer " * 5]
 QUERY = "what is the capital?"
+USUAL_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 
 def open_model(checkpoint: Checkpoint, kind: ModelKind = "embedding") -> Encoder:
@@ -180,9 +181,8 @@ def test_qwen3_reranker_gives_the_probability_of_yes(tmp_path: Path) -> None:
         last = states_of(checkpoint, yes_no_prompt(instruction, document))[-1]
         return reference.sigmoid(float(last @ head[yes] - last @ head[no]))
 
-    usual = "Given a web search query, retrieve relevant passages that answer the query"
     for result in ranking(encoder, QUERY, TEXTS[:2]):
-        assert result["relevance_score"] == pytest.approx(expected(usual, TEXTS[result["index"]]), abs=2e-5)
+        assert result["relevance_score"] == pytest.approx(expected(USUAL_INSTRUCTION, TEXTS[result["index"]]), abs=2e-5)
     (own,) = ranking(encoder, QUERY, TEXTS[:1], instruction="Find foxes")
     assert own["relevance_score"] == pytest.approx(expected("Find foxes", TEXTS[0]), abs=2e-5)
 
