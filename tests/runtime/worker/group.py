@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
+
 from runtime.worker.group.control import new_keys
 from tests.ports import free_ports
 from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
@@ -126,7 +128,10 @@ class Group:
         def look() -> bool:
             for number, process in self.processes.items():
                 assert process.poll() is None, f"rank {number} ended with {process.returncode}: {self.texts()}"
-            return self.lead.http.get("/ready").status_code == 200
+            try:
+                return self.lead.http.get("/ready").status_code == 200
+            except httpx.TransportError:  # rank 0 has just ended: the next look tells why
+                return False
 
         wait_until(look, "the group is ready", GROUP_DEADLINE_S)
         return self

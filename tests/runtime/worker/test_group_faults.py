@@ -151,9 +151,23 @@ def test_a_cut_ring_under_living_ranks_is_a_stalled_round(tiny_model_dir: Path, 
         group.wait_ready().lead.text_of(prompt="a", max_tokens=2)
         client = ask(group, phase)
         group.valve.cut()
+        begun = time.monotonic()
         # Nobody can tell a cut ring that nobody uses: the next request is told instead.
         client = client or Client(group, {"prompt": "a", "max_tokens": 2})
         check_told(client, PREFILL if phase == IDLE else phase, "made no progress for")
+        assert client.told_at is not None
+        assert client.told_at - begun < BUSY * TOLD_STOP_S
+        print(f"ring cut {phase}: client told after {client.told_at - begun:.2f} s")
+        assert group.wait_exits() == dict.fromkeys(range(3), exits.ROUND_STALLED)
+
+
+@pytest.mark.slow
+def test_a_ring_that_is_cut_under_an_idle_group_is_found_by_its_next_measurement(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with Group(tiny_model_dir, tmp_path, 3, ring_valve=1) as group:
+        group.wait_ready().lead.text_of(prompt="a", max_tokens=2)
+        group.valve.cut()
         assert group.wait_exits() == dict.fromkeys(range(3), exits.ROUND_STALLED)
 
 

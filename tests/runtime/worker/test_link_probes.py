@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from runtime.worker.group import pace
 from runtime.worker.group.lead_rounds import Pending, Rounds
 from runtime.worker.group.link_schedule import (
+    ALLOWANCE_S,
     BANDWIDTH_EVERY_S,
     LATENCY_EVERY_S,
     QUIET_S,
@@ -48,6 +50,10 @@ def test_nothing_is_measured_right_behind_a_request() -> None:
 def test_what_is_measured_has_the_sizes_that_the_figures_are_named_after() -> None:
     assert (sizes("latency")[0] + 1) * 4 == 4 << 10
     assert (sizes("bandwidth")[0] + 1) * 4 == 4 << 20
+
+
+def test_a_request_behind_a_measurement_on_a_ring_that_was_cut_is_told_as_soon_as_in_any_round() -> None:
+    assert ALLOWANCE_S <= pace.FLOOR_S
 
 
 def pending(number: int, measure: Measure | None = None) -> Pending:
