@@ -60,6 +60,9 @@ ERROR_BODY_S = 5.0
 """How long the body of an error may take."""
 OWN_SHARE = 0.8
 """Share of its own limit that an endpoint must have had before the end of the request's time is its fault."""
+PATIENCE = 2.0
+"""How many times the usual limit the first content may take where the client waits for the whole answer anyway, and the
+files do not say how long: nobody looks on, and a machine that is slow for once should not lose its work."""
 _TIMED = frozenset({"no first content", "connect timeout", "stalled"})
 
 _OK = 200
@@ -94,7 +97,10 @@ class Exchanges:
         if ask.body.is_stream or ask.body.is_collected or ask.reading is not None:
             # Without a stream the first content is the whole answer, however long that takes to generate. Vectors and
             # scores are not generated: they come at once or not at all.
-            first_due = min(first_due, self._now() + lease.first_limit_s + ask.wait_s)
+            limit_s = lease.first_limit_s
+            if ask.body.is_collected and target.timeouts.first_token_s is None:
+                limit_s *= PATIENCE
+            first_due = min(first_due, self._now() + limit_s + ask.wait_s)
         connection: Connection | None = None
         try:
             connection = await self._open(ask, target, course, client, first_due)
