@@ -12,7 +12,7 @@ from runtime.worker.errors import RequestError
 from runtime.worker.model import LoadedModel
 from runtime.worker.prompt import encode, tokenise
 from runtime.worker.request import ChatPrompt, Request
-from runtime.worker.tools.asked import Tool, ToolUse
+from runtime.worker.tools.asked import Allowed, Tool, ToolUse
 from runtime.worker.tools.constrain import GrammarError, Grammars
 from runtime.worker.tools.conversation import ToolSyntax
 from runtime.worker.tools.early import forms_of
@@ -134,14 +134,18 @@ def constraint_of(request: Request, syntax: ToolSyntax, grammars: Grammars) -> s
 
 
 def _free_calls(tools: ToolUse | None, syntax: ToolSyntax, grammars: Grammars) -> str | None:
-    """Return a grammar of answers whose calls keep the schemas of strict tools; None where it cannot be made.
+    """Return a grammar of answers whose calls are of the tools that may be called, and keep the schemas of strict ones.
+
+    None where it cannot be made, or there is nothing to keep.
 
     Clients send `strict` without being asked to, so a schema that cannot be kept refuses nothing: it is kept as far as
     calls that must be made keep it without `strict`, or not at all.
     """
-    if tools is None or tools.choice != "auto" or not any(tool.is_strict for tool in tools.tools):
+    if tools is None or not tools.callable:
         return None
-    kept = tools.tools
+    if not isinstance(tools.choice, Allowed) and not any(tool.is_strict for tool in tools.callable):
+        return None
+    kept = tools.callable
     try:
         check_size([tool.parameters for tool in kept if tool.parameters is not None], "tools")
         special = grammars.special_tokens()

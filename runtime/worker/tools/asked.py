@@ -36,7 +36,15 @@ class Named:
     name: str
 
 
-Choice = Literal["auto", "none", "required"] | Named
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The model is shown all tools and may call these alone, or must where it `is_required`."""
+
+    names: frozenset[str]
+    is_required: bool
+
+
+Choice = Literal["auto", "none", "required"] | Named | Allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +63,16 @@ class ToolUse:
                 return ()
             case Named(name):
                 return tuple(tool for tool in self.tools if tool.name == name)
+            case Allowed(names):
+                return tuple(tool for tool in self.tools if tool.name in names)
             case _:
                 return self.tools
 
     @property
     def must_call(self) -> bool:
         """Tell whether the answer has to be a call."""
-        return self.choice == "required" or isinstance(self.choice, Named)
+        is_allowed = isinstance(self.choice, Allowed) and self.choice.is_required
+        return self.choice == "required" or is_allowed or isinstance(self.choice, Named)
 
 
 def parse_tools(fields: Fields) -> ToolUse | None:
@@ -74,7 +85,7 @@ def parse_tools(fields: Fields) -> ToolUse | None:
     choice = _choice(fields.get("tool_choice"), tools)
     is_parallel = fields.get("parallel_tool_calls") is None or fields.boolean("parallel_tool_calls")
     if not tools:
-        if choice == "required" or isinstance(choice, Named):
+        if choice not in ("auto", "none"):
             raise RequestError("tool_choice asks for a call, but there are no tools.", param="tool_choice")
         return None
     return ToolUse(tools, choice, is_parallel)
@@ -141,9 +152,28 @@ def _choice(value: object, tools: tuple[Tool, ...]) -> Choice:
         case "auto" | "none" | "required":
             return value
         case {"type": "function", "function": {"name": str(name)}}:
-            if all(tool.name != name for tool in tools):
-                raise RequestError(f"tool_choice names {name!r}, which is none of the tools.", param="tool_choice")
-            return Named(name)
+            return Named(_known(name, tools))
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [*named]}} if (
+            named
+        ):
+            return Allowed(frozenset(_allowed(tool, tools) for tool in named), mode == "required")
         case _:
-            known = 'auto, none, required or {"type": "function", "function": {"name": ...}}'
-            raise RequestError(f"tool_choice must be {known}.", param="tool_choice")
+            known = 'auto, none, required, {"type": "function", "function": {"name": ...}}'
+            allowed = '{"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [...]}}'
+            raise RequestError(f"tool_choice must be {known} or {allowed}.", param="tool_choice")
+
+
+def _allowed(value: object, tools: tuple[Tool, ...]) -> str:
+    """Return the name of an allowed tool (openai-python 3.54, `types/chat/chat_completion_allowed_tools_param.py`)."""
+    match value:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return _known(name, tools)
+        case _:
+            message = 'tool_choice.allowed_tools.tools must hold {"type": "function", "function": {"name": ...}}.'
+            raise RequestError(message, param="tool_choice")
+
+
+def _known(name: str, tools: tuple[Tool, ...]) -> str:
+    if all(tool.name != name for tool in tools):
+        raise RequestError(f"tool_choice names {name!r}, which is none of the tools.", param="tool_choice")
+    return name

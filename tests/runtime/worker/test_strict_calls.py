@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from runtime.worker.errors import RequestError
 from runtime.worker.preparing import constraint_of
 from runtime.worker.request import parse_chat
 from runtime.worker.tools.conversation import ToolSyntax
@@ -58,6 +59,37 @@ def test_a_schema_that_cannot_be_kept_whole_is_kept_as_far_as_without_strict(wal
     assert found is not None
     assert walker.follows(found, "Nothing to call.")
     assert not walker.follows(found, "<tool_call>oops</tool_call>")
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    """Return a `tool_choice` of OpenAI's that allows some of the tools."""
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_of_all_tools_those_that_are_allowed_alone_are_called(walker):
+    tools = [tool("f", NUMBER, strict=False), tool("g", NUMBER, strict=False)]
+    may = grammar(walker, "json_tools", *tools, tool_choice=allowed("auto", "f"))
+    must = grammar(walker, "json_tools", *tools, tool_choice=allowed("required", "g"))
+    assert may is not None
+    assert must is not None
+    assert walker.follows(may, "Nothing to call.")
+    assert walker.follows(may, call("f", '{"x": 3}'))
+    assert not walker.follows(may, call("g", '{"x": 3}'))
+    assert walker.follows(must, call("g", '{"x": 3}').removeprefix("Well:\n"))
+    assert not walker.follows(must, "Nothing to call.")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [allowed("auto"), allowed("none", "f"), allowed("auto", "h"),
+     {"type": "allowed_tools", "allowed_tools": {"tools": [3]}},
+     {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"name": "f"}]}}],
+)  # fmt: skip
+def test_what_allows_no_tool_is_refused(walker, choice):
+    with pytest.raises(RequestError) as caught:
+        grammar(walker, "json_tools", tool("f", NUMBER, strict=True), tool_choice=choice)
+    assert caught.value.param == "tool_choice"
 
 
 def test_beside_what_cannot_be_kept_the_others_are(walker):
