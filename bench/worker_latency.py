@@ -2,7 +2,9 @@
 
 The time to the first token is measured cold (a prompt nobody has seen) and warm (the same long beginning with another
 end), against stock `mlx_lm.server` in the same run; both keep a prompt cache. Stock has no structured output, so the
-schema's cost is the worker's time for a token with it against without it.
+schema's cost is the worker's time for a token with it against without it: short answers in pairs, one with and one
+without, each pair in the other order than the one before it. What counts is the median over the pairs, since a schema's
+cost is far below what a machine's speed changes by from one minute to the next.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -37,65 +41,101 @@ def prefix(number: int, words: int) -> str:
     return " ".join(f"{number}" if at == 0 else WORDS[(at * (number + 3)) % len(WORDS)] for at in range(words))
 
 
-async def _first_token_s(server: Server, prompt: str) -> tuple[float, int]:
-    """Return the seconds to the first token, and the prompt's length in tokens as the server counts."""
+@dataclass(frozen=True, slots=True)
+class First:
+    """What a first token took."""
+
+    wall_s: float
+    cpu_s: float
+    """Of all the server's threads, until its first token came."""
+    tokens: int
+    """The prompt's length, as the server counts."""
+
+
+async def _first_token(server: Server, prompt: str) -> First:
     body = {"prompt": prompt, "max_tokens": 2, "stream_options": {"include_usage": True}}
-    first, tokens = 0.0, 0
+    wall_s, cpu_s, tokens = 0.0, 0.0, 0
     async with httpx.AsyncClient(timeout=RUN_S) as client:
-        begun = time.perf_counter()
+        begun, spent = time.perf_counter(), server.spent_s()
         async for chunk in stream(client, server, "/v1/completions", body):
-            if not first and chunk["choices"]:
-                first = time.perf_counter() - begun
+            if not wall_s and chunk["choices"]:
+                wall_s, cpu_s = time.perf_counter() - begun, server.spent_s() - spent
             if chunk.get("usage"):
                 tokens = chunk["usage"]["prompt_tokens"]
-    return first, tokens
+    return First(wall_s, cpu_s, tokens)
 
 
 async def _measure_first(worker: Server, stock: Server, words: int, rounds: int) -> None:
-    times: dict[tuple[str, str], list[float]] = {}
-    tokens = 0
+    found: dict[tuple[str, str], list[First]] = {}
     for turn in range(rounds):
         shared = prefix(turn, words)
         for server in (worker, stock) if turn % 2 == 0 else (stock, worker):
-            seconds, tokens = await _first_token_s(server, f"{shared}. Then")
-            times.setdefault((server.name, "cold"), []).append(seconds)
+            found.setdefault((server.name, "cold"), []).append(await _first_token(server, f"{shared}. Then"))
         # So short that a machine's own noise is as large: measured often, and in turns.
         for number in range(WARM_RUNS):
             for server in (worker, stock) if number % 2 == 0 else (stock, worker):
-                seconds, tokens = await _first_token_s(server, f"{shared}. {number} days later")
-                times.setdefault((server.name, "warm"), []).append(seconds)
+                first = await _first_token(server, f"{shared}. {number} days later")
+                found.setdefault((server.name, "warm"), []).append(first)
     for kind in ("cold", "warm"):
-        ours, theirs = (statistics.median(times[name, kind]) for name in (WORKER, STOCK))
-        print(f"first token of {tokens} prompt tokens, {kind}: {ratio_words(ours, theirs, 's')} (smaller is better)")
+        ours, theirs = found[WORKER, kind], found[STOCK, kind]
+        wall, cpu = (
+            ratio_words(*(statistics.median(getattr(each, part) for each in side) for side in (ours, theirs)), "s")
+            for part in ("wall_s", "cpu_s")
+        )
+        print(f"first token of {ours[0].tokens} prompt tokens, {kind}: {wall}; CPU: {cpu} (smaller is better)")
 
 
-async def _token_s(server: Server, tokens: int, more: dict[str, object]) -> float:
-    """Return the seconds of one token behind the first, in one chat."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one token behind the first took, in one chat."""
+
+    wall_s: float
+    """The median of the times between two tokens that came."""
+    cpu_s: float
+    """Of all the worker's threads."""
+
+
+async def _token_cost(server: Server, tokens: int, more: dict[str, object]) -> Cost:
     body = {"messages": [{"role": "user", "content": "List some numbers."}], "max_tokens": tokens, **more}
     body["stream_options"] = {"include_usage": True}
-    first, last, counted = 0.0, 0.0, 0
+    at: list[float] = []
+    counted, spent = 0, 0.0
     async with httpx.AsyncClient(timeout=RUN_S) as client:
         async for chunk in stream(client, server, "/v1/chat/completions", body):
             if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
-                last = time.perf_counter()
-                first = first or last
+                at.append(time.perf_counter())
+                spent = spent or server.spent_s()
             if chunk.get("usage"):
                 counted = chunk["usage"]["completion_tokens"]
-    return (last - first) / max(1, counted - 1)
+    gaps = [after - before for before, after in itertools.pairwise(at)]
+    return Cost(statistics.median(gaps), (server.spent_s() - spent) / max(1, counted - 1))
 
 
-async def _measure_schema(worker: Server, tokens: int, rounds: int) -> None:
+async def _measure_schema(worker: Server, tokens: int, pairs: int) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "numbers", "strict": True, "schema": SCHEMA}}
-    free, bound = [], []
     # Prose that ends at once would be no comparison: nothing may end but by its length.
     endless: dict[str, object] = {"temperature": 1, "seed": 1}
-    for _ in range(rounds):
-        free.append(await _token_s(worker, tokens, endless))
-        bound.append(await _token_s(worker, tokens, {**endless, "response_format": wanted}))
-    plain, with_schema = statistics.median(free), statistics.median(bound)
-    print(
-        f"a token with a JSON Schema: {with_schema * 1000:.2f} ms, without {plain * 1000:.2f} ms, "
-        f"ratio {with_schema / plain:.3f}, overhead {(with_schema - plain) * 1000:.2f} ms"
+    kinds = {"free": endless, "bound": {**endless, "response_format": wanted}}
+    for more in kinds.values():
+        await _token_cost(worker, 4, more)
+    costs: dict[str, list[Cost]] = {"free": [], "bound": []}
+    for turn in range(pairs):
+        for kind in ("free", "bound") if turn % 2 == 0 else ("bound", "free"):
+            costs[kind].append(await _token_cost(worker, tokens, kinds[kind]))
+    wall = [(free.wall_s, bound.wall_s) for free, bound in zip(costs["free"], costs["bound"], strict=True)]
+    cpu = [(free.cpu_s, bound.cpu_s) for free, bound in zip(costs["free"], costs["bound"], strict=True)]
+    print(f"a token with a JSON Schema, median of {pairs} pairs of {tokens} tokens: {_over(wall)}; CPU {_over(cpu)}")
+
+
+def _over(pairs: list[tuple[float, float]]) -> str:
+    """Return what each second figure is above the first, in seconds, and how far the middle half of them spreads."""
+    ratios = [bound / free for free, bound in pairs]
+    above = statistics.median(bound - free for free, bound in pairs)
+    free = statistics.median(free for free, _ in pairs)
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return (
+        f"{above * 1000:+.2f} ms on {free * 1000:.2f} ms, ratio {statistics.median(ratios):.3f} "
+        f"(half of the pairs {low:.3f} to {high:.3f})"
     )
 
 
@@ -104,11 +144,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.worker_latency", description=__doc__.partition("\n")[0])
     parser.add_argument("--model-dir", type=Path, required=True, help="an MLX model directory")
     parser.add_argument("--words", type=int, default=500, help="words of the long prompt (default 500)")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer with a schema (default 64)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="long prompts (default 3)")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens of an answer with a schema (default 24)")
+    parser.add_argument("--pairs", type=int, default=11, help="answers with a schema and without (default 11)")
     parser.add_argument("--quick", action="store_true", help="short and once: shows that it works, no figures")
     options = parser.parse_args(argv)
-    words, tokens, rounds = (40, 8, 1) if options.quick else (options.words, options.tokens, options.rounds)
+    words, rounds = (40, 1) if options.quick else (options.words, options.rounds)
+    tokens, pairs = (8, 2) if options.quick else (options.tokens, options.pairs)
     model_dir = options.model_dir.resolve()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         worker = start_worker(model_dir, Path(folder))
@@ -116,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         stock = start_stock(model_dir, Path(folder))
         stack.callback(stock.stop)
         asyncio.run(_measure_first(worker, stock, words, rounds))
-        asyncio.run(_measure_schema(worker, tokens, rounds))
+        asyncio.run(_measure_schema(worker, tokens, pairs))
     return 0
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mlx import nn
 from mlx.nn.layers.distributed import QuantizedAllToShardedLinear, QuantizedShardedToAllLinear
 
+from runtime.worker import blas
 from runtime.worker.prefill import TAIL
 
 LEAST_ROWS = 2
@@ -58,6 +59,7 @@ def use_numpy(module: Any) -> None:
         if own is not None and layer.mode == "affine" and layer.bits in {4, 8}:
             # Its weights stay where they are; only what is done with them changes.
             layer.__class__ = own
+    blas.leave_cores_free()
 
 
 def product(layer: Any, x: mx.array) -> mx.array:

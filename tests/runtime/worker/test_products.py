@@ -1,5 +1,7 @@
 """Products with quantised weights are those of MLX, however many rows and whichever layer computes them."""
 
+import ctypes
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +78,16 @@ def test_the_numbers_are_as_wide_as_those_of_mlx_however_many_rows(weights: mx.D
     wanted = layer(mx.ones((1, 64), given)).dtype
     use_numpy(layer)
     assert [layer(mx.ones((rows, 64), given)).dtype for rows in (1, 2, 40)] == [wanted] * 3
+
+
+@on_a_linux_cpu
+def test_products_leave_half_of_the_cores_to_others() -> None:
+    paths = list((Path(np.__file__).parents[1] / "numpy.libs").glob("libscipy_openblas64_*"))
+    if not paths or "OPENBLAS_NUM_THREADS" in os.environ:
+        pytest.skip("numpy multiplies as it likes")
+    use_numpy(Model(None, "tied"))
+    threads = ctypes.CDLL(str(paths[0])).scipy_openblas_get_num_threads64_()
+    assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 class Model(nn.Module):
