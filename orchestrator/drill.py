@@ -63,15 +63,29 @@ def broken_by(
     raise UnknownTargetError(f"No endpoint and no node that serves one is called '{name}'; {hint}")
 
 
-def unless_isolated(
+def unless_out(
     found: Sequence[EndpointStatistics],
 ) -> tuple[tuple[EndpointStatistics, ...], tuple[EndpointStatistics, ...]]:
-    """Return which endpoints a drill breaks, and which it leaves alone.
+    """Return which endpoints a drill breaks, and which it leaves alone: those that get no requests anyway.
 
-    Who was taken out by hand gets no requests anyway, and mending would put it back.
+    Mending would put back who was taken out by hand, and who is out because it does not answer.
     """
-    isolated = tuple(each for each in found if each.breaker.state == "isolated")
-    return tuple(each for each in found if each not in isolated), isolated
+    out = tuple(each for each in found if each.breaker.state != "closed" or each.health in _OUT)
+    return tuple(each for each in found if each not in out), out
+
+
+_OUT = frozenset({"wedged", "misconfigured"})
+
+
+def out_words(endpoint: EndpointStatistics) -> str:
+    """Say why an endpoint gets no requests."""
+    match endpoint.breaker.state:
+        case "isolated":
+            return "isolated by hand"
+        case "closed":
+            return endpoint.health
+        case state:
+            return f"{state} already"
 
 
 def roles_hit(broken: Sequence[EndpointStatistics]) -> tuple[str, ...]:

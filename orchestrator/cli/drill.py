@@ -20,8 +20,9 @@ from orchestrator.drill import (
     data,
     is_passed,
     lines,
+    out_words,
     roles_hit,
-    unless_isolated,
+    unless_out,
 )
 from orchestrator.drill_clients import ask_for
 from orchestrator.gateway_api import GatewayApi, GatewayError, gateway_api
@@ -68,12 +69,13 @@ def drill(stack: str, name: str, seconds: float, clients: int, conf: Path | None
 async def _drill(control: Controller, stack: Stack, name: str, seconds: float, clients: int, as_json: bool) -> int:
     gateway = gateway_api(stack, control.cluster())
     endpoints = EndpointsReport.model_validate_json(await gateway.get("/admin/endpoints")).endpoints
-    broken, isolated = unless_isolated(broken_by(name, endpoints, await _nodes(control, stack)))
-    for each in isolated:
-        click.echo(f"{each.endpoint} ({each.instance}) is isolated by hand: it is left alone.", err=True)
+    broken, out = unless_out(broken_by(name, endpoints, await _nodes(control, stack)))
+    for each in out:
+        click.echo(f"{each.endpoint} ({each.instance}) is {out_words(each)}: it is left alone.", err=True)
     if not broken:
-        close = suggest("breaker", "close", stack.stack, isolated[0].endpoint)
-        message = f"Nothing of '{name}' gets requests, so no client could notice. To put it back: {close}"
+        verb = "close" if out[0].breaker.state == "isolated" else "probe"
+        mended = suggest("breaker", verb, stack.stack, out[0].endpoint)
+        message = f"Nothing of '{name}' gets requests, so no client could notice. To put it back: {mended}"
         raise CommandError(ExitCode.ERROR, message)
     kinds = role_kinds(stack)
     roles = {role: kinds[role] for role in roles_hit(broken) if role in kinds}

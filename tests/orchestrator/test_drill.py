@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -19,8 +20,9 @@ from orchestrator.drill import (
     data,
     is_passed,
     lines,
+    out_words,
     roles_hit,
-    unless_isolated,
+    unless_out,
 )
 from orchestrator.gateway_api import GatewayApi
 from schemas.admin import BreakerReport, EndpointStatistics
@@ -60,10 +62,22 @@ def test_an_unknown_name_says_what_there_is() -> None:
         broken_by("zebra", (ONE, TWO, THREE), NODES)
 
 
-def test_what_is_isolated_by_hand_is_left_alone() -> None:
-    isolated = TWO.model_copy(update={"breaker": BreakerReport(state="isolated")})
-    assert unless_isolated((ONE, isolated)) == ((ONE,), (isolated,))
-    assert unless_isolated((isolated,)) == ((), (isolated,))
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"breaker": BreakerReport(state="isolated")}, "isolated by hand"),
+        ({"breaker": BreakerReport(state="open", retry_s=9.0)}, "open already"),
+        ({"breaker": BreakerReport(state="half-open")}, "half-open already"),
+        ({"health": "wedged"}, "wedged"),
+        ({"health": "misconfigured"}, "misconfigured"),
+    ],
+)
+def test_who_gets_no_requests_anyway_is_left_alone(change: dict[str, Any], words: str) -> None:
+    """Mending puts endpoints back; one that hung before the drill would get requests after it, and hang them."""
+    out = TWO.model_copy(update=change)
+    assert unless_out((ONE, out)) == ((ONE,), (out,))
+    assert unless_out((out,)) == ((), (out,))
+    assert out_words(out) == words
 
 
 async def test_one_endpoint_that_cannot_be_mended_keeps_no_other_from_it() -> None:
