@@ -61,6 +61,13 @@ def opened(streak: int = 1, until: float = 10.0, generation: int = 1) -> Open:
 # Opening.
 
 
+def test_successes_that_nobody_calls_slow_are_not() -> None:
+    state: State = Closed()
+    for _ in range(20):
+        state = record(state, state.generation, "success", 0.0, settings=SHARES, jitter=0.0)
+    assert isinstance(state, Closed)
+    assert sum(part.slow for part in state.window) == 0
+
 def test_opens_after_exactly_the_threshold() -> None:
     state = fail(Closed(), 0.0, times=2)
     assert isinstance(state, Closed)

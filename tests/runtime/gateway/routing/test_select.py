@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -257,3 +258,49 @@ def test_whoever_may_be_called_is_found_and_nobody_else(drawn: list[tuple[int, i
     if chosen is not None:
         assert chosen.identity in fit
         assert replace(states[chosen.identity]) == states[chosen.identity], "choosing changes nothing"
+
+
+ALIAS = replace(route([A], [B]), is_alias=True)
+
+
+@pytest.mark.parametrize("away", [Standing(asleep="loading"), Standing(is_unloaded=True)], ids=["asleep", "unloaded"])
+def test_an_alias_passes_over_whose_model_is_not_in_memory_while_another_can_answer(away: Standing) -> None:
+    assert pick(ALIAS, {"a": away}) == "b"
+    assert pick(ALIAS, {"a": away, "b": replace(away)}) == "a", "somebody has to load it"
+    assert pick(route([A], [B]), {"a": away}) == "a", "a role says itself who comes first"
+
+
+def test_whom_a_request_is_risked_on_comes_with_who_was_skipped() -> None:
+    warming = Standing(breaker=Closed(closed_at=NOW), in_flight=1)
+    for last in (Standing(absent_until=200.0), warming):
+        states = {A.identity: Standing(breaker=Open(1, 130.0, 1)), B.identity: last}
+        choice = choose(route([A], [B]), states, (), NOW, 0)
+        assert choice.target is B
+        assert [(skip.name, skip.reason) for skip in choice.skipped] == [("a", "open")]
+
+
+def test_of_two_that_come_back_the_one_that_holds_the_prompt_is_taken() -> None:
+    def warming() -> Standing:
+        return Standing(breaker=Closed(closed_at=NOW), in_flight=1)
+
+    states = {A.identity: warming(), B.identity: warming()}
+    assert choose(route([A, B]), states, (), NOW, 0, {B.identity: 2.0}).target is B
+
+
+def test_why_an_instance_is_missing_is_told_in_its_own_words() -> None:
+    gone = Missing("d", "chat", "not running", "m", detail="its node is silent")
+    (skip,) = choose(route([], missing=(gone,)), {}, (), NOW, 0).skipped
+    assert (skip.name, skip.reason, skip.detail) == ("d", "not running", "its node is silent")
+
+
+def test_of_two_that_hold_as_much_the_one_whose_turn_it_is_is_taken() -> None:
+    states = {each.identity: Standing() for each in (A, B)}
+    drawn = dict.fromkeys(states, 2.0)
+    picks = [choose(route([A, B]), states, (), NOW, turn, drawn).target for turn in range(4)]
+    assert picks == [A, B, A, B]
+
+
+def test_a_trial_that_may_be_given_away_counts_as_one_request() -> None:
+    due = Standing(breaker=HalfOpen(1, 90.0, 1))
+    assert pick(route([A, B]), {"a": due, "b": Standing(in_flight=2)}) == "a"
+    assert pick(route([B, A]), {"a": due, "b": Standing(in_flight=1)}) == "b", "a tie: in turns"
