@@ -120,8 +120,10 @@ def choose(
                 and not standing.asleep
             ):
                 trial = trial or target
-                why: Reason = "unready" if isinstance(standing.breaker, Closed) else "open"
-                skipped.append(Skipped(target.name, why, retry_s=TRIAL_S))
+                if isinstance(standing.breaker, Closed):
+                    skipped.append(Skipped(target.name, "unready"))
+                else:
+                    skipped.append(Skipped(target.name, "open", retry_s=TRIAL_S))
             elif standing.absent_until > now:
                 absent.append(target)
             elif route.is_alias and (standing.asleep or standing.is_unloaded):
