@@ -68,6 +68,7 @@ def test_successes_that_nobody_calls_slow_are_not() -> None:
     assert isinstance(state, Closed)
     assert sum(part.slow for part in state.window) == 0
 
+
 def test_opens_after_exactly_the_threshold() -> None:
     state = fail(Closed(), 0.0, times=2)
     assert isinstance(state, Closed)
