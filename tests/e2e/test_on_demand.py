@@ -110,3 +110,34 @@ def test_up_asks_its_question_of_a_model_that_is_not_in_memory(lazy: Trial) -> N
 def test_what_does_not_fit_alone_is_refused_before_anything_is_changed(lazy: Trial) -> None:
     error = lazy.run("plan", "quickstart", "models.smollm2-135m-instruct.memory_gib=0.8", code=3).stderr
     assert "it needs 0.8 GiB when it is asked for, node 'local' has 0.75 beside what always runs" in error
+
+
+THIRD = """
+  third:
+    model: smollm2-135m-instruct
+    nodes: [local]
+"""
+
+
+def test_what_is_to_run_always_takes_the_memory_of_the_idle_model_that_was_not_used_for_longest(lazy: Trial) -> None:
+    before = lazy.file.read_text()
+    wide = ("nodes.local.memory_gib=1.2", "services.chat.idle_stop_s=3600")
+    budget = lazy.state / "on-demand" / "quickstart.json"
+    try:
+        lazy.run("apply", "quickstart", *wide, "--yes")
+        for role in ("chat", "other"):
+            assert ask(lazy, role, prefer="wait=100").status_code == 200
+        assert (state(lazy, "chat-0.0"), state(lazy, "second-0.0")) == ("ready", "ready")
+        lazy.file.write_text(STACK.format(services=SERVICES + THIRD, port=lazy.port))
+        out = lazy.run("apply", "quickstart", *wide, "--yes").stdout
+        assert "local/chat-0.0    unload   idle; third-0 needs its memory" in out
+        assert "unload local/chat-0.0: done" in out
+        assert [state(lazy, slot) for slot in ("chat-0.0", "second-0.0", "third-0.0")] == ["cold", "ready", "ready"]
+        assert ask(lazy, "chat", prefer="wait=100").status_code == 200  # it has the memory of the other one now
+        assert (state(lazy, "chat-0.0"), state(lazy, "second-0.0")) == ("ready", "cold")
+        assert budget.exists()
+        lazy.run("down", "quickstart", "--yes")
+        assert not budget.exists()
+    finally:
+        lazy.file.write_text(before)
+        lazy.run("apply", "quickstart", "--yes")

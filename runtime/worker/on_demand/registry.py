@@ -121,12 +121,13 @@ class Registry:
     def is_too_much(self, entry: Entry) -> bool:
         """Tell whether what `entry` holds has to go because less is left than all hold; False where nobody can tell.
 
-        Everybody finds the same, so each needs to look after itself only.
+        Everybody finds the same, so each needs to look after itself only; who goes already is enough where it is.
         """
         own = _holder(self.name, self._needed(entry), is_unwilling=False)
         try:
             budget = self._budget()
-            holders = [own, *(_holder(name, other, is_unwilling=False) for name, other in self._neighbours())]
+            staying = (found for found in self._neighbours() if found[1].phase != "unloading")
+            holders = [own, *(_holder(name, other, is_unwilling=False) for name, other in staying)]
         except (NoRoomError, OSError):
             return False
         return budget is not None and own in too_much(holders, budget)

@@ -35,11 +35,13 @@ class Node:
         """Say how much memory the workers have together."""
         (self.root / "budget.json").write_text(json.dumps({"memory_gib": memory_gib + 2, "set_aside_gib": 2}))
 
-    def worker(self, service: str, *more: str, memory_gib: float = 0.6, model_dir: Path | None = None) -> Worker:
+    def worker(
+        self, service: str, *more: str, memory_gib: float = 0.6, model_dir: Path | None = None, token: str | None = None
+    ) -> Worker:
         """Start a worker; two of the usual size do not fit together."""
         arguments = ["--on-demand", "--service", service, "--room", str(self.root / "room")]
         arguments += ["--budget", str(self.root / "budget.json"), "--memory-gib", str(memory_gib)]
-        worker = Worker(model_dir or self.model_dir, self.root / f"{service}.log", *arguments, *more)
+        worker = Worker(model_dir or self.model_dir, self.root / f"{service}.log", *arguments, *more, token=token)
         self.workers.append(worker)
         return worker
 
@@ -334,12 +336,18 @@ def test_arguments_that_make_no_sense_are_refused(
 
 @pytest.mark.slow
 def test_an_unload_reads_no_body_and_has_a_door_at_on_demand_workers_only(node: Node) -> None:
-    worker = node.worker("one")
+    worker = node.worker("one", token="secret")
     url = worker.http.base_url
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
         # The answer does not wait for a body of which nothing has come.
         connection.sendall(b"POST /unload HTTP/1.1\r\nhost: w\r\ncontent-length: 60000000\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+    # Who has the worker's own token, as the orchestrator, needs no key of a neighbour.
+    assert ask(worker, WAIT).status_code == 200
+    assert httpx.post(f"{url}/unload", headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert phase(worker) == "ready"
+    assert worker.http.post("/unload").json() == {"unloaded": True}
+    assert phase(worker) == "cold"
     always = Worker(node.model_dir, node.root / "always.log", token="secret")
     with always:
         assert always.http.post("/unload").status_code == 404

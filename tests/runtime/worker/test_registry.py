@@ -94,6 +94,9 @@ async def test_each_finds_for_itself_who_goes_when_less_is_left(tmp_path: Path) 
     allotment = tmp_path / "budget.json"
     allotment.write_text('{"memory_gib": 8, "set_aside_gib": 3}')
     assert (old.is_too_much(one), new.is_too_much(two)) == (True, False)
+    old.write(one.model_copy(update={"phase": "unloading", "is_idle": False}))
+    assert not new.is_too_much(two)  # one that goes is enough
+    old.write(one)
     allotment.write_text('{"memory_gib": 8, "set_aside_gib": 5}')
     assert (old.is_too_much(one), new.is_too_much(two)) == (True, True)
     (tmp_path / "room" / "theirs.json").write_text("no JSON")  # of another stack
