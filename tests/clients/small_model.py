@@ -27,6 +27,8 @@ _OTHER_NUMBER = "the call is there; the small model gives the function another n
 _ENDLESS = "the small model begins a text in the JSON that it never ends; the client is told that the limit cut it off"
 _NO_CALL = "the small model may call the function and does not"
 _NEVER_FORCED = "the small model may call the function and does not; Ollama's API cannot ask for a call"
+"""What llama-server is sent was read: the functions are there, told in words as its template knows none. The model says
+`The value of magic_function(3) is 3.` instead of calling it."""
 _ONE_IS_ENOUGH = (
     "left out on a worker without a GPU, where it takes long; another of its kind is run, and all of them on llama.cpp"
 )
