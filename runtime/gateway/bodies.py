@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -78,8 +79,14 @@ def with_model(body: Body, model: str) -> bytes:
     if raw.count(_MODEL) == 1 and b"\\u006" not in raw:
         written = _MODEL_KEY.match(raw, raw.index(_MODEL))
         if written is not None:
-            return b'%b"model":%b%b' % (raw[: written.start()], json.dumps(model).encode(), raw[written.end() :])
+            return b'%b"model":%b%b' % (raw[: written.start()], _quoted(model), raw[written.end() :])
     return json.dumps({**body.document, "model": model}, separators=(",", ":")).encode()
+
+
+@functools.lru_cache(1024)
+def _quoted(model: str) -> bytes:
+    """Write the name of a model, of which the files have some, as JSON."""
+    return json.dumps(model).encode()
 
 
 def invalid(param: str, message: str) -> ApiError:

@@ -8,6 +8,7 @@ the task (the client left, the gateway stops) closes the endpoint's connection, 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ from runtime.gateway.routing.outcome import (
     judge_fault,
     judge_status,
 )
-from runtime.gateway.routing.table import Target
+from runtime.gateway.routing.table import EndpointIdentity, Target
 from runtime.gateway.steps import in_steps
 from runtime.gateway.streaming import Stream, expect_type, refused_in_stream
 from runtime.gateway.upstream import Connection, UpstreamError
@@ -260,18 +261,27 @@ class Exchanges:
 
 
 def _head(ask: Ask, target: Target, size: int) -> bytes:
-    identity = target.identity
+    is_stream = ask.body.is_stream or ask.body.is_collected
+    head = f"{_fixed_lines(target.identity, ask.path, is_stream)}{size}\r\nx-request-id: {ask.request_id}\r\n"
+    if ask.is_probe:
+        head += f"{PROBE_HEADER}: 1\r\n"
+    if ask.wait_s >= 1.0:
+        head += f"{PREFER_HEADER}: {wait_preference(ask.wait_s)}\r\n"
+    if target.token is not None:
+        head += f"authorization: Bearer {target.token}\r\n"
+    return f"{head}\r\n".encode("ascii")
+
+
+@functools.lru_cache(1024)
+def _fixed_lines(identity: EndpointIdentity, path: str, is_stream: bool) -> str:
+    """Return what all requests to an endpoint begin with, up to the size of the body."""
     host = f"[{identity.host}]" if ":" in identity.host else identity.host
     lines = (
-        f"POST {identity.base_path}{ask.path} HTTP/1.1",
+        f"POST {identity.base_path}{path} HTTP/1.1",
         f"host: {host}:{identity.port}",
         "content-type: application/json",
-        f"accept: {'text/event-stream' if ask.body.is_stream or ask.body.is_collected else 'application/json'}",
+        f"accept: {'text/event-stream' if is_stream else 'application/json'}",
         "accept-encoding: identity",
-        f"content-length: {size}",
-        f"x-request-id: {ask.request_id}",
-        *((f"{PROBE_HEADER}: 1",) if ask.is_probe else ()),
-        *((f"{PREFER_HEADER}: {wait_preference(ask.wait_s)}",) if ask.wait_s >= 1.0 else ()),
-        *(() if target.token is None else (f"authorization: Bearer {target.token}",)),
+        "content-length: ",
     )
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+    return "\r\n".join(lines)

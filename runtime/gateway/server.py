@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from runtime.gateway.http1 import PlainProtocol
 from runtime.gateway.live import Live
 
 log = logging.getLogger(__name__)
@@ -69,9 +70,7 @@ async def serve(app: Any, sock: socket.socket, live: Live, drain_s: float, when_
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = await app.create_server(sock=sock, backlog=BACKLOG)
-    await server.startup()
-    await server.start_serving()
+    server = await accept(app, sock)
     when_listening()
     await stopping.wait()
     live.is_draining = True
@@ -82,6 +81,14 @@ async def serve(app: Any, sock: socket.socket, live: Live, drain_s: float, when_
     # From now on Sanic ends every connection with its answer.
     app.config.KEEP_ALIVE = False
     await _drain(server.connections, drain_s)
+
+
+async def accept(app: Any, sock: socket.socket) -> Any:
+    """Begin to answer on a listening socket; return Sanic's server."""
+    server = await app.create_server(sock=sock, backlog=BACKLOG, protocol=PlainProtocol)
+    await server.startup()
+    await server.start_serving()
+    return server
 
 
 async def _drain(connections: set[Any], drain_s: float) -> None:

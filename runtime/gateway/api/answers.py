@@ -95,8 +95,11 @@ class Answer(HTTPResponse):
 
         Sanic puts pairs together one by one; the first of ours has all the others as lines behind its value.
         """
-        self.headers.setdefault("content-type", self.content_type)
-        lines = "\r\n".join([f"{name}: {value}" for name, value in self.headers.items()])
+        marks = self.headers
+        marks.setdefault("content-type", self.content_type)
+        if "content-length" in marks:
+            marks["content-length"] = str(marks["content-length"])  # Sanic's is a number
+        lines = "\r\n".join(map(": ".join, marks.items()))
         name, _, rest = lines.partition(": ")
         yield name.encode("ascii"), rest.encode("latin-1")
 
@@ -132,9 +135,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     if declared > limit:
         raise _too_large(limit)
     stream = cast(Any, request.stream)
-    if 0 < declared <= len(stream.recv_buffer):
-        # All of it has arrived with the head: nothing to wait for, and no deadline to set.
-        body = await _read(stream, limit)
+    if 0 < declared <= len(stream.recv_buffer) and not stream.expecting_continue:
+        body = _taken(stream, declared)
     else:
         try:
             async with asyncio.timeout(BODY_S):
@@ -144,6 +146,19 @@ async def read_body(request: Request, limit: int) -> bytes:
     # Sanic stops reading a connection while much waits to be read, and a connection that is not read from cannot
     # tell that its client left.
     cast(asyncio.Transport, request.transport).resume_reading()
+    return body
+
+
+def _taken(stream: Any, size: int) -> bytes:
+    """Take a body that has arrived with its head: nothing to wait for, and no deadline to set.
+
+    It leaves Sanic's stream as two calls of its `read` would, whose second one finds the end.
+    """
+    buffer = stream.recv_buffer
+    body = bytes(buffer[:size])
+    del buffer[:size]
+    stream.request_bytes_left = 0
+    stream.request_body = None
     return body
 
 

@@ -19,7 +19,7 @@ from sanic import Sanic
 from runtime.gateway.assembly import Gateway, assemble
 from runtime.gateway.reload import Sources
 from runtime.gateway.routing.breaker import Closed
-from runtime.gateway.server import BACKLOG, listen
+from runtime.gateway.server import accept, listen
 from schemas.stack import Stack
 from tests.fakes.upstream import FakeUpstream
 from tests.ports import free_port
@@ -121,9 +121,7 @@ class LocalGateway:
         sock = listen(self.host, 0)
         self.port = sock.getsockname()[1]
         self.url = f"http://{self.host}:{self.port}"
-        self._server = await self.gateway.app.create_server(sock=sock, backlog=BACKLOG)
-        await self._server.startup()
-        await self._server.start_serving()
+        self._server = await accept(self.gateway.app, sock)
 
     async def reload(self, document: dict[str, Any] | None = None) -> None:
         self.document = document or self.document

@@ -1,0 +1,70 @@
+"""I/O: Sanic's own HTTP/1.1, with a short way for what nearly every request is: a plain head that has arrived whole.
+
+Sanic looks at a head line by line, several times. One that the request's class has found sound, as it judges every
+head (`framing.find_fault`), can be taken apart at once. What asks for more (an upgrade, 100 Continue, chunks, another
+version) and what has not arrived yet goes Sanic's way.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sanic.compat import Header
+from sanic.http import Http
+from sanic.server.protocols.http_protocol import HttpProtocol
+
+_PLAIN = re.compile(rb"(GET|POST|DELETE|PUT|OPTIONS) (/[!-~]*) HTTP/1\.1\r\n")
+_SPECIAL = re.compile(rb"\n(?:expect|transfer-encoding|upgrade)[ \t]*:", re.IGNORECASE)
+_FIELD = re.compile(r"\r\n([^:\r\n]+):[^\S\r\n]*([^\r\n]*)")
+
+
+class PlainHttp(Http):
+    """One connection's requests."""
+
+    __slots__ = ()
+
+    async def http1_request_header(self) -> None:
+        """Read a head into `self.request`, as Sanic's own does."""
+        buffer = self.recv_buffer
+        end = buffer.find(b"\r\n\r\n")
+        if not 0 < end < self.HEADER_MAX_SIZE:
+            await super().http1_request_header()  # type: ignore[no-untyped-call]
+            return
+        head = bytes(buffer[:end])
+        line = _PLAIN.match(head)
+        if line is None or _SPECIAL.search(head) is not None:
+            await super().http1_request_header()  # type: ignore[no-untyped-call]
+            return
+        protocol: Any = self.protocol
+        method, url = line.groups()
+        self.url = url.decode("ascii")
+        self.head_only = False
+        headers = Header(_FIELD.findall(head.decode(errors="surrogateescape")))
+        connection = headers.getall("connection", ("keep-alive",))
+        self.keep_alive = protocol.app.config.KEEP_ALIVE and connection[-1].lower() == "keep-alive"
+        # This is where a head is refused that is not sound.
+        request = protocol.request_class(
+            url_bytes=url,
+            headers=headers,
+            head=head,
+            version="1.1",
+            method=method.decode("ascii"),
+            transport=protocol.transport,
+            app=protocol.app,
+        )
+        protocol.request_class._current.set(request)
+        size = headers.getone("content-length", None)
+        self.request_bytes_left = self.request_bytes = 0 if size is None else int(size)
+        # Sanic's own kind of mark.
+        self.request_body = True if size is not None else None  # type: ignore[assignment]
+        del buffer[: end + 4]
+        self.request, request.stream = request, self
+        protocol.state["requests_count"] += 1
+
+
+class PlainProtocol(HttpProtocol):
+    """One connection of a client."""
+
+    __slots__ = ()
+    HTTP_CLASS = PlainHttp

@@ -1,0 +1,91 @@
+"""A plain head is read as Sanic reads it, which is asked here beside ours."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sanic import Request, Sanic
+from sanic.response import HTTPResponse
+from sanic.server.protocols.http_protocol import HttpProtocol
+
+from runtime.gateway.app import StrictRequest
+from runtime.gateway.http1 import PlainProtocol
+from runtime.gateway.security.guard import Guard
+
+HEADS = (
+    "GET /seen HTTP/1.1\r\nhost: a",
+    "GET /seen?x=1&y=%20 HTTP/1.1\r\nHOST:a",
+    "POST /seen HTTP/1.1\r\nhost: localhost:80\r\ncontent-length: 2",
+    "POST /seen HTTP/1.1\r\nhost: localhost\r\nContent-Length:\t2\r\nx-twice: 1\r\nX-Twice:   2  \r\nx-no:\r\nx-end:",
+    "POST /seen HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: Keep-Alive",
+    "GET /seen HTTP/1.1\r\nhost: localhost\r\nconnection: close",
+    "GET /seen HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nconnection: keep-alive",
+    "GET /seen HTTP/1.1\r\nhost: localhost\r\nx-colon: a:b: c\r\nx-bytes: \u00e9\u2028\r\nx-space: \u00a0a",
+    "GET /seen HTTP/1.0\r\nhost: localhost",
+    "POST /seen HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 2",
+    "GET /seen HTTP/1.1",
+    "GET /seen HTTP/1.1\r\nhost: localhost\r\nno colon",
+    "GET /seen HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2",
+    "GET /seen HTTP/1.1\r\nhost: elsewhere.example",
+    "BREW /seen HTTP/1.1\r\nhost: localhost",
+    "nonsense",
+)
+
+
+@pytest.fixture
+async def ports() -> AsyncIterator[list[int]]:
+    """The same application behind Sanic's protocol and behind ours."""
+    app: Sanic[Any, Any] = Sanic("seen", request_class=StrictRequest, configure_logging=False)
+    app.config.ACCESS_LOG = False
+    app.ctx.guard = Guard("127.0.0.1", lambda: 0.0, lambda: 0.0)
+
+    async def seen(request: Request) -> HTTPResponse:
+        stream: Any = request.stream
+        body = (await stream.read() or b"") if stream.request_body else b""
+        named = sorted((name.lower(), value) for name, value in request.headers.items())
+        told = [request.method, request.path, request.query_string, request.version, named, body.decode()]
+        return HTTPResponse(json.dumps(told), content_type="application/json")
+
+    app.add_route(seen, "/seen", methods=["GET", "POST"], stream=True)
+    servers = []
+    found = []
+    for protocol in (HttpProtocol, PlainProtocol):
+        sock = socket.create_server(("127.0.0.1", 0))
+        found.append(sock.getsockname()[1])
+        server: Any = await app.create_server(sock=sock, protocol=protocol)
+        await server.startup()
+        await server.start_serving()
+        servers.append(server)
+    yield found
+    for server in servers:
+        server.close()
+
+
+async def answer_to(port: int, sent: bytes) -> list[bytes]:
+    """Return the lines of what comes back before the connection ends, or rests."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    said = await reader.readuntil(b"\r\n\r\n")
+    said += await reader.read() if b"connection: close" in said else await reader.readexactly(_size(said))
+    writer.close()
+    return said.split(b"\r\n")
+
+
+def _size(head: bytes) -> int:
+    declared = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    return int(declared or b"0")
+
+
+@pytest.mark.parametrize("head", HEADS)
+async def test_a_head_is_read_as_sanic_reads_it(ports: list[int], head: str) -> None:
+    sent = head.encode() + b"\r\n\r\n" + (b"{}" if ": 2" in head or ":\t2" in head else b"")
+
+    theirs, ours = [await answer_to(port, sent) for port in ports]
+
+    assert ours[0] == theirs[0]
+    if theirs[0].endswith(b"200 OK"):
+        assert ours == theirs
+    assert (b"connection: close" in ours) == (b"connection: close" in theirs)
