@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,9 @@ from orchestrator.cli.observe import shown_status, stack_status
 from orchestrator.cli.options import conf_option, controller, print_json, run
 from orchestrator.controller import Controller
 from orchestrator.status import status_data
+
+_DRIFTING = re.compile(r"[\d.]+ (s|min|h|d|ms|Gb/s|MiB|GiB|tokens/s)\b")
+"""Figures that are others at every look: ages, rates and memory alone are no news."""
 
 
 @click.command()
@@ -51,7 +55,7 @@ async def _redraw(control: Controller, every: float, count: int | None) -> None:
 
 
 async def _print(control: Controller, every: float, count: int | None, as_json: bool) -> None:
-    """Print everything at each look as JSON; as text only the lines that were not there at the look before."""
+    """Print everything at each look as JSON; as text only what was not there at the look before."""
     before: set[str] = set()
     looks = 0
     while True:
@@ -60,9 +64,9 @@ async def _print(control: Controller, every: float, count: int | None, as_json: 
             for data in status_data(stack_status(control, seen)):
                 print_json({"at": round(time.time(), 3), **data})
         else:
-            lines = list(shown_status(control, seen))
-            for line in lines:
-                if line not in before:
+            lines = {_DRIFTING.sub("", line): line for line in shown_status(control, seen)}
+            for key, line in lines.items():
+                if key not in before:
                     click.echo(f"{time.strftime('%H:%M:%S')}  {line.strip()}")
             before = set(lines)
         looks += 1
