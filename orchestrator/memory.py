@@ -74,8 +74,8 @@ class KnownMemory:
         used = [slot_of(unit.id) for unit in self._loaded if unit.node == node and not _is_idle(unit)]
         if not used:
             return ""
-        services = {slot.rpartition("-")[0]: None for slot in used}
-        frees = ", ".join(f"orchestrate restart {self._stack} {service}" for service in services)
+        services = dict.fromkeys(slot.rpartition("-")[0] for slot in used)
+        frees = f"orchestrate restart {self._stack} {' '.join(services)}"
         one = len(used) == 1
         return (
             f"; {', '.join(used)} use{'s' if one else ''} {'a model' if one else 'models'} loaded on demand there: "

@@ -256,7 +256,9 @@ def test_on_a_node_that_declares_its_memory_loaded_models_count() -> None:
     used = with_free(loaded(loaded(world, "draft-0.0", idle_s=None), "third-0.0", idle_s=None), 100.0)
     plan = reconcile(wish, used)
     assert [change.target for change in plan.changes if change.kind == "defer"] == ["alpha/small-0.0"]
-    assert "draft-0.0, third-0.0 use models loaded on demand there: apply again when they are idle" in render(plan, "")
+    text = render(plan, "")
+    assert "draft-0.0, third-0.0 use models loaded on demand there: apply again when they are idle" in text
+    assert "or orchestrate restart world draft third frees it at once" in text
 
 
 def test_a_copy_that_moved_to_a_node_is_no_conflict_there() -> None:
