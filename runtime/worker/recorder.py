@@ -14,7 +14,7 @@ LEAST_LOGPROB = -9999.0
 class Recorder:
     """One request's log probabilities. The first of its logits processors, so it sees the model's own logits.
 
-    The batch computes one token ahead: a row that was seen in one step belongs to the token that the next one gives.
+    The batch may compute one token ahead: a row that was seen in one step belongs to the token that the next one gives.
     """
 
     def __init__(self, alternatives: int) -> None:

@@ -20,6 +20,8 @@ from runtime.worker.products import unread
 from runtime.worker.prompt_cache import Caches
 from runtime.worker.sampling import Chooser
 
+MOST_ROWS = 256
+"""Rows of logits in one pass, of all prompts that end in it: each is as long as the vocabulary."""
 CLEAR_STEPS = 512
 """Steps between two times that MLX gives memory back which it has no use for; mlx-lm's own number."""
 
@@ -176,9 +178,12 @@ class Sequences:
         have the same prompt, and begin from what was computed for that one.
         """
         self._enter()
-        ending = [
-            place for place, line in enumerate(self._reading.lines) if line.done + _part(line, size) == len(line.tokens)
-        ]
+        lines = self._reading.lines
+        left = [len(line.tokens) - line.done for line in lines]
+        ending = [place for place, line in enumerate(lines) if _part(line, size) == left[place]]
+        if len(ending) * max((left[place] for place in ending), default=0) > MOST_ROWS:
+            # The others are read but for their last tokens, and end with the next round.
+            ending = [place for place in ending if left[place] == 1]
         if not ending:
             return
         group = self._begun = self._reading.split(ending)
@@ -200,7 +205,8 @@ class Sequences:
         """Compute the next portion of the other prompts, `size` tokens of each at most; return their lines."""
         group = self._reading
         if group.lines:
-            parts = [line.tokens[line.done : line.done + _part(line, size)] for line in group.lines]
+            # Without their last tokens, which come with the answer.
+            parts = [line.tokens[:-1][line.done : line.done + _part(line, size)] for line in group.lines]
             with unread():
                 group.forward(self.module, parts)
             mx.eval([cache.state for cache in group.caches])

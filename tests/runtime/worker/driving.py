@@ -2,6 +2,9 @@
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
 
 from runtime.worker.model import LoadedModel
 from runtime.worker.request import Sampling
@@ -39,6 +42,22 @@ class Run:
         while self.open:
             self.step()
         return [self.answers[insert.id] for insert in inserts]
+
+
+class Passes:
+    """A model that notes how many rows and tokens each of its passes computes."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, tokens: mx.array, **options: Any) -> mx.array:
+        self.shapes.append(tokens.shape)
+        found: mx.array = self.module(tokens, **options)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
 
 
 def prompt(model: LoadedModel, length: int, seed: int = 1) -> list[int]:

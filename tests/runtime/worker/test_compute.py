@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -13,7 +12,7 @@ from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.request import Sampling
 from runtime.worker.sampling import Chooser
 from runtime.worker.steps import Commands, Insert
-from tests.runtime.worker.driving import Run, asking, prompt
+from tests.runtime.worker.driving import Passes, Run, asking, prompt
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +48,6 @@ def test_the_ranks_agree_once_on_the_tokens_of_all_rows(model: LoadedModel) -> N
     assert rows == [4] * 8
 
 
-class Passes:
-    """A model that counts its passes, and notes how many tokens of each row they compute."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.shapes: list[tuple[int, ...]] = []
-
-    def __call__(self, tokens: mx.array, **options: Any) -> mx.array:
-        self.shapes.append(tokens.shape)
-        return self.module(tokens, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.module, name)
-
-
 @pytest.mark.parametrize("looks_ahead", [False, True])
 def test_the_first_token_behind_a_known_beginning_is_one_pass_and_every_other_one_more(
     model: LoadedModel, looks_ahead: bool
@@ -88,6 +72,15 @@ def test_choices_of_one_prompt_are_one_pass_up_to_their_first_tokens(model: Load
     wanted = [Insert(each, prompt(model, 20), 3, Sampling(temperature=1, seed=each), shares=1) for each in (1, 2, 3)]
     Run(Compute(counted)).finish(*wanted)
     assert passes.shapes == [(1, 20), (3, 1), (3, 1)]
+
+
+def test_the_ends_of_many_prompts_are_not_one_pass_of_all_their_logits(model: LoadedModel) -> None:
+    passes = Passes(model.module)
+    run = Run(Compute(replace(model, module=passes)))
+    wanted = [asking(each, prompt(model, 30, each), 2) for each in range(1, 10)]
+    answers = run.finish(*wanted)
+    assert passes.shapes == [(9, 29), (9, 1), (9, 1)]
+    assert answers == [Run(Compute(model)).finish(each)[0] for each in wanted]
 
 
 def test_looking_ahead_changes_no_answer(model: LoadedModel) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.worker.prefill import ALONE_S, CPU, GROWTH, SHARED_S, Bounds, Portions
+from runtime.worker.prefill import ALONE_S, CPU, GROWTH, SHARED_S, TAIL, Bounds, Portions, portion
 from runtime.worker.request import Sampling
 from runtime.worker.steps import Commands, Insert, Step, Token
 
@@ -47,6 +47,25 @@ class Machine:
         self.portions.end(seconds, gives(*given, entered={each.id: known for each in inserts}))
         self.sizes.append(size)
         return size
+
+
+@pytest.mark.parametrize(
+    ("left", "size", "reads"),
+    [(1, 1, 1), (5, 256, 5), (TAIL, 256, TAIL), (TAIL + 1, 256, TAIL), (200, 256, 199), (200, 64, 64), (20, 8, 8)],
+)
+def test_the_end_of_a_prompt_is_read_with_its_last_token_only_where_it_is_short(
+    left: int, size: int, reads: int
+) -> None:
+    assert portion(left, size) == reads
+
+
+def test_a_first_token_is_no_sign_of_others_that_stream() -> None:
+    portions = Portions()
+    portions.begin(Commands([insert(1, 32)]))
+    portions.end(0.032, gives(1, entered={1: 0}))
+    portions.begin(Commands(removes=(1,)))
+    portions.end(9.0, gives())
+    assert portions.begin(Commands([insert(2, 9000)])) == 128
 
 
 def test_the_first_round_reads_the_least_and_the_next_ones_grow_by_what_was_measured() -> None:

@@ -21,7 +21,7 @@ from runtime.worker.request import Sampling
 from runtime.worker.speculation import DraftError, Speculation
 from runtime.worker.steps import Insert
 from schemas.messages import WorkerStatus
-from tests.runtime.worker.driving import GREEDY, Run, asking, prompt
+from tests.runtime.worker.driving import GREEDY, Passes, Run, asking, prompt
 from tests.runtime.worker.process import Worker
 from tests.runtime.worker.tiny import write_model
 
@@ -137,6 +137,22 @@ def test_a_short_prompt_that_begins_like_a_long_one_is_kept_small(model: LoadedM
     assert run.known[2] == 1
     # Of 768 places for the long one, 256 for the short one.
     assert (run.compute.gauges.kept_bytes - before) * 3 == before
+
+
+def test_the_end_of_a_known_prompt_is_one_pass_with_the_first_guesses(
+    model: LoadedModel, stranger: LoadedModel
+) -> None:
+    passes = Passes(model.module)
+    run = drafting(replace(model, module=passes), stranger)
+    first = prompt(model, 100)
+    run.finish(asking(1, first))
+    passes.shapes.clear()
+    again = asking(2, [*first, *prompt(model, 5, seed=2)])
+    run.step(again)
+    assert run.step().tokens
+    assert passes.shapes == [(1, 5 + 3)]
+    assert run.finish() == []
+    assert run.answers[2] == alone(model, again)[0]
 
 
 def test_what_is_kept_makes_room_for_a_lone_request(model: LoadedModel, stranger: LoadedModel) -> None:
