@@ -103,8 +103,8 @@ def free_memory(desired: Desired, observed: Observed, known: KnownMemory) -> dic
     """Return what is free on each node that answered, in GiB; None where it does not say.
 
     What is available less what is kept free, and less what living units that still load will take: how much of that
-    they have taken already is not known. Of a node that declares its memory never more than living units, and the models
-    that are loaded on demand, leave of that.
+    they have taken already is not known. Of a node that declares its memory never more than living units and the models
+    that are loaded on demand leave of that.
     """
     free: dict[NodeName, float | None] = {}
     for name, node in observed.nodes.items():
