@@ -108,12 +108,16 @@ def list_(stack: str | None, conf: Path | None, as_json: bool) -> int:
 
 
 @keys.command()
-@click.argument("key", metavar="ID|NAME")
-@click.option("--stack", "stack", help="The stack, where several name a keys file.")
+@click.argument("words", nargs=-1, required=True, metavar="[STACK] ID|NAME")
+@click.option("--stack", "named", metavar="STACK", help="The same as STACK before the key.")
 @conf_option
 @json_option
-def revoke(key: str, stack: str | None, conf: Path | None, as_json: bool) -> int:
+def revoke(words: tuple[str, ...], named: str | None, conf: Path | None, as_json: bool) -> int:
     """Take a key away; what is being answered for it ends too."""
+    *before, key = words
+    if len(before) > (named is None):
+        raise click.UsageError(f"Expected the stack at most once and one key, found: {' '.join(words)}")
+    stack = before[0] if before else named
 
     async def work() -> int:
         control, composed, at = _keys_of(conf, stack)

@@ -140,6 +140,11 @@ def test_the_commands(conf: Path) -> None:
         assert key_digest(key) not in told
     assert "Revoked" in run(conf, "revoke", line["id"]).stdout
     assert "has no keys" in run(conf, "list").stdout
+    for before in (("revoke", "lab"), ("revoke", "--stack", "lab")):
+        run(conf, "new", "lab", "--scope", "read", "--name", "me")
+        assert "Revoked" in run(conf, *before, "me").stdout, "the stack stands where the other commands have it, too"
+    assert run(conf, "revoke", "lab", "me", "you").exit_code == 2
+    assert run(conf, "revoke", "lab", "me", "--stack", "lab").exit_code == 2
 
 
 @pytest.mark.parametrize(
