@@ -78,15 +78,19 @@ class Reader:
                 yield said
 
     def _run(self, events: bytes, start: int) -> tuple[list[str], int] | None:
-        """Return the texts of all known events from `start` on, and where they end; None where one holds no text."""
+        """Return the texts of the known events from `start` on, and where they end; None where the first is none."""
         before, after, found = self._before, self._after, []
         while events.startswith(before, start):
             begin = start + len(before)
             end = events.find(after, begin)
-            if end < 0:
-                return None
-            found.append(events[begin:end])
+            text = events[begin:end]
+            if end < 0 or b"\n" in text:
+                # It goes on in another way: a chunk of the next second, or one that says more.
+                break
+            found.append(text)
             start = end + len(after)
+        if not found:
+            return None
         try:
             # A line end between them, which no JSON text can hold: none that is broken can go on in the next one.
             written = (b"[%b]" % b",\n".join(found)).decode()

@@ -115,6 +115,15 @@ def test_a_text_of_another_place_is_not_taken_for_the_answers() -> None:
     assert flat(read(event(document) + event(other) * 2)) == [(False, "same")] * 3
 
 
+def test_what_stands_around_texts_may_change_on_the_way() -> None:
+    seconds = [1, 1, 1, 2, 2, 2, 2, 3, 3]
+    chunks = [chunk_document({"content": f"w{place}"}) | {"created": second} for place, second in enumerate(seconds)]
+    behind = [{key: chunk[key] for key in ("choices", "created", "id", "model")} for chunk in chunks]
+    for each in (chunks, behind):
+        together = [len(said.texts) for said in read(b"".join(map(event, each))) if isinstance(said, Texts)]
+        assert together == [2, 3, 1]
+
+
 def test_a_stream_whose_events_are_all_different_is_read_as_well() -> None:
     chunks = [chunk_document({"content": f"w{number}"}) | {"created": number} for number in range(3 * MOST_FRAMES)]
     assert read(b"".join(map(event, chunks))) == chunks
