@@ -97,9 +97,9 @@ def error_body(
     return json.dumps({"error": error}, ensure_ascii=False).encode(errors="replace")
 
 
-def error_event(message: str, code: str) -> bytes:
-    """Write an error as the last event of a stream."""
-    return b"data: " + error_body(HTTPStatus.BAD_GATEWAY, message, code=code) + b"\n\n"
+def error_event(message: str, code: str, status: int = HTTPStatus.BAD_GATEWAY) -> bytes:
+    """Write an error as the last event of a stream; `status` is the one that says what type of error it is."""
+    return b"data: " + error_body(status, message, code=code) + b"\n\n"
 
 
 def clean(text: str) -> str:

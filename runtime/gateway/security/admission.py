@@ -76,7 +76,7 @@ async def _send_away(request: Request, stay: Stay) -> None:
         raise ApiError(401, message, code=f"{stay.reason}_api_key")
     try:
         async with asyncio.timeout(FAREWELL_S):
-            said = error_event(message, f"{stay.reason}_api_key")
+            said = error_event(message, f"{stay.reason}_api_key", 401)
             translate = getattr(request.ctx, "translate", None)
             await response.send(said if translate is None else translate(said))
     except TimeoutError:

@@ -32,7 +32,7 @@ async def test_a_revoked_key_ends_its_open_stream_with_a_word_and_no_others(keye
             await keyed.gateway.reload()
             rest = [line async for line in lines if line]
             last = json.loads(rest[-1].removeprefix("data: "))
-            assert last["error"]["code"] == "revoked_api_key"
+            assert (last["error"]["type"], last["error"]["code"]) == ("authentication_error", "revoked_api_key")
             assert "[DONE]" not in "".join(rest)
             await asyncio.wait_for(keyed.fake.seen[0].was_cut.wait(), 30)
             assert "data:" in await anext(others)
