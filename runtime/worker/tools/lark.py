@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from runtime.worker.tools.bounds import with_kept_bounds
+
 MAX_GRAMMAR_BYTES = 256 * 1024
 """Of a serialised grammar. One of this size whose 2,000 properties each have a pattern takes 0.7 s to compile."""
 _SPACE = r"( |\r?\n[ \t]{0,40})?"
@@ -38,7 +40,7 @@ class Lark:
         options: dict[str, Any] = {"whitespace_pattern": _SPACE}
         if not is_strict:
             options |= {"lenient": True, "coerce_one_of": True}
-        return self.rule("%json " + json.dumps({**schema, "x-guidance": options}))
+        return self.rule("%json " + json.dumps({**with_kept_bounds(schema), "x-guidance": options}))
 
     def until(self, end: str, without: str = "") -> str:
         """Return an expression for any text up to and with `end`, which begins where it first occurs.
