@@ -48,5 +48,6 @@ def _part(key: str, value: Any) -> Any:
 
 def _number(value: object) -> float | None:
     """Return a number whose neighbours are less than 1 away from it; others need no help."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < _LARGE else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < _LARGE else None
