@@ -11,8 +11,10 @@ import re
 from typing import Any
 
 from sanic.compat import Header
-from sanic.http import Http
+from sanic.http import Http, Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
+
+from runtime.gateway.api.answers import Answer
 
 _PLAIN = re.compile(rb"(GET|POST|DELETE|PUT|OPTIONS) (/[!-~]*) HTTP/1\.1\r\n")
 _SPECIAL = re.compile(rb"\n(?:expect|transfer-encoding|upgrade)[ \t]*:", re.IGNORECASE)
@@ -61,6 +63,17 @@ class PlainHttp(Http):
         del buffer[: end + 4]
         self.request, request.stream = request, self
         protocol.state["requests_count"] += 1
+
+    async def http1_response_header(self, data: bytes, end_stream: bool) -> None:
+        """Send the head of an answer, and with it the body of one that is whole. Nothing more follows one like that."""
+        answer = self.response
+        is_special = self.head_only or self.expecting_continue or data
+        if is_special or not isinstance(answer, Answer) or not answer.is_whole:
+            await super().http1_response_header(data, end_stream)
+            return
+        self.response_func = None  # type: ignore[assignment]  # as Sanic marks an answer that has been sent
+        await self._send(answer.written(keep_alive=self.keep_alive))
+        self.stage = Stage.IDLE
 
 
 class PlainProtocol(HttpProtocol):

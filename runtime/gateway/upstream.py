@@ -117,19 +117,15 @@ class Connection(asyncio.Protocol):
                 return b""
             if not await self._wait(due, fault, wake_at):
                 return None
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
-        if self._is_paused and self._transport is not None:
-            self._is_paused = False
-            self._transport.resume_reading()
-        return data
+        return self._taken()
 
     async def read_all(self, limit: int, idle_s: float, due: float = math.inf) -> bytes:
         """Return the whole body, at most `limit` bytes of it; raises `UpstreamError`.
 
         `idle_s` is for each piece, `due` for the whole, on the loop's clock.
         """
+        if self.is_complete and self._chunks and self._buffered <= limit:
+            return self._taken()  # all of it has come with its head, or behind it
         parts, size = [], 0
         while data := await self.read(min(self._loop.time() + idle_s, due)):
             parts.append(data)
@@ -137,6 +133,16 @@ class Connection(asyncio.Protocol):
             if size > limit:
                 raise UpstreamError("bad answer", f"more than {limit} bytes")
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _taken(self) -> bytes:
+        """Return what has come of the body and was not read yet."""
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        return data
 
     def rest(self) -> None:
         """Forget the finished exchange before the connection waits for its next one."""

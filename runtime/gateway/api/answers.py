@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from sanic import Request
 from sanic.compat import Header
+from sanic.helpers import STATUS_CODES
 from sanic.response import HTTPResponse
 
 from runtime.gateway.attempt import Notes
@@ -75,6 +76,9 @@ def id_marks(request: Request, dialect: Dialect) -> dict[str, str]:
     return {dialect.id_header: request_id(request)} if dialect.id_header else {}
 
 
+_BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+
+
 class Answer(HTTPResponse):
     """An answer whose header values are known to be clean: ours, or checked when the request was read."""
 
@@ -95,13 +99,28 @@ class Answer(HTTPResponse):
 
         Sanic puts pairs together one by one; the first of ours has all the others as lines behind its value.
         """
+        name, _, rest = self._lines().partition(": ")
+        yield name.encode("ascii"), rest.encode("latin-1")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has a body, which is sent with its head."""
+        return bool(self.body) and self.status not in _BODILESS
+
+    def written(self, *, keep_alive: bool) -> bytes:
+        """Return all of an answer that is sent as a whole, as Sanic writes it."""
+        body = self.body or b""
+        self.headers["content-length"] = str(len(body))
+        self.headers["connection"] = "keep-alive" if keep_alive else "close"
+        status = b"HTTP/1.1 %d %b\r\n" % (self.status, STATUS_CODES.get(self.status, b"UNKNOWN"))
+        return b"%b%b\r\n\r\n%b" % (status, self._lines().encode("latin-1"), body)
+
+    def _lines(self) -> str:
         marks = self.headers
         marks.setdefault("content-type", self.content_type)
         if "content-length" in marks:
             marks["content-length"] = str(marks["content-length"])  # Sanic's is a number
-        lines = "\r\n".join(map(": ".join, marks.items()))
-        name, _, rest = lines.partition(": ")
-        yield name.encode("ascii"), rest.encode("latin-1")
+        return "\r\n".join(map(": ".join, marks.items()))
 
 
 def json_answer(request: Request, live: Live, document: object, status: int = 200) -> Answer:

@@ -11,6 +11,7 @@ from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from runtime.gateway.api.answers import Answer
 from runtime.gateway.app import StrictRequest
 from runtime.gateway.http1 import PlainProtocol
 from runtime.gateway.security.guard import Guard
@@ -49,7 +50,11 @@ async def ports() -> AsyncIterator[list[int]]:
         told = [request.method, request.path, request.query_string, request.version, named, body.decode()]
         return HTTPResponse(json.dumps(told), content_type="application/json")
 
+    async def whole(request: Request) -> HTTPResponse:
+        return Answer(b'{"a": 1}', int(request.args.get("status")), {"x-mark": "1"}, "application/json")
+
     app.add_route(seen, "/seen", methods=["GET", "POST"], stream=True)
+    app.add_route(whole, "/whole", methods=["GET"])
     servers = []
     found = []
     for protocol in (HttpProtocol, PlainProtocol):
@@ -72,6 +77,17 @@ async def answer_to(port: int, sent: bytes) -> list[bytes]:
     said += await reader.read() if b"connection: close" in said else await reader.readexactly(_size(said))
     writer.close()
     return said.split(b"\r\n")
+
+
+@pytest.mark.parametrize("status", [200, 404, 499])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_is_written_as_sanic_writes_it(ports: list[int], status: int, version: str) -> None:
+    sent = f"GET /whole?status={status} HTTP/{version}\r\nhost: localhost\r\n\r\n".encode()
+
+    theirs, ours = [await answer_to(port, sent) for port in ports]
+
+    # Sanic names other versions of HTTP in it, of which there are none here.
+    assert ours == [line for line in theirs if line != b"alt-svc: "]
 
 
 def _size(head: bytes) -> int:
