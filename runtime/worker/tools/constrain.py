@@ -119,7 +119,7 @@ class Constraint:
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Take the tokens so far and the next one's logits of one row; forbid what the grammar forbids.
 
-        Called once a step. The batch looks one token ahead: the call after the end token changes nothing, since the
+        Called once a step. The batch may look one token ahead: the call after the end token changes nothing, since the
         token chosen from it is never used.
 
         Raises RuntimeError where the last token breaks the grammar, or the grammar becomes too complex.
