@@ -103,6 +103,7 @@ CLIENTS = (
     _python("LlamaIndex", "llamaindex_python.py", "llama-index", ["llama-index-core", "llama-index-llms-openai-like"]),
     _plain("curl", "curl.py", "whatever the machine has", "curl"),
     _plain("Open WebUI", "open_webui.py", "its requests, as its backend sends them"),
+    _node("Continue", "continue_cli.mjs", "@continuedev/cli"),
 )
 STANDARD = (
     _standard("LangChain: ChatOpenAI", "TestChatOpenAI", ["langchain-openai"]),
