@@ -125,10 +125,12 @@ class Awaiter:
         if verdict.outcome == "failed":
             await self._await_end(watched)
             unrouted = "" if action.is_serving else "is not routed to, and "
+            words = f"{action.unit} does not answer as one process does: it {unrouted}was ended"
+            if spec.model.source.startswith("path:"):  # nobody else knows what its files should be
+                words += f"; compare the files of {spec.model.name} on every node with where they came from"
+                raise EffectError(words, log_tail=verdict.words)
             raise EffectError(
-                f"{action.unit} does not answer as one process does: it {unrouted}was ended",
-                log_tail=verdict.words,
-                next_step=("models", "verify", self._cluster.stack, "--mend"),
+                words, log_tail=verdict.words, next_step=("models", "verify", self._cluster.stack, "--mend")
             )
 
     async def _refuse(self, action: AwaitReady, watched: tuple[Watched, ...], url: str, words: str) -> None:
