@@ -105,3 +105,36 @@ async def test_a_head_is_read_as_sanic_reads_it(ports: list[int], head: str) -> 
     if theirs[0].endswith(b"200 OK"):
         assert ours == theirs
     assert (b"connection: close" in ours) == (b"connection: close" in theirs)
+
+
+async def test_a_request_that_has_just_arrived_is_no_idle_connection() -> None:
+    app: Sanic[Any, Any] = Sanic("drained", request_class=StrictRequest, configure_logging=False)
+    app.config.ACCESS_LOG = False
+    app.ctx.guard = Guard("127.0.0.1", lambda: 0.0, lambda: 0.0)
+
+    async def whole(_request: Request) -> HTTPResponse:
+        return Answer(b"{}", 200, {}, "application/json")
+
+    app.add_route(whole, "/whole", methods=["GET"])
+    sock = socket.create_server(("127.0.0.1", 0))
+    server: Any = await app.create_server(sock=sock, protocol=PlainProtocol)
+    await server.startup()
+    await server.start_serving()
+    reader, writer = await asyncio.open_connection(*sock.getsockname())
+    async with asyncio.timeout(30):
+        while not server.connections:
+            await asyncio.sleep(0.01)
+    (connection,) = server.connections
+
+    connection.data_received(b"GET /whole HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    closed_at_once = connection.close_if_idle()
+    async with asyncio.timeout(30):
+        said = await reader.readuntil(b"{}")
+    while not connection.close_if_idle():
+        await asyncio.sleep(0.01)
+
+    assert not closed_at_once
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert await reader.read() == b""
+    writer.close()
+    server.close()
