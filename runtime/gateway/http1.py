@@ -85,7 +85,7 @@ class PlainProtocol(HttpProtocol):
     def close_if_idle(self) -> bool:
         """Close the connection where nothing of a request has arrived; tell whether it was closed.
 
-        Sanic's own takes one for idle whose bytes have come and whose task has not looked at them yet: a client that was
-        promised an answer would be cut off.
+        Sanic's own takes one for idle whose bytes have come and whose task has not looked at them yet: a client that
+        waits for its answer would be cut off.
         """
         return not self.recv_buffer and super().close_if_idle()
