@@ -15,6 +15,8 @@ PASSING_S = 1.0
 """The least between checks of an endpoint that says that it will answer soon."""
 UNDECIDED_S = 30.0
 """Between checks that said nothing, such as a refused key: the default interval."""
+_LARGEST_EXPONENT = 8
+"""Far above the longest interval. A machine may be off for days, and floats end at 2 ** 1023."""
 
 
 def check_due(standing: Standing, check_s: float | None, now: float) -> float | None:
@@ -35,7 +37,8 @@ def check_due(standing: Standing, check_s: float | None, now: float) -> float | 
     if not isinstance(standing.breaker, Closed):
         return max(standing.breaker.until, standing.busy_until, undecided_until)
     if standing.failed_checks and probe is not None:
-        wait_s = min(SUSPECT_S * 2.0 ** (standing.failed_checks - 1), check_s or LONGEST_SUSPECT_S, LONGEST_SUSPECT_S)
+        doubled_s = SUSPECT_S * 2.0 ** min(standing.failed_checks - 1, _LARGEST_EXPONENT)
+        wait_s = min(doubled_s, check_s or LONGEST_SUSPECT_S, LONGEST_SUSPECT_S)
         since = probe.at
     elif standing.breaker.failures:
         wait_s, since = SUSPECT_S if check_s is None else min(SUSPECT_S, check_s), standing.failed_at

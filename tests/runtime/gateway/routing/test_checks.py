@@ -33,6 +33,7 @@ def due(state: State, check_s: float | None = None, **more: object) -> float | N
         (due(Closed(), 60.0, failed_checks=2, probe=SILENT), 95.0 + 2 * SUSPECT_S),
         (due(Closed(), 60.0, failed_checks=9, probe=SILENT), 95.0 + LONGEST_SUSPECT_S),
         (due(Closed(), 3.0, failed_checks=9, probe=SILENT), 98.0),
+        (due(Closed(), failed_checks=100_000, probe=SILENT), 95.0 + LONGEST_SUSPECT_S),
         (due(Closed(0, 2), failed_checks=3, probe=SILENT, failed_at=99.0), 95.0 + 4 * SUSPECT_S),
         (due(Closed(), failed_checks=1, probe=SILENT, in_flight=1), NOW + SUSPECT_S),
         (due(Closed(), failed_checks=1, probe=SILENT, busy_until=140.0), 140.0),
