@@ -114,11 +114,7 @@ def choose(
             reason = reason or _obstacle(target, standing, now)
             if reason is not None:
                 skipped.append(reason)
-            elif (
-                standing.is_probed
-                and (standing.failed_checks or not isinstance(standing.breaker, Closed))
-                and not standing.asleep
-            ):
+            elif _is_on_trial(standing):
                 trial = trial or target
                 if isinstance(standing.breaker, Closed):
                     skipped.append(Skipped(target.name, "unready"))
@@ -150,8 +146,19 @@ def in_use(
         target = choose(rung, standings, (), now, 0).target
         if target is not None:
             tier = next(tier for tier in rung.tiers if target in tier)
-            return rung, frozenset(one.identity for one in tier if _obstacle(one, standings[one.identity], now) is None)
+            return rung, frozenset(one.identity for one in tier if _may_share(one, standings[one.identity], now))
     return None, frozenset()
+
+
+def _may_share(target: Target, standing: Standing, now: float) -> bool:
+    return _obstacle(target, standing, now) is None and not _is_on_trial(standing)
+
+
+def _is_on_trial(standing: Standing) -> bool:
+    """Tell whether a probe, and not a client's request, is to show that an endpoint answers again."""
+    if not standing.is_probed or standing.asleep:
+        return False
+    return standing.failed_checks > 0 or not isinstance(standing.breaker, Closed)
 
 
 def _is_warming(target: Target, standing: Standing, now: float) -> bool:

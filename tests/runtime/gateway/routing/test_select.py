@@ -228,6 +228,8 @@ def test_what_is_in_use_is_the_rung_that_would_answer_and_who_shares_it() -> Non
     assert in_use(above, both_open, NOW) == (below, {C.identity})
     assert in_use(route([A], [B]), one_open, NOW)[1] == {B.identity}, "the second tier"
     assert in_use(route([A]), one_open, NOW) == (None, frozenset())
+    for on_trial in (Standing(is_probed=True, failed_checks=1), Standing(is_probed=True, breaker=Open(1, 90.0, 1))):
+        assert in_use(above, {**well, A.identity: on_trial}, NOW) == (above, {B.identity}), "no request is risked"
 
 
 STATES = st.builds(
