@@ -179,6 +179,9 @@ class Prober:
         finally:
             lease.finish(verdict, error)
         standing.is_probed = verdict.label not in _NO_PROBES
+        if not standing.is_probed:
+            # No check will come that could show that it is ready again.
+            standing.failed_checks = 0
         outcome = verdict.label if standing.is_probed else _UNANSWERABLE
         standing.probe = Probe(self._now(), outcome, verdict.effect)
         self._metrics.probe(target.name, outcome)

@@ -103,6 +103,14 @@ async def test_an_idle_endpoint_that_dies_is_left_before_a_client_asks(lab: Any)
     assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
 
 
+async def test_an_endpoint_that_can_be_checked_no_more_is_left_to_clients(lab: Any) -> None:
+    gateway, (fake,) = await lab(refuses(500), chat={"health_check": {"interval_s": 0.2}})
+    await until(lambda: gateway.standing("a").failed_checks)
+    fake.behave = refuses(400)
+    await until(lambda: not gateway.standing("a").is_probed)
+    assert (await gateway.config())["endpoints"][0]["state"] == "ready"
+
+
 async def test_pollers_end_with_their_table(lab: Any, tmp_path: Path) -> None:
     gateway, (fake,) = await lab(refuses(500), chat=SOON)
     await ask(gateway)
