@@ -11,7 +11,7 @@ from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
-from runtime.gateway.api.answers import Answer
+from runtime.gateway.api.answers import Answer, read_body
 from runtime.gateway.app import StrictRequest
 from runtime.gateway.http1 import PlainProtocol
 from runtime.gateway.security.guard import Guard
@@ -53,6 +53,10 @@ async def ports() -> AsyncIterator[list[int]]:
     async def whole(request: Request) -> HTTPResponse:
         return Answer(b'{"a": 1}', int(request.args.get("status")), {"x-mark": "1"}, "application/json")
 
+    async def echoed(request: Request) -> HTTPResponse:
+        return Answer(await read_body(request, 1024), 200, {"x-mark": "1"}, "application/json")
+
+    app.add_route(echoed, "/echoed", methods=["POST"], stream=True)
     app.add_route(seen, "/seen", methods=["GET", "POST"], stream=True)
     app.add_route(whole, "/whole", methods=["GET"])
     servers = []
@@ -88,6 +92,24 @@ async def test_an_answer_is_written_as_sanic_writes_it(ports: list[int], status:
 
     # Sanic names other versions of HTTP in it, of which there are none here.
     assert ours == [line for line in theirs if line != b"alt-svc: "]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7, 10_000])
+async def test_requests_that_come_behind_each_other_are_answered_in_their_order(ports: list[int], pieces: int) -> None:
+    """A body ends where its head says, and what follows is the next request, however the network splits them."""
+    bodies = [b"{}", b"GET /seen HTTP/1.1\r\nhost: a\r\n\r\n", b"x" * 300]
+    head = b"POST /echoed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b"
+    sent = b"".join(head % (len(body), body) for body in bodies)
+    size = -(-len(sent) // pieces)
+    reader, writer = await asyncio.open_connection("127.0.0.1", ports[1])
+    for start in range(0, len(sent), size):
+        writer.write(sent[start : start + size])
+        await asyncio.sleep(0)
+
+    answers = [await reader.readexactly(_size(await reader.readuntil(b"\r\n\r\n"))) for _ in bodies]
+
+    assert answers == bodies
+    writer.close()
 
 
 def _size(head: bytes) -> int:
