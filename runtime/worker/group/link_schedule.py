@@ -14,8 +14,8 @@ BANDWIDTH_NUMBERS = 1024 * 1024 - 1
 """With the flag in front 4 MiB."""
 BANDWIDTH_SUMS = 1
 ALLOWANCE_S = 15.0
-"""What one measurement may take, as `pace.FLOOR_S`: a request that waits behind one on a ring that was cut has to be told
-within 20 s as well. So long take 4 MiB at 6 Mbit/s, where no model can be shared."""
+"""What one measurement may take, as `pace.FLOOR_S`: a request that waits behind one on a ring that was cut has to be
+told within 20 s as well. So long take 4 MiB at 6 Mbit/s, where no model can be shared."""
 QUIET_S = 1.0
 """A client that goes on at once, as an agent does, is not made to wait for a measurement."""
 
