@@ -51,7 +51,8 @@ class Compute:
     kept: PromptCache = field(default_factory=lambda: PromptCache(0))
     """What is known of prompts before they come."""
     looks_ahead: bool = field(default_factory=lambda: not _is_cpu())
-    """The next step is begun before the tokens of the last one are read."""
+    """The next step is begun before the tokens of the last one are read; in a group, from the first step on, where all
+    ranks would."""
     _rows: dict[int, _Row] = field(default_factory=dict)
     """Keyed by id."""
     _sharing: dict[int, list[Insert]] = field(default_factory=dict)
@@ -91,9 +92,11 @@ class Compute:
 
     def _step(self, commands: Commands) -> Step:
         if not self._steps:
-            # A pipeline's ranks have other layers each; what they keep must not depend on that.
-            (is_fixed,) = self.kept.agree([not self._can_shorten])
+            # A pipeline's ranks have other layers each; what they keep must not depend on that. Nor may the order of
+            # their collectives depend on the device that each has.
+            is_fixed, waits = self.kept.agree([not self._can_shorten, not self.looks_ahead])
             self._can_shorten = not is_fixed
+            self.looks_ahead = self._sequences.looks_ahead = not waits
         orphans = self._remove(commands.removes) if commands.removes else []
         step = Step([], [])
         for insert in [*orphans, *commands.inserts]:

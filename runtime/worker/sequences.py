@@ -106,10 +106,13 @@ class _Together:
         """Return the caches of one line, for its own."""
         return [cache.extract(place) for cache in self.caches]
 
-    def forward(self, module: Any, parts: Sequence[list[int]]) -> mx.array:
-        """Compute the next tokens of each line; return the logits behind them, row by row, padded at the end."""
+    def forward(self, module: Any, parts: Sequence[list[int]], least: int = 1) -> mx.array:
+        """Compute the next tokens of each line; return the logits behind them, row by row, padded at the end.
+
+        `least` is how long rows are made at least.
+        """
         lengths = [len(part) for part in parts]
-        padding = [max(lengths) - length for length in lengths]
+        padding = [max(least, *lengths) - length for length in lengths]
         tokens = mx.array([part + [0] * pad for part, pad in zip(parts, padding, strict=True)])
         if any(padding):
             for cache in self.caches:
@@ -208,7 +211,9 @@ class Sequences:
             # Without their last tokens, which come with the answer.
             parts = [line.tokens[:-1][line.done : line.done + _part(line, size)] for line in group.lines]
             with unread():
-                group.forward(self.module, parts)
+                # A pass of one token turns a window's cache round, and mlx-lm (0.32) masks a longer one behind it
+                # wrongly: it hides the first token of who has fewer than the window.
+                group.forward(self.module, parts, least=2)
             mx.eval([cache.state for cache in group.caches])
             mx.clear_cache()
         return list(group.lines)

@@ -22,11 +22,11 @@ class Run:
     known: dict[int, int] = field(default_factory=dict)
     open: set[int] = field(default_factory=set)
 
-    def step(self, *inserts: Insert, removes: tuple[int, ...] = ()) -> Step:
-        """Compute one step."""
+    def step(self, *inserts: Insert, removes: tuple[int, ...] = (), size: int = 32) -> Step:
+        """Compute one step that reads `size` tokens of each prompt at most."""
         self.open |= {insert.id for insert in inserts}
         self.open -= set(removes)
-        step = self.compute.step(Commands(inserts, removes))
+        step = self.compute.step(Commands(inserts, removes, size))
         assert not step.refused
         self.known |= step.entered
         for token in step.tokens:
