@@ -78,13 +78,17 @@ class Pool:
         """Take a place on an endpoint whose breaker is open, where all are and the files say to try one all the same.
 
         Who has fewest requests in flight comes first. None where a breaker is closed: then something else is the
-        matter.
+        matter, unless its endpoint failed its checks and this request too.
         """
         now = self._clock()
         found: list[tuple[int, Target]] = []
         for target in route.targets():
             standing = self._standings.get(target.identity)
-            if standing is None or isinstance(standing.breaker, breaker.Closed):
+            if standing is None:
+                return None
+            if isinstance(standing.breaker, breaker.Closed):
+                if standing.failed_checks and target.identity in tried:
+                    continue
                 return None
             is_full = target.max_in_flight is not None and standing.in_flight >= target.max_in_flight
             is_barred = isinstance(standing.breaker, breaker.Isolated) or is_full or standing.busy_until > now

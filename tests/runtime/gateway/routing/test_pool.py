@@ -332,6 +332,21 @@ def test_nobody_panics_where_the_files_do_not_say_so() -> None:
     assert panic(pool, found) is None
 
 
+def test_a_panic_is_one_too_where_the_only_closed_endpoint_fails_its_checks_and_the_request() -> None:
+    found = table({"a": "http://h1:1", "b": "http://h2:1"}, chat={"breaker": {"panic": "try", "failure_threshold": 2}})
+    pool, _ = pool_with(found)
+    a, b = (target.identity for target in found.routes["chat"].targets())
+    for _ in range(2):
+        opened = pool.lease(found.routes["chat"], (a,))
+        assert isinstance(opened, Lease)
+        opened.finish(FAILED)
+    assert panic(pool, found, (a,)) is None, "the other one is well as far as anybody knows"
+    check(pool, found, FAILED)
+    assert panic(pool, found) is None, "it is asked first, as the last resort"
+    taken = panic(pool, found, (a,))
+    assert taken is not None and taken.target.identity == b
+
+
 def test_in_a_panic_nobody_is_asked_who_may_not_be_asked() -> None:
     found = table(
         {"a": "http://h1:1", "b": "http://h2:1"},
