@@ -26,14 +26,14 @@ def history_lines(endpoint: EndpointStatistics) -> Iterator[str]:
 
 def changed_line(endpoint: EndpointStatistics) -> str:
     """Return what an endpoint is now, after somebody did something to it."""
-    return f"{_name(endpoint)} at {endpoint.instance}: {breaker_words(endpoint.breaker)}, {endpoint.health}"
+    return f"{_name(endpoint)} at {endpoint.instance}: {_breaker(endpoint)}, {endpoint.health}"
 
 
 def probed_line(endpoint: EndpointStatistics) -> str:
     """Return what came of a probe."""
     outcome = endpoint.probe.outcome if endpoint.probe is not None else "it was not asked"
     answer = "it answered" if outcome == "ok" else f"no answer: {outcome}"
-    return f"{_name(endpoint)} at {endpoint.instance}: {answer}; {breaker_words(endpoint.breaker)}, {endpoint.health}"
+    return f"{_name(endpoint)} at {endpoint.instance}: {answer}; {_breaker(endpoint)}, {endpoint.health}"
 
 
 def has_answered(endpoint: EndpointStatistics) -> bool:
@@ -63,13 +63,18 @@ def _row(endpoint: EndpointStatistics) -> tuple[str, ...]:
         ", ".join(endpoint.roles) or endpoint.endpoint,
         endpoint.instance,
         endpoint.health,
-        breaker_words(endpoint.breaker),
+        _breaker(endpoint),
         str(endpoint.in_flight),
         _spread(endpoint.latency_s),
         "-" if endpoint.tokens_per_s is None else f"{endpoint.tokens_per_s:.1f}",
         "never" if answered_s is None else f"{duration(answered_s)} ago",
         error,
     )
+
+
+def _breaker(endpoint: EndpointStatistics) -> str:
+    words, failed = breaker_words(endpoint.breaker), endpoint.failed_checks
+    return f"{words}, unready: {failed} check{'s' if failed != 1 else ''} failed" if failed else words
 
 
 def _name(endpoint: EndpointStatistics) -> str:

@@ -70,7 +70,7 @@ def unless_out(
 
     Mending would put back who was taken out by hand, and who is out because it does not answer.
     """
-    out = tuple(each for each in found if each.breaker.state != "closed" or each.health in _OUT)
+    out = tuple(each for each in found if each.breaker.state != "closed" or each.health in _OUT or each.failed_checks)
     return tuple(each for each in found if each not in out), out
 
 
@@ -83,7 +83,7 @@ def out_words(endpoint: EndpointStatistics) -> str:
         case "isolated":
             return "isolated by hand"
         case "closed":
-            return endpoint.health
+            return endpoint.health if endpoint.health in _OUT else "unready"
         case state:
             return f"{state} already"
 

@@ -158,6 +158,8 @@ class EndpointStatistics(Reported):
     last_error_age_s: float | None = None
     probe: ProbeReport | None = None
     """The last time that the gateway itself asked it."""
+    failed_checks: int = 0
+    """Probes in a row that failed while its breaker was closed: from the first one on it is asked as a last resort."""
 
 
 class EndpointsReport(Reported):

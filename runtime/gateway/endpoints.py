@@ -118,6 +118,7 @@ def _one(targets: list[Target], standing: Standing, now: float) -> EndpointStati
         last_error=standing.last_error,
         last_error_age_s=_age(stats.failed_at, now),
         probe=None if probe is None else ProbeReport(age_s=round(now - probe.at, 1), outcome=probe.outcome),
+        failed_checks=standing.failed_checks,
     )
 
 

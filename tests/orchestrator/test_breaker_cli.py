@@ -71,6 +71,13 @@ def test_endpoints_are_a_table() -> None:
     assert second.split() == ["main", "10.0.0.5:8000", "ready", "closed", "2", "-", "-", "never"]
 
 
+def test_who_fails_its_checks_is_told_from_who_gets_requests() -> None:
+    once, twice = (WELL.model_copy(update={"failed_checks": failed}) for failed in (1, 2))
+    _, first, second = endpoint_lines([once, twice])
+    assert "closed, unready: 1 check failed" in first
+    assert "closed, unready: 2 checks failed" in second
+
+
 async def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """Run the program; return its exit code and what it printed."""
     capsys.readouterr()

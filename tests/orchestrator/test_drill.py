@@ -70,6 +70,7 @@ def test_an_unknown_name_says_what_there_is() -> None:
         ({"breaker": BreakerReport(state="half-open")}, "half-open already"),
         ({"health": "wedged"}, "wedged"),
         ({"health": "misconfigured"}, "misconfigured"),
+        ({"health": "alive", "failed_checks": 2}, "unready"),
     ],
 )
 def test_who_gets_no_requests_anyway_is_left_alone(change: dict[str, Any], words: str) -> None:

@@ -98,6 +98,9 @@ async def test_an_idle_endpoint_that_dies_is_left_before_a_client_asks(lab: Any)
     (report, _) = (await gateway.config())["endpoints"]
     assert (report["state"], report["health"], report["is_serving"]) == ("unready", "unknown", False)
     assert gateway.counted("a") == (0, 0), "no request has failed"
+    async with gateway.client() as client:
+        endpoints = (await client.get("/admin/endpoints")).json()["endpoints"]
+    assert [one["failed_checks"] > 0 for one in endpoints] == [True, False]
     await fake.start(fake.port)
     await until(lambda: not gateway.standing("a").failed_checks)
     assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
