@@ -34,6 +34,7 @@ async def test_each_has_a_breaker_and_a_name_of_its_own(tmp_path: Path) -> None:
         }
         document["aliases"] = {"qwen3:8b": [SMALL, LARGE]}
         async with local_gateway(tmp_path, document) as gateway:
+            gateway.gateway.prober.close()  # only requests say here who is well
             for attempts in ("2", "2", "2", "1"):
                 answer = await ask(gateway, "chat")
                 marks = answer.headers["x-orchestrate-endpoint"], answer.headers["x-orchestrate-attempts"]
