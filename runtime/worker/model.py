@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from runtime.worker.contexts import known_context, text_config
+from runtime.worker.encode.modules import ModelFilesError
 from runtime.worker.encode.recipe import check_chat
 from runtime.worker.products import use_numpy
 from runtime.worker.prompt import Limits
@@ -52,7 +53,8 @@ def load(
     `max_context` lowers the context length. `progress` receives the share of the weights that are in memory. `shard`
     is called with the module before any weight is read, so that only what it leaves is.
 
-    Raises ModelFilesError for a model of another kind, and what mlx-lm raises; the caller cannot go on without a model.
+    Raises ModelFilesError for a model of another kind or one that mlx-lm cannot compute in batches, and what mlx-lm
+    raises; the caller cannot go on without a model.
     """
     import mlx_lm
 
@@ -62,6 +64,7 @@ def load(
     loaded: Any = mlx_lm.load(str(directory), lazy=True, return_config=True)
     module, tokenizer, config = loaded
     shard(module)
+    _check_caches(module)
     use_numpy(module)
     size = materialise(module, progress)
     vocabulary = _vocabulary(config, tokenizer)
@@ -74,6 +77,19 @@ def load(
     grammars = Grammars(tokenizer, vocabulary, end_tokens)
     texts = _token_texts(tokenizer)
     return LoadedModel(module, tokenizer, limits, end_tokens, size, *texts, grammars, tool_syntax(tokenizer))
+
+
+def _check_caches(module: Any) -> None:
+    """Refuse what could only be computed for one request at a time: in mlx-lm 0.32 that is Llama 4."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    layers: Any = make_prompt_cache(module)
+    for layer in layers:
+        try:
+            layer.merge([layer])
+        except AttributeError as error:
+            message = f"the model keeps a {type(layer).__name__}, with which mlx-lm computes one request at a time only"
+            raise ModelFilesError(f"{message}; choose a model of another family") from error
 
 
 def materialise(module: Any, progress: Callable[[float], None]) -> int:

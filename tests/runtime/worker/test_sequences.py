@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from runtime.worker.compute import Compute
+from runtime.worker.encode.modules import ModelFilesError
 from runtime.worker.model import load
 from runtime.worker.prompt_cache import PromptCache
 from runtime.worker.request import Sampling
@@ -85,3 +86,31 @@ def test_nobody_looks_ahead_where_one_rank_does_not(tiny_model_dir: Path, waits:
     kept = PromptCache(0, agree=lambda sizes: [*sizes[:-1], 1024 if waits else sizes[-1]])
     Compute(replace(model, module=passes), kept=kept, looks_ahead=True).step(Commands([asking(1, prompt(model, 9))]))
     assert passes.shapes == ([(1, 9)] if waits else [(1, 9), (1, 1)])
+
+
+def test_a_model_whose_caches_no_two_requests_can_share_is_refused_before_it_is_in_memory(tmp_path: Path) -> None:
+    text = {
+        "model_type": "llama4_text",
+        "attention_bias": False,
+        "attention_chunk_size": 16,
+        "head_dim": 8,
+        "hidden_size": 48,
+        "interleave_moe_layer_step": 2,
+        "intermediate_size": 96,
+        "intermediate_size_mlp": 96,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 6,
+        "num_experts_per_tok": 1,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 6,
+        "num_local_experts": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "use_qk_norm": False,
+        "vocab_size": 400,
+    }
+    shares: list[float] = []
+    with pytest.raises(ModelFilesError, match=r"keeps a ChunkedKVCache.*one request at a time.*another family"):
+        load(write_model(tmp_path / "model", "llama4", text_config=text), None, shares.append)
+    assert not shares

@@ -80,8 +80,9 @@ def _weights(config: dict[str, object], seed: int) -> dict[str, mx.array]:
         is_norm = "norm" in name
         weights[name] = mx.ones_like(value) if is_norm else mx.random.normal(value.shape, scale=0.3, key=draw)
     # Answers end by length alone: the end token's logit is always 0, far below the largest of the others.
-    head = weights.get("lm_head.weight", weights.get("model.embed_tokens.weight"))
-    head[int(config["eos_token_id"])] = 0.0  # type: ignore[call-overload,index]
+    names = ("lm_head.weight", "language_model.lm_head.weight", "model.embed_tokens.weight")
+    head = next(weights[name] for name in names if name in weights)
+    head[int(config["eos_token_id"])] = 0.0  # type: ignore[call-overload]
     return weights
 
 
