@@ -80,7 +80,7 @@ def load(
 
 
 def _check_caches(module: Any) -> None:
-    """Refuse what could only be computed for one request at a time: in mlx-lm 0.32 that is Llama 4."""
+    """Refuse what could only be computed for one request at a time: in mlx-lm 0.32 Llama 4 and DeepSeek V4.1."""
     from mlx_lm.models.cache import make_prompt_cache
 
     layers: Any = make_prompt_cache(module)

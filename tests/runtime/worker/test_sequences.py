@@ -1,9 +1,11 @@
 """Whatever a model keeps of its tokens, an answer is the same beside others as alone."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from llguidance import LLMatcher
 
 from runtime.worker.compute import Compute
 from runtime.worker.encode.modules import ModelFilesError
@@ -77,6 +79,24 @@ def test_a_short_prompt_beside_a_long_one_is_read_whole_behind_a_single_token(tm
     while run.open:
         run.step()
     assert run.answers[2] == Run(Compute(model)).finish(short)[0]
+
+
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_an_answer_ends_where_its_grammar_does_also_when_the_next_step_is_begun(
+    tiny_model_dir: Path, looks_ahead: bool
+) -> None:
+    model = load(tiny_model_dir, None, lambda _: None)
+    run = Run(Compute(model, looks_ahead=looks_ahead))
+    grammar = LLMatcher.grammar_from_regex("[ab]{3,6}")
+    bound = [
+        Insert(each, prompt(model, 10 * each, each), 30, Sampling(temperature=1, seed=each), constraint=grammar)
+        for each in (1, 2, 3)
+    ]
+    *answers, free = run.finish(*bound, asking(4, prompt(model, 9), 20))
+    assert len(free) == 20
+    for *text, end in answers:
+        assert end in model.end_tokens
+        assert re.fullmatch(b"[ab]{3,6}", b"".join(map(model.token_bytes, text)))
 
 
 @pytest.mark.parametrize("waits", [False, True])
