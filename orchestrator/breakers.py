@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.columns import columns
 from orchestrator.status import duration
 from schemas.admin import BreakerReport, EndpointStatistics, Spread
 
@@ -12,10 +13,7 @@ _HEADS = ("ENDPOINT", "AT", "HEALTH", "BREAKER", "IN FLIGHT", "P50/P95", "TOKENS
 
 def endpoint_lines(endpoints: Sequence[EndpointStatistics]) -> Iterator[str]:
     """Yield a table, one line for each endpoint."""
-    rows = [_HEADS, *(_row(endpoint) for endpoint in endpoints)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from columns([_HEADS, *(_row(endpoint) for endpoint in endpoints)])
 
 
 def history_lines(endpoint: EndpointStatistics) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from orchestrator.columns import columns
 from orchestrator.status import duration
 from schemas.history import ErrorGroup, PastError, PastRequest
 
@@ -16,12 +17,12 @@ _ERRORS = ("WHEN", "ROLE", "ENDPOINT", "OUTCOME", "CLIENT GOT", "ID", "ERROR")
 
 def request_lines(requests: Sequence[PastRequest], clock: Clock) -> Iterator[str]:
     """Yield a table of requests, the newest at the bottom, where one looks."""
-    yield from _table([_REQUESTS, *(_request(each, clock) for each in reversed(requests))])
+    yield from columns([_REQUESTS, *(_request(each, clock) for each in reversed(requests))])
 
 
 def error_lines(errors: Sequence[PastError], groups: Sequence[ErrorGroup], clock: Clock, now: float) -> Iterator[str]:
     """Yield a table of errors, the newest at the bottom, and how many of all that are kept are alike."""
-    yield from _table([_ERRORS, *(_error(each, clock) for each in reversed(errors))])
+    yield from columns([_ERRORS, *(_error(each, clock) for each in reversed(errors))])
     yield "In all that is kept:"
     for group in groups:
         last = f"last {duration(now - group.last_at)} ago"
@@ -51,9 +52,3 @@ def _error(each: PastError, clock: Clock) -> tuple[str, ...]:
 
 def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -87,7 +87,7 @@ MUST_BE_PURE = (
     "runtime/gateway/adapters/emulation/gathering.py", "runtime/gateway/adapters/emulation/one_call.py",
     "schemas/parameters.py", "runtime/gateway/adapters/mlx_lm_server.py",
     "runtime/gateway/routing/health.py", "runtime/gateway/routing/statistics.py", "runtime/gateway/routing/by_hand.py",
-    "runtime/gateway/endpoints.py", "orchestrator/breakers.py", "orchestrator/past.py",
+    "runtime/gateway/endpoints.py", "orchestrator/breakers.py", "orchestrator/columns.py", "orchestrator/past.py",
     "runtime/gateway/routing/settings.py", "runtime/gateway/adapters/vectors.py", "runtime/gateway/adapters/ranking.py",
     "runtime/gateway/adapters/collect.py", "runtime/gateway/adapters/whole.py",
     "runtime/gateway/attempt.py", "runtime/gateway/walk.py",

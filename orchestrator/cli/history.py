@@ -23,6 +23,7 @@ from orchestrator.cli.options import (
     run,
     suggest,
 )
+from orchestrator.columns import columns
 from orchestrator.controller import Controller
 from orchestrator.journal import Generation, Journal, known_numbers
 from orchestrator.node.client import ShimError
@@ -131,9 +132,7 @@ def _table(found: list[Generation]) -> Iterator[str]:
         )
         for each in found
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from columns(rows)
 
 
 def _print_generation(generation: Generation, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.options import print_json, suggest
 from orchestrator.cli.progress import amount
+from orchestrator.columns import columns
 from orchestrator.execute import Progress
 from orchestrator.models.fleet import Checked, Use
 from orchestrator.models.node_store import StoredModel
@@ -92,9 +93,8 @@ def size_text(size: int | None) -> str:
 
 def show_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows in columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in columns(rows):
+        click.echo(line)
 
 
 @contextmanager

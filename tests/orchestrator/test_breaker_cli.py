@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.breakers import breaker_words, endpoint_lines
-from orchestrator.cli.main import main
 from schemas.admin import BreakerReport, EndpointStatistics, Spread
 from tests.fakes.upstream import FakeUpstream, answers, refuses
+from tests.orchestrator.program import call
 from tests.ports import free_port
 from tests.runtime.gateway.harness import CHAT, Conf, gateway_process, stack_document
 
@@ -76,14 +75,6 @@ def test_who_fails_its_checks_is_told_from_who_gets_requests() -> None:
     _, first, second = endpoint_lines([once, twice])
     assert "closed, unready: 1 check failed" in first
     assert "closed, unready: 2 checks failed" in second
-
-
-async def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Run the program; return its exit code and what it printed."""
-    capsys.readouterr()
-    code = await asyncio.to_thread(main, list(words))
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 @pytest.mark.slow

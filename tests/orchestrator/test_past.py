@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.main import main
 from orchestrator.past import error_lines, request_lines
 from schemas.history import ErrorGroup, PastError, PastRequest
 from tests.fakes.upstream import FakeUpstream, refuses
+from tests.orchestrator.program import call
 from tests.ports import free_port
 from tests.runtime.gateway.harness import CHAT, STREAM, Conf, gateway_process, stack_document
 
@@ -83,14 +82,6 @@ def test_errors_are_a_table_and_counted_where_they_are_alike() -> None:
         "  12 x main: refused, last 1 min ago",
         "  1 x nobody: unavailable, last 3 min ago",
     ]
-
-
-async def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Run the program; return its exit code and what it printed."""
-    capsys.readouterr()
-    code = await asyncio.to_thread(main, list(words))
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 @pytest.mark.slow
