@@ -110,10 +110,8 @@ class Exchanges:
             if not ask.body.is_stream:
                 if ask.body.is_collected:
                     result = await self._collected(connection, ask, lease, course, first_due)
-                    if lease.is_drawn:
-                        lease.reports(sse.cached_tokens(result.body or b""))
-                    return result
-                result = await self._whole(connection, ask, target, first_due)
+                else:
+                    result = await self._whole(connection, ask, target, first_due)
                 if lease.is_drawn:
                     lease.reports(sse.cached_tokens(result.body or b""))
                 return result
@@ -241,14 +239,13 @@ class Exchanges:
             except sse.EventTooLargeError as error:
                 raise UpstreamError("bad answer", "an event is too large") from error
             for event in events:
-                sign = sse.read_event(event)
+                sign = collector.feed(event)
                 if isinstance(sign, sse.StreamError):
                     return refused_in_stream(sign)
                 if sign == "content" and fault != "stalled":
                     fault = "stalled"
                     lease.confirm()
                     course.first_at = self._now()
-                collector.feed(event)
             if fault == "stalled":
                 due = self._now() + lease.target.timeouts.idle_s
         body = collector.answer()

@@ -92,23 +92,28 @@ def read_event(event: bytes) -> Sign | StreamError:
 
     Content is text, reasoning, a tool call or the end of the answer; a role alone, usage alone and comments are not.
     """
+    return parse_event(event)[0]
+
+
+def parse_event(event: bytes) -> tuple[Sign | StreamError, dict[str, Any]]:
+    """Return what `read_event` does, and the JSON object of the event; an empty one where it has none."""
     data = event_data(event)
     if not data:
-        return "nothing"
+        return "nothing", {}
     if data.strip() == b"[DONE]":
-        return "content"
+        return "content", {}
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        return "malformed"
+        return "malformed", {}
     if not isinstance(document, dict):
-        return "malformed"
+        return "malformed", {}
     if document.get("error"):
-        return _stream_error(document["error"])
+        return _stream_error(document["error"]), document
     choices = document.get("choices")
     if not isinstance(choices, list):
-        return "nothing"
-    return "content" if any(_has_content(choice) for choice in choices) else "nothing"
+        return "nothing", document
+    return "content" if any(_has_content(choice) for choice in choices) else "nothing", document
 
 
 class Commit:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.gateway.sse import event_data
+from runtime.gateway.sse import Sign, StreamError, parse_event
 
 _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 _FIRST = frozenset({"id", "created", "model", "system_fingerprint"})
@@ -28,14 +28,9 @@ class Collector:
         self._finish_reason: str | None = None
         self._usage: Any = None
 
-    def feed(self, event: bytes) -> None:
-        """Take one whole event; comments, and what is no JSON object, are passed over."""
-        try:
-            document = json.loads(event_data(event) or b"null")
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(document, dict):
-            return
+    def feed(self, event: bytes) -> Sign | StreamError:
+        """Take one whole event; comments, and what is no JSON object, are passed over. Return what it means."""
+        sign, document = parse_event(event)
         for key in document.keys() - _MADE:
             if key not in _FIRST or key not in self._common:
                 self._common[key] = document[key]
@@ -43,6 +38,7 @@ class Collector:
         for choice in _list(document.get("choices")):
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
                 self._take(choice)
+        return sign
 
     def answer(self) -> bytes | None:
         """Return the answer as one JSON document; None where the stream ended before its end."""
