@@ -36,12 +36,27 @@ HEADS = (
 )
 
 
+def guarded(name: str) -> Sanic[Any, Any]:
+    """Return an application that judges requests as the gateway does."""
+    app: Sanic[Any, Any] = Sanic(name, request_class=StrictRequest, configure_logging=False)
+    app.config.ACCESS_LOG = False
+    app.ctx.guard = Guard("127.0.0.1", lambda: 0.0, lambda: 0.0)
+    return app
+
+
+async def serve(app: Sanic[Any, Any], protocol: type[HttpProtocol]) -> tuple[Any, int]:
+    """Serve an application by a protocol; return Sanic's server and its port."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    server: Any = await app.create_server(sock=sock, protocol=protocol)
+    await server.startup()
+    await server.start_serving()
+    return server, sock.getsockname()[1]
+
+
 @pytest.fixture
 async def ports() -> AsyncIterator[list[int]]:
     """The same application behind Sanic's protocol and behind ours."""
-    app: Sanic[Any, Any] = Sanic("seen", request_class=StrictRequest, configure_logging=False)
-    app.config.ACCESS_LOG = False
-    app.ctx.guard = Guard("127.0.0.1", lambda: 0.0, lambda: 0.0)
+    app = guarded("seen")
 
     async def seen(request: Request) -> HTTPResponse:
         stream: Any = request.stream
@@ -62,11 +77,8 @@ async def ports() -> AsyncIterator[list[int]]:
     servers = []
     found = []
     for protocol in (HttpProtocol, PlainProtocol):
-        sock = socket.create_server(("127.0.0.1", 0))
-        found.append(sock.getsockname()[1])
-        server: Any = await app.create_server(sock=sock, protocol=protocol)
-        await server.startup()
-        await server.start_serving()
+        server, port = await serve(app, protocol)
+        found.append(port)
         servers.append(server)
     yield found
     for server in servers:
@@ -130,19 +142,14 @@ async def test_a_head_is_read_as_sanic_reads_it(ports: list[int], head: str) -> 
 
 
 async def test_a_request_that_has_just_arrived_is_no_idle_connection() -> None:
-    app: Sanic[Any, Any] = Sanic("drained", request_class=StrictRequest, configure_logging=False)
-    app.config.ACCESS_LOG = False
-    app.ctx.guard = Guard("127.0.0.1", lambda: 0.0, lambda: 0.0)
+    app = guarded("drained")
 
     async def whole(_request: Request) -> HTTPResponse:
         return Answer(b"{}", 200, {}, "application/json")
 
     app.add_route(whole, "/whole", methods=["GET"])
-    sock = socket.create_server(("127.0.0.1", 0))
-    server: Any = await app.create_server(sock=sock, protocol=PlainProtocol)
-    await server.startup()
-    await server.start_serving()
-    reader, writer = await asyncio.open_connection(*sock.getsockname())
+    server, port = await serve(app, PlainProtocol)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with asyncio.timeout(30):
         while not server.connections:
             await asyncio.sleep(0.01)
