@@ -16,6 +16,9 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 
 from runtime.gateway.api.answers import Answer
 
+FIRST_REQUEST_S = 2.0
+"""How long a connection that has carried no request yet is kept for its first one when the process ends."""
+
 _PLAIN = re.compile(rb"(GET|POST|DELETE|PUT|OPTIONS) (/[!-~]*) HTTP/1\.1\r\n")
 _SPECIAL = re.compile(rb"\n(?:expect|transfer-encoding|upgrade)[ \t]*:", re.IGNORECASE)
 _FIELD = re.compile(r"\r\n([^:\r\n]+):[^\S\r\n]*([^\r\n]*)")
@@ -28,6 +31,7 @@ class PlainHttp(Http):
 
     async def http1_request_header(self) -> None:
         """Read a head into `self.request`, as Sanic's own does."""
+        self.protocol.fresh_until = 0.0  # type: ignore[attr-defined]
         buffer = self.recv_buffer
         end = buffer.find(b"\r\n\r\n")
         if not 0 < end < self.HEADER_MAX_SIZE:
@@ -79,13 +83,20 @@ class PlainHttp(Http):
 class PlainProtocol(HttpProtocol):
     """One connection of a client."""
 
-    __slots__ = ()
+    __slots__ = ("fresh_until",)
     HTTP_CLASS = PlainHttp
+
+    def connection_made(self, transport: Any) -> None:
+        """Take note of when the connection was made."""
+        self.fresh_until = self.loop.time() + FIRST_REQUEST_S
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
 
     def close_if_idle(self) -> bool:
         """Close the connection where nothing of a request has arrived; tell whether it was closed.
 
         Sanic's own takes one for idle whose bytes have come and whose task has not looked at them yet: a client that
-        waits for its answer would be cut off.
+        waits for its answer would be cut off. So would one whose first request is on its way: who connects asks.
         """
-        return not self.recv_buffer and super().close_if_idle()
+        if self.recv_buffer or self.loop.time() < self.fresh_until:
+            return False
+        return super().close_if_idle()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import select
 import signal
 import socket
 import struct
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 HAND_OVER_S = 0.1
 """How long connections that reached this process are still accepted when it ends."""
+LONGEST_HAND_OVER_S = 5.0
+"""How long at most, where some wait whenever it is looked: nobody takes them over, or this machine is slow."""
 POLL_S = 0.02
 
 _SO_ATTACH_REUSEPORT_CBPF = 51
@@ -77,6 +80,7 @@ async def serve(app: Any, sock: socket.socket, live: Live, drain_s: float, when_
     log.info("draining: connections=%d", len(server.connections))
     steer_to_newest(sock)
     await asyncio.sleep(HAND_OVER_S)
+    await _until_accepted(sock)
     server.close()
     # From now on Sanic ends every connection with its answer.
     app.config.KEEP_ALIVE = False
@@ -89,6 +93,18 @@ async def accept(app: Any, sock: socket.socket) -> Any:
     await server.startup()
     await server.start_serving()
     return server
+
+
+async def _until_accepted(sock: socket.socket) -> None:
+    """Wait until no connection waits to be accepted: those that do are reset when the socket closes.
+
+    A process that got no turn on its processor may have accepted nothing in all the time of the hand-over.
+    """
+    queue = select.poll()
+    queue.register(sock, select.POLLIN)
+    deadline = asyncio.get_running_loop().time() + LONGEST_HAND_OVER_S
+    while queue.poll(0) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(POLL_S)
 
 
 async def _drain(connections: set[Any], drain_s: float) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,8 +14,9 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 
 from runtime.gateway.api.answers import Answer, read_body
 from runtime.gateway.app import StrictRequest
-from runtime.gateway.http1 import PlainProtocol
+from runtime.gateway.http1 import FIRST_REQUEST_S, PlainProtocol
 from runtime.gateway.security.guard import Guard
+from tests.runtime.gateway.harness import until
 
 HEADS = (
     "GET /seen HTTP/1.1\r\nhost: a",
@@ -141,7 +143,9 @@ async def test_a_head_is_read_as_sanic_reads_it(ports: list[int], head: str) -> 
     assert (b"connection: close" in ours) == (b"connection: close" in theirs)
 
 
-async def test_a_request_that_has_just_arrived_is_no_idle_connection() -> None:
+@pytest.fixture
+async def drained() -> AsyncIterator[tuple[Any, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """One connection to a small server: the server's side of it, and the client's."""
     app = guarded("drained")
 
     async def whole(_request: Request) -> HTTPResponse:
@@ -150,20 +154,48 @@ async def test_a_request_that_has_just_arrived_is_no_idle_connection() -> None:
     app.add_route(whole, "/whole", methods=["GET"])
     server, port = await serve(app, PlainProtocol)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    async with asyncio.timeout(30):
-        while not server.connections:
-            await asyncio.sleep(0.01)
+    await until(lambda: server.connections, what="the connection is accepted")
     (connection,) = server.connections
+    yield connection, reader, writer
+    writer.close()
+    server.close()
 
-    connection.data_received(b"GET /whole HTTP/1.1\r\nhost: localhost\r\n\r\n")
+
+WHOLE = b"GET /whole HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+async def test_a_request_that_has_just_arrived_is_no_idle_connection(drained: Any) -> None:
+    connection, reader, writer = drained
+    writer.write(WHOLE)
+    await reader.readuntil(b"{}")
+
+    connection.data_received(WHOLE)
     closed_at_once = connection.close_if_idle()
-    async with asyncio.timeout(30):
-        said = await reader.readuntil(b"{}")
-    while not connection.close_if_idle():
-        await asyncio.sleep(0.01)
+    said = await reader.readuntil(b"{}")
+    await until(connection.close_if_idle, what="it is idle")
 
     assert not closed_at_once
     assert said.startswith(b"HTTP/1.1 200 OK")
     assert await reader.read() == b""
-    writer.close()
-    server.close()
+
+
+async def test_a_connection_whose_first_request_is_on_its_way_is_not_idle_yet(drained: Any) -> None:
+    connection, reader, writer = drained
+    connection.fresh_until = math.inf  # however slow this machine is
+    closed_at_once = connection.close_if_idle()
+    writer.write(WHOLE)
+    said = await reader.readuntil(b"{}")
+    await until(connection.close_if_idle, what="it is idle")
+
+    assert not closed_at_once
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert await reader.read() == b""
+
+
+async def test_a_connection_that_asks_for_nothing_is_not_waited_for_long(drained: Any) -> None:
+    connection, reader, _ = drained
+    assert connection.fresh_until <= connection.loop.time() + FIRST_REQUEST_S
+    connection.fresh_until = connection.loop.time()
+
+    assert connection.close_if_idle()
+    assert await reader.read() == b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from runtime.gateway.server import _until_accepted, listen
 from tests.fakes.upstream import FakeUpstream, answers, refuses
 from tests.ports import free_port
 from tests.runtime.gateway.harness import (
@@ -135,6 +137,16 @@ async def test_a_replacement_takes_over_without_one_refused_request(conf: Conf, 
         await old.stop()
     assert failures == []
     assert set(statuses) == {200}
+
+
+async def test_a_socket_is_not_closed_while_connections_wait_to_be_accepted() -> None:
+    with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        waiting = asyncio.create_task(_until_accepted(sock))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        accepted, _ = sock.accept()
+        await asyncio.wait_for(waiting, 60)
+        accepted.close()
 
 
 async def test_a_taken_port_is_an_error_and_no_hang(conf: Conf) -> None:
