@@ -277,7 +277,8 @@ class Awaiter:
     async def _log_tail(self, node: NodeName, unit_id: UnitId) -> tuple[str, ...]:
         shim = self._cluster.nodes[node].shim
         try:
-            async with shim.logs(self._cluster.stack, unit_id, lines=LOG_TAIL_LINES, follow=False) as lines:
+            copied = shim.logs(self._cluster.stack, unit_id, lines=LOG_TAIL_LINES, follow=False, this_run=True)
+            async with copied as lines:
                 return tuple([line.decode("utf-8", "replace").rstrip() async for line in lines])
         except (ShimError, TransportError):
             return ()  # the failure is told without it

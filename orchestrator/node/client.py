@@ -139,9 +139,14 @@ class ShimClient:
         return await self._ask("doctor", {}, QUICK_S, doctor_report)
 
     @asynccontextmanager
-    async def logs(self, stack: str, unit: str, *, lines: int, follow: bool) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Give an iterator over the last `lines` lines and, with `follow`, over what comes until the unit has ended."""
-        request = {"stack": stack, "unit": unit, "lines": lines, "follow": follow}
+    async def logs(
+        self, stack: str, unit: str, *, lines: int, follow: bool, this_run: bool = False
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give an iterator over the last `lines` lines and, with `follow`, over what comes until the unit has ended.
+
+        With `this_run` none of them was written by an earlier run of the unit.
+        """
+        request = {"stack": stack, "unit": unit, "lines": lines, "follow": follow, "this_run": this_run}
         argv, data = await self._call("logs", request)
         async with self._transport.stream(argv, input=data) as stream:
 

@@ -66,7 +66,7 @@ class UnitReport:
 
     `alive`: its lock is held. `phase` is `lost` when it died and nobody could record how, `unreadable` when its record
     is torn or not ours. `shim_alive` is False for a live unit whose supervisor was killed. Times are seconds since the
-    epoch by the node's clock. `log_tail` has the last lines of a unit that is not alive, and is empty for a live one.
+    epoch by the node's clock. `log_tail` has the last lines of its last run, and is empty for a live one.
     `ends` has its last few ends, oldest first, across all starts of this id.
     """
 

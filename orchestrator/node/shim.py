@@ -562,7 +562,10 @@ class Log:
         self.max_bytes = max_bytes
         self.lost_bytes = 0
         self.descriptor = self._open()
-        self.size = os.fstat(self.descriptor).st_size
+        opened = os.fstat(self.descriptor)
+        self.size = opened.st_size
+        self.begun: tuple[int, int] | None = (opened.st_ino, opened.st_size)
+        """Inode and offset where this run's output begins; None once that file is gone, for its inode may be reused."""
 
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -594,25 +597,27 @@ class Log:
 
     def _rotate(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # it was moved by a try that could not open the next one
+            if self.begun and self.begun[0] != self.path.stat().st_ino:
+                self.begun = None
             self.path.replace(self.path.with_name("log.1"))
         full, self.descriptor = self.descriptor, self._open()
         os.close(full)
         self.size = 0
 
 
-def last_lines(descriptor: int, lines: int, limit: int | None = None) -> bytes:
-    """Return the last lines of an open file, or of its last `limit` bytes, reading from the end."""
+def last_lines(descriptor: int, lines: int, limit: int | None = None, begin: int = 0) -> bytes:
+    """Return the last lines of an open file from `begin` on, or of its last `limit` bytes, reading from the end."""
     if lines <= 0:
         return b""
     end = os.fstat(descriptor).st_size
-    lowest = 0 if limit is None else max(0, end - limit)
+    lowest = begin if limit is None else max(begin, end - limit)
     blocks: list[bytes] = []
     newlines = 0
     while end > lowest and newlines <= lines:
-        begin = max(lowest, end - 64 * 1024)
-        blocks.insert(0, os.pread(descriptor, end - begin, begin))
+        at = max(lowest, end - 64 * 1024)
+        blocks.insert(0, os.pread(descriptor, end - at, at))
         newlines += blocks[0].count(b"\n")
-        end = begin
+        end = at
     parts = b"".join(blocks).split(b"\n")
     return b"\n".join(parts[-(lines + (not parts[-1])) :])
 
@@ -635,13 +640,27 @@ def open_logs(path: Path) -> list[int]:
     return found
 
 
-def tail(path: Path, lines: int, limit: int | None = None) -> tuple[bytes, int | None, int]:
-    """Return the last lines across the rotation, and the newest file with the offset to go on from."""
+def log_start(record: Json | None) -> tuple[int | None, int]:
+    """Return the inode of the log in which a run's output begins, and where in it; (None, 0) where nobody knows."""
+    found: Any = (record or {}).get("log_from")
+    is_whole = isinstance(found, list) and len(found) == 2 and all(isinstance(number, int) for number in found)
+    return (found[0], max(0, found[1])) if is_whole else (None, 0)
+
+
+def tail(path: Path, lines: int, limit: int | None = None, run: Json | None = None) -> tuple[bytes, int | None, int]:
+    """Return the last lines across the rotation, and the newest file with the offset to go on from.
+
+    With the record of a `run` nothing that was written before it.
+    """
     data, newest, offset = b"", None, 0
+    inode, begin = log_start(run)
+    has_start = False
     for descriptor in reversed(open_logs(path)):
         if newest is None:
             newest, offset = descriptor, os.fstat(descriptor).st_size
-        data = last_lines(descriptor, lines - data.count(b"\n"), limit) + data
+        if not has_start:
+            has_start = os.fstat(descriptor).st_ino == inode
+            data = last_lines(descriptor, lines - data.count(b"\n"), limit, begin if has_start else 0) + data
         if descriptor != newest:
             os.close(descriptor)
     return data, newest, offset
@@ -656,12 +675,14 @@ def print_bytes(data: bytes) -> None:
 def logs(request: Json) -> None:
     """Print the last `lines` lines; with `follow` go on until the unit is dead or stdin or stdout is closed.
 
+    With `this_run` none of them is of an earlier run.
     A follower that falls behind by more than two rotations misses what was rotated away.
     """
     unit = unit_of(request)
     if not unit.directory.is_dir():
         raise RefusedError("no_such_unit", f"{unit.stack}/{unit.unit} has never been started on this node")
-    data, descriptor, offset = tail(unit.log, field(request, "lines", int, 100))
+    run = read_record(unit.directory) if field(request, "this_run", bool, False) else None
+    data, descriptor, offset = tail(unit.log, field(request, "lines", int, 100), run=run)
     print_bytes(data)
     if field(request, "follow", bool, False):
         follow(unit, descriptor, offset)
@@ -772,6 +793,7 @@ def start(request: Json) -> Json:
         argv=request["argv"],
         labels=labels,
         started_at=time.time(),
+        log_from=run.log.begun,
     )
     answer_in, answer_out = os.pipe()
     middle = os.fork()
@@ -919,7 +941,7 @@ def tend(run: Run, child: int, sid: int, output: int, signals_in: int) -> int:
         ready, _, _ = select.select(watched, (), (), POLL_S if ending else wait_s)
         if signals_in in ready and signal.SIGTERM in os.read(signals_in, 4096):
             ending = True
-        if output in ready and not pump(output, run.log):
+        if output in ready and not pump(output, run):
             watched.remove(output)
         while status is None:
             done, code = os.waitpid(child, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
@@ -947,18 +969,21 @@ def tend(run: Run, child: int, sid: int, output: int, signals_in: int) -> int:
         elif time.monotonic() >= kill_at:
             send(signal.SIGKILL, group, others)
     drained = 0
-    while output in watched and drained < DRAIN_BYTES and (count := pump(output, run.log)):
+    while output in watched and drained < DRAIN_BYTES and (count := pump(output, run)):
         drained += count
     return status
 
 
-def pump(output: int, log: Log) -> int:
+def pump(output: int, run: Run) -> int:
     """Copy what the child has written to the log and return how much that was: 0 at the end, or when there is none."""
     try:
         data = os.read(output, 64 * 1024)
     except BlockingIOError:
         return 0
-    log.write(data)
+    run.log.write(data)
+    if run.log.begun is None and run.record["log_from"]:
+        with contextlib.suppress(OSError):
+            run.save(log_from=None)
     return len(data)
 
 
@@ -1096,7 +1121,7 @@ def report(unit: Unit, table: dict[int, Process]) -> Json:
     last = None if alive else end_of(unit, record)
     found["ends"] = (read_ends(unit) + ([last] if last else []))[-ENDS_KEPT:]
     if not alive:
-        text, descriptor, _ = tail(unit.log, LOG_TAIL_LINES, LOG_TAIL_BYTES)
+        text, descriptor, _ = tail(unit.log, LOG_TAIL_LINES, LOG_TAIL_BYTES, record)
         found["log_tail"] = text.decode("utf-8", "replace")
         if descriptor is not None:
             os.close(descriptor)

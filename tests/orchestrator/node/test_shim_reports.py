@@ -44,7 +44,9 @@ os.rename(sys.argv[1] + '.part', sys.argv[1])
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(words=st.lists(WORDS, max_size=8), one=WORDS, two=WORDS)
 def test_arguments_and_environment_arrive_unchanged(
     shim: Shim, tmp_path: Path, words: list[str], one: str, two: str
@@ -93,6 +95,52 @@ def test_logs_prints_the_last_lines_across_the_rotation(shim: Shim, lines: int) 
     shim.dead("a")
 
     assert read_logs(shim, "a", lines).decode().splitlines() == [f"line-{i}" for i in range(400 - lines, 400)]
+
+
+def read_this_run(shim: Shim, unit: str) -> bytes:
+    request = shim.request(stack=shim.stack, unit=unit, lines=50, follow=False, this_run=True)
+    return shim.popen("logs", request).communicate(timeout=DEADLINE_S)[0]
+
+
+def test_last_lines_of_a_dead_unit_are_those_of_its_last_run(shim: Shim) -> None:
+    for words in ("first", "second", "third"):
+        assert shim.start("a", "sh", "-c", f"printf '%s\n' {words} begins {words} ends")["ok"]
+        assert shim.dead("a")["log_tail"] == f"{words}\nbegins\n{words}\nends\n"
+
+    assert read_this_run(shim, "a") == b"third\nbegins\nthird\nends\n"
+    assert read_logs(shim, "a", 5) == b"ends\nthird\nbegins\nthird\nends\n"
+
+
+def test_a_run_that_said_nothing_has_no_last_lines(shim: Shim) -> None:
+    shim.start("a", "echo", "hello")
+    shim.dead("a")
+    shim.start("a", "true")
+
+    assert shim.dead("a")["log_tail"] == ""
+    assert read_logs(shim, "a", 5) == b"hello\n"
+
+
+@pytest.mark.parametrize("lines", [3, 6, 12, 40])
+def test_last_lines_of_a_run_are_all_there_however_often_its_log_was_moved(shim: Shim, lines: int) -> None:
+    """Of files of 20 bytes a run of many lines fills several, and the inodes of those that are gone are reused."""
+    shim.start("a", "sh", "-c", "echo earlier; echo earlier", log_max_bytes=20)
+    shim.dead("a")
+    count = f"i=0; while [ $i -lt {lines} ]; do echo line-$i; i=$((i+1)); done"
+    shim.start("a", "sh", "-c", count, log_max_bytes=20)
+
+    said = shim.dead("a")["log_tail"].splitlines()
+    assert said
+    assert said == [f"line-{i}" for i in range(lines - len(said), lines)]
+    assert lines > 3 or len(said) == 3
+
+
+@pytest.mark.parametrize("start", ["torn", [], [1], [1, -1], ["1", 2], [None, None]])
+def test_a_record_that_does_not_say_where_its_run_began_hides_no_lines(shim: Shim, start: object) -> None:
+    shim.start("a", "echo", "hello")
+    shim.dead("a")
+    (shim.directory("a") / "record.json").write_text(json.dumps({**shim.record("a"), "log_from": start}))
+
+    assert shim.dead("a")["log_tail"] == "hello\n"
 
 
 def test_logs_of_an_unknown_unit_are_refused(shim: Shim) -> None:
