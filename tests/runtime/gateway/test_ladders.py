@@ -179,10 +179,10 @@ async def _is_back(gateway: LocalGateway) -> bool:
 async def test_a_killed_group_is_told_of_at_once_and_the_ladder_carries_on_until_it_is_replaced(tmp_path: Path) -> None:
     """With real processes: KILL in mid-stream, then a new group at another address."""
 
-    async def spawn() -> tuple[asyncio.subprocess.Process, str]:
+    async def spawn(words: int) -> tuple[asyncio.subprocess.Process, str]:
         port = free_port()
         argv = (sys.executable, "-m", "tests.fakes.upstream", "--port", str(port))
-        process = await asyncio.create_subprocess_exec(*argv, "--words", "2000", "--pause-s", "0.01", cwd=ROOT)
+        process = await asyncio.create_subprocess_exec(*argv, "--words", str(words), "--pause-s", "0.01", cwd=ROOT)
         await until(lambda: can_connect(port))
         return process, f"http://127.0.0.1:{port}"
 
@@ -201,7 +201,7 @@ async def test_a_killed_group_is_told_of_at_once_and_the_ladder_carries_on_until
             local_gateway(tmp_path, service_document("group", "single")) as gateway,
             gateway.client() as client,
         ):
-            group, url = await spawn()
+            group, url = await spawn(words=2000)
             processes.append(group)
             await gateway.publish(instance("group", url), instance("single", single.url))
             async with client.stream("POST", CHAT_PATH, json=STREAM) as answer:
@@ -217,7 +217,7 @@ async def test_a_killed_group_is_told_of_at_once_and_the_ladder_carries_on_until
             # The whole group is replaced; its entry goes, then the new one comes.
             await gateway.publish(instance("single", single.url))
             assert await who(gateway) == "single"
-            fresh, url = await spawn()
+            fresh, url = await spawn(words=3)
             processes.append(fresh)
             await gateway.publish(instance("group", url), instance("single", single.url))
             assert await who(gateway) == "group"
