@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.trial import is_alive, poll
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 RANKS = ("chat-0.0", "chat-0.1", "chat-0.2")
 
@@ -68,7 +68,6 @@ def test_a_killed_rank_ends_the_group_and_one_apply_starts_it_again_on_fresh_por
     assert trio.answer() == said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["surge", "swap"])
 def test_a_group_is_replaced_as_a_whole_and_no_request_fails(trio, how):
     """Beside the old one nobody waits; in its place requests are held until the new one serves."""
@@ -99,7 +98,6 @@ def test_a_group_is_replaced_as_a_whole_and_no_request_fails(trio, how):
     trio.run("apply", "trio", "--yes")
 
 
-@pytest.mark.slow
 def test_a_group_that_cannot_start_leaves_the_old_one_and_nothing_of_its_own(trio, tmp_path):
     broken = tmp_path / "broken-model"
     broken.mkdir()

@@ -45,6 +45,7 @@ def history(trial: Trial) -> list[dict]:
     return [json.loads(line) for line in reversed(lines)]
 
 
+@pytest.mark.slow
 def test_what_ends_is_started_again_also_while_the_files_are_bad(up):
     """One start for both: the file is broken, then the worker is killed; no apply is run."""
     original = up.file.read_text()
