@@ -7,6 +7,8 @@ import ssl
 from abc import ABC, abstractmethod
 from typing import Self
 
+from tests.ports import free_port
+
 
 class Listening(ABC):
     """A server on a port of its own."""
@@ -24,8 +26,9 @@ class Listening(ABC):
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def start(self, port: int = 0, host: str = "127.0.0.1") -> None:
-        self._server = await asyncio.start_server(self._serve, host, port, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
+        # A port of the kernel's choice could be somebody else's while this server does not listen for a moment.
+        self.port = port or free_port()
+        self._server = await asyncio.start_server(self._serve, host, self.port, ssl=self._tls)
 
     async def stop(self) -> None:
         """Stop listening and cut every connection."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -28,6 +29,10 @@ ROOT = Path(__file__).parents[3]
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True}
 DEADLINE_S = 120.0
+CONNECT_S = 60.0
+"""How long a gateway of a test may take to a fake: the 2 s of real ones are short for a machine with other work."""
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Knows no authorities: reading them takes a client longer than all it asks for here, and keeps the loop waiting."""
 
 Sanic.test_mode = True  # several applications in one process
 
@@ -82,6 +87,20 @@ def instance(service: str, url: str, state: str = "ready", replica: int = 0, **m
     }
 
 
+def patient(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a stack whose roles give their endpoints time to be reached, where it does not say how much."""
+    roles = {
+        name: {**role, "timeouts": {"connect_s": CONNECT_S, **role.get("timeouts", {})}}
+        for name, role in document.get("roles", {}).items()
+    }
+    return {**document, "roles": roles}
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    """Return a client of a gateway."""
+    return httpx.AsyncClient(base_url=url, timeout=DEADLINE_S, trust_env=False, verify=NO_TLS)
+
+
 async def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S, what: str = "condition") -> Any:
     """Poll a condition, plain or awaitable, until it is true; fail at the deadline."""
     deadline = time.monotonic() + within_s
@@ -111,7 +130,7 @@ class LocalGateway:
         self._server: Any = None
 
     def compose(self, conf: Path, stack: str, overrides: Sequence[str]) -> Stack:
-        return Stack.model_validate_json(json.dumps(self.document))
+        return Stack.model_validate_json(json.dumps(patient(self.document)))
 
     async def start(self, tmp_path: Path) -> None:
         self._routes = tmp_path / "routes.json"
@@ -164,7 +183,7 @@ class LocalGateway:
         return state.generation, state.failures
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
+        return client_of(self.url)
 
 
 @contextlib.asynccontextmanager
@@ -196,7 +215,7 @@ class Conf:
 
     def write_stack(self, document: dict[str, Any]) -> None:
         """Write the stack in place, as editors do. JSON is YAML."""
-        self.stack_path.write_text("# @package _global_\n" + json.dumps(document, indent=1))
+        self.stack_path.write_text("# @package _global_\n" + json.dumps(patient(document), indent=1))
 
     def write_routes(self, **fields: Any) -> None:
         """Replace routes.json as the orchestrator does."""
@@ -257,7 +276,7 @@ class GatewayProcess:
         return self.log_path.read_text()
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
+        return client_of(self.url)
 
     async def config(self) -> dict[str, Any]:
         async with self.client() as client:

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.gateway.security.rules import is_this_machine
 from tests.fakes.upstream import FakeUpstream
-from tests.runtime.gateway.harness import CHAT, DEADLINE_S, LocalGateway, stack_document
+from tests.runtime.gateway.harness import CHAT, LocalGateway, stack_document
 
 PATHS = [("GET", "/admin/config"), ("POST", "/admin/config/reload")]
 
@@ -59,7 +59,7 @@ async def from_afar(tmp_path: Path) -> AsyncIterator[tuple[LocalGateway, httpx.A
         gateway = LocalGateway(stack_document({"a": fake.url}, gateway={"auth": "none", "exposed": "accepted"}))
         gateway.host = address
         await gateway.start(tmp_path)
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=DEADLINE_S, trust_env=False) as client:
+        async with gateway.client() as client:
             yield gateway, client
         await gateway.stop()
 

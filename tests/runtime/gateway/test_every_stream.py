@@ -6,7 +6,6 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.fakes.upstream import (
@@ -118,6 +117,6 @@ async def test_a_client_that_leaves_frees_the_endpoint(lab: Any, path: str, beha
     await until(lambda: gateway.in_flight == 0)
     assert gateway.counted("a") == (0, 0)
     fake.behave = answers()
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-        answer = await client.post(f"{gateway.url}{path}", json={"model": "chat", "stream": False, **ASKED[path]})
+    async with gateway.client() as client:
+        answer = await client.post(path, json={"model": "chat", "stream": False, **ASKED[path]})
     assert answer.status_code == 200, answer.text

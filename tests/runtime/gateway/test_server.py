@@ -20,10 +20,12 @@ from tests.fakes.upstream import FakeUpstream, answers, refuses
 from tests.ports import free_port
 from tests.runtime.gateway.harness import (
     CHAT,
+    NO_TLS,
     ROOT,
     STREAM,
     Conf,
     GatewayProcess,
+    client_of,
     gateway_process,
     stack_document,
     until,
@@ -48,7 +50,7 @@ def conf(tmp_path: Path, fake: FakeUpstream) -> Conf:
 async def test_the_openai_client_talks_to_it(conf: Conf, fake: FakeUpstream) -> None:
     async with (
         gateway_process(conf) as gateway,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(trust_env=False, verify=NO_TLS) as http,
         openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", http_client=http, max_retries=0) as client,
     ):
         messages: Any = CHAT["messages"]
@@ -112,9 +114,9 @@ async def test_a_replacement_takes_over_without_one_refused_request(conf: Conf, 
     async def load() -> None:
         while is_asking:
             # A new connection each time: those are what a hand-over could refuse or reset.
-            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            async with client_of(f"http://127.0.0.1:{port}") as client:
                 try:
-                    answer = await client.post(f"http://127.0.0.1:{port}{CHAT_PATH}", json=CHAT)
+                    answer = await client.post(CHAT_PATH, json=CHAT)
                 except httpx.HTTPError as error:
                     failures.append(repr(error))
                 else:
