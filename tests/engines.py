@@ -38,8 +38,10 @@ def llama_server() -> Path:
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             if done.returncode:
                 pytest.skip(f"{LLAMA_CPP} cannot be had here: {done.stderr.strip().splitlines()[-1:]}")
-        program.write_text(PROGRAM.format(python=sys.executable, packages=str(packages), repository=str(REPOSITORY)))
-        program.chmod(0o755)
+        fresh = place / "llama-server.new"
+        fresh.write_text(PROGRAM.format(python=sys.executable, packages=str(packages), repository=str(REPOSITORY)))
+        fresh.chmod(0o755)
+        fresh.replace(program)  # at once: another process of the tests may be starting it
     return program
 
 
