@@ -8,6 +8,7 @@ from orchestrator.expand import Desired, DesiredUnit
 from orchestrator.groups import Slot, group_nodes
 from orchestrator.observed import Observed, ObservedUnit
 from schemas.base import Frozen, NodeName
+from schemas.unit import ModelSpec
 
 
 def difference(wanted: Sequence[DesiredUnit], old: ObservedUnit) -> str:
@@ -57,6 +58,8 @@ def _changes(before: Frozen, after: Frozen, old_port: int | None) -> Iterator[tu
 def _word(value: object) -> str:
     if value is None:
         return "none"
+    if isinstance(value, ModelSpec):
+        return value.name
     if isinstance(value, Frozen):
         return _word(value.model_dump(mode="json", exclude_none=True))
     if isinstance(value, Mapping):

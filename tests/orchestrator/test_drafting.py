@@ -73,6 +73,23 @@ def test_each_key_is_part_of_what_a_unit_is(change: dict[str, object]) -> None:
     assert not reconcile(after, running(before)).is_empty
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        (None, "m0", "draft none -> m0"),
+        ("m0", None, "draft m0 -> none"),
+        (
+            "m0",
+            "m1",
+            "draft name m0 -> m1, draft source path:/models/m0 -> path:/models/m1 (there is no memory for both)",
+        ),
+    ],
+)
+def test_a_plan_names_the_draft_model_that_comes_or_goes(before: str | None, after: str | None, cause: str) -> None:
+    plan = reconcile(drafted(draft=after), running(drafted(draft=before)))
+    assert [change.cause for change in plan.changes if change.target == "alpha/coder-0.0"] == [cause]
+
+
 def test_memory_is_what_the_models_and_the_cache_declare() -> None:
     assert desired(coder=HELPED).units[SlotId("coder-0.0")].memory_gib == 5.0
     assert drafted().units[SlotId("coder-0.0")].memory_gib == 6.0
