@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -37,6 +38,7 @@ async def listen(seconds: float, interfaces: Sequence[str] = ()) -> tuple[Announ
         command = f"{sys.executable} -m pip install 'orchestrate[discover]'"
         raise DiscoveryError(f"Discovery needs a package that is not installed ({error}). Run: {command}") from error
     try:
+        _check_addresses(interfaces)
         multicast = AsyncZeroconf(interfaces=list(interfaces) or InterfaceChoice.All)
     except (OSError, Error, ValueError) as error:  # ValueError: no IPv4 address, or not one of this machine
         where = ", ".join(interfaces) or "any interface"
@@ -60,6 +62,14 @@ async def listen(seconds: float, interfaces: Sequence[str] = ()) -> tuple[Announ
             await browser.async_cancel()
     finally:
         await multicast.async_close()
+
+
+def _check_addresses(interfaces: Iterable[str]) -> None:
+    """Raise OSError or ValueError for what is no address of this machine: zeroconf would leave its socket open then."""
+    for each in interfaces:
+        if ipaddress.ip_address(each).version == 4:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+                trial.bind((each, 0))
 
 
 def this_machine() -> Self:
