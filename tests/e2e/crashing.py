@@ -30,7 +30,5 @@ def converges(trial: Trial, *arguments: str) -> None:
     """Apply again and look: what the stack says runs, once, and nothing else of ours does."""
     trial.run("apply", trial.stack, *arguments, "--yes")
     assert "No changes" in trial.run("plan", trial.stack, *arguments).stdout
-    records = [json.loads(path.read_text()) for path in (trial.state / "units" / trial.stack).glob("*/record.json")]
-    alive = sorted(record["pid"] for record in records if record["pid"] and is_alive(record["pid"]))
-    assert alive == sorted(trial.pids().values())
+    assert sorted(filter(is_alive, trial.recorded_pids())) == sorted(trial.pids().values())
     assert trial.chat().status_code == 200

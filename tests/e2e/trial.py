@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -117,23 +118,35 @@ class Trial:
         """Stop everything, by the program and then by force; fails where something was left."""
         shutil.rmtree(self.conf)
         shutil.copytree(REPOSITORY / "conf", self.conf)
-        pids = self._recorded_pids()
+        pids = self.recorded_pids()
         try:
             self.run("down", self.stack, "--yes", code=None)
         finally:
             left = [pid for pid in pids if is_alive(pid)]
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         assert not left, f"these were left behind: {left}"
 
-    def _recorded_pids(self) -> list[int]:
-        records = (self.state / "units").glob("*/*/record.json")
-        return [pid for record in records if (pid := json.loads(record.read_text()).get("pid"))]
+    def recorded_pids(self) -> list[int]:
+        """Return what runs of all that was ever started; the number of what has ended may be a stranger's by now."""
+        records = [json.loads(path.read_text()) for path in (self.state / "units").glob("*/*/record.json")]
+        return [pid for record in records if (pid := record.get("pid")) and started(pid) == record["started"]]
 
 
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; a zombie does not."""
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def started(pid: int) -> str | None:
+    """Return when a process was started, as records say it; None without one. Its pid may be a later one's."""
+    return next(iter(_stat(pid)[19:20]), None)
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what proc(5) says of a process behind its name; nothing where it is gone, be it while this reads."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
