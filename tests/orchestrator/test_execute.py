@@ -113,7 +113,7 @@ async def test_independent_actions_run_side_by_side():
     wanted = desired(coder=CODER, titan={**CODER, "nodes": ["beta"]})
     effects = RecordingEffects(wanted, empty(), blocking="AwaitReady")
     task = asyncio.create_task(execute(reconcile(wanted, empty()), effects, lambda _: None))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while effects.order.count("Start") < 3:
             await asyncio.sleep(0)
     task.cancel()

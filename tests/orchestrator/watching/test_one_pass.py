@@ -13,6 +13,9 @@ from orchestrator.watching.one_pass import WatchPass
 from tests.orchestrator.test_execute import RecordingEffects
 from tests.orchestrator.test_plan_text import CODER, SWAPPED, desired, empty, running
 
+ROUNDS = 200
+"""Rounds of the loop, of which giving way takes a few; all that a pass does here is done in them."""
+
 
 class Trial:
     """A pass over the start of a whole stack, in which one kind of action never ends."""
@@ -27,10 +30,11 @@ class Trial:
     async def during(self, do: Callable[[WatchPass], None]) -> tuple[bool, object]:
         """Do something while an action blocks; returns whether the pass ended by itself, and its outcome."""
         running = asyncio.create_task(self.work.run())
-        await asyncio.wait_for(self.effects.blocked.wait(), 10)
+        await asyncio.wait_for(self.effects.blocked.wait(), 60)
         do(self.work)
-        done, _ = await asyncio.wait([running], timeout=0.5)
-        if done:
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0)
+        if running.done():
             return True, running.result()
         running.cancel()
         await asyncio.wait([running])
@@ -83,9 +87,9 @@ async def gives_way(plan: Plan, events: list[Event], gone: set[str]) -> bool:
 
     work = WatchPass(plan, apply, lambda event: None)
     running = asyncio.create_task(work.run())
-    await asyncio.wait_for(told.wait(), 10)
+    await asyncio.wait_for(told.wait(), 60)
     work.units_ended(gone)
-    for _ in range(50):  # rounds of the loop, of which giving way takes a few
+    for _ in range(ROUNDS):
         await asyncio.sleep(0)
     has_ended = running.done()
     running.cancel()
@@ -123,32 +127,36 @@ async def test_a_pass_that_nothing_disturbs_has_an_outcome():
 async def test_giving_way_waits_for_what_must_be_finished():
     trial = Trial("AwaitReady")
     trial.work.give_way()  # before anything has begun
-    assert await asyncio.wait_for(trial.work.run(), 10) is None
+    assert await asyncio.wait_for(trial.work.run(), 60) is None
     kinds = {type(event.action).__name__ for event in trial.events}
     assert kinds & {"Sync", "Start", "Rewire"}
 
 
 async def test_what_a_cut_leaves_in_order_is_not_cut_again():
     trial = Trial("AwaitReady")
-    settling, settled = asyncio.Event(), asyncio.Event()
+    settling, going_on, settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def apply(emit: Emit) -> Outcome:
         try:
             return await execute(trial.plan, trial.effects, emit)
         finally:
             settling.set()
-            await asyncio.sleep(0.1)
+            await going_on.wait()
             settled.set()
 
     work = WatchPass(trial.plan, apply, trial.events.append)
     running = asyncio.create_task(work.run())
-    await asyncio.wait_for(trial.effects.blocked.wait(), 10)
+    await asyncio.wait_for(trial.effects.blocked.wait(), 60)
     assert not work.is_cut
     work.give_way()
-    await asyncio.wait_for(settling.wait(), 10)
+    await asyncio.wait_for(settling.wait(), 60)
     assert work.is_cut
     work.give_way()
-    assert await asyncio.wait_for(running, 10) is None
+    for _ in range(ROUNDS):
+        await asyncio.sleep(0)
+    assert not running.done()
+    going_on.set()
+    assert await asyncio.wait_for(running, 60) is None
     assert settled.is_set()
 
 
@@ -163,6 +171,6 @@ async def test_a_swap_is_not_cut_between_its_stop_and_its_start():
             work.give_way()
 
     work = WatchPass(plan, lambda emit: execute(plan, effects, emit), give_way_at_the_stop)
-    assert await asyncio.wait_for(work.run(), 10) is None
+    assert await asyncio.wait_for(work.run(), 60) is None
     assert effects.blocked.is_set()
     assert effects.order[-2:] == ["Stop", "Start"]
