@@ -159,10 +159,12 @@ class Terminal:
 
     def exit_code(self):
         """Return the exit code; a program that does not end is killed."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                while block := self._read():  # its last words
+                    self.shown += block
                 os.close(self._screen)
                 return os.waitstatus_to_exitcode(status)
             if select.select([self._screen], [], [], 0.02)[0]:

@@ -24,7 +24,7 @@ async def owner_seen(directories: Directories, recorded: Path, asked: Path) -> s
     cluster = reach(stack, NODES, directories)
     shim = cluster.nodes[NodeName("local")].shim
     labels = {"owner": str(recorded), "spec": json.dumps(None)}
-    await shim.start(UnitLaunch(stack="s", unit=UNIT, argv=["sleep", "60"], labels=labels))
+    await shim.start(UnitLaunch(stack="s", unit=UNIT, argv=["sleep", "1000"], labels=labels))
     try:
         observed = await collect(cluster, nothing(stack, str(asked), NODES))
     finally:
