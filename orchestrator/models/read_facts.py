@@ -158,7 +158,8 @@ async def _from_hub(
     argv += [word for pair in sorted(set(asked.values())) for word in pair]
     cancel = threading.Event()
     work = Work(lambda _: None, cancel)
-    settings = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+    each_s = str(max(1, int(deadline_s * 2 / 3)))  # less than the whole: what hangs does not hide what was answered
+    settings = {"HF_HUB_ETAG_TIMEOUT": each_s, "HF_HUB_DOWNLOAD_TIMEOUT": each_s}
     asking = asyncio.get_running_loop().run_in_executor(None, work.run, argv, on_line, settings)
     try:
         async with asyncio.timeout(deadline_s):
