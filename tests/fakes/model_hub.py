@@ -97,8 +97,7 @@ class ModelHub(LoopbackServer):
         if self.stall:
             request.wfile.write(body[: len(body) // 2])
             self.hold()
-        elif self.truncate:
-            self.truncate -= 1
+        elif self.takes_one("truncate"):
             request.wfile.write(body[: len(body) // 2])
         else:
             request.wfile.write(body)

@@ -96,11 +96,9 @@ class PackageIndex(LoopbackServer):
         request.send_header("Content-Length", str(len(data) - first))
         request.end_headers()
         body = bytearray(data[first:])
-        if self.corrupt:
-            self.corrupt -= 1
+        if self.takes_one("corrupt"):
             body[len(body) // 2] ^= 0xFF
-        if self.truncate:
-            self.truncate -= 1
+        if self.takes_one("truncate"):
             del body[len(body) // 2 :]
         if self.stall:
             request.wfile.write(body[: len(body) // 2])

@@ -18,12 +18,14 @@ class _Server(ThreadingHTTPServer):
 class LoopbackServer(ABC):
     """Answers GET and HEAD on a port of its own while the context lasts.
 
-    `stalled` is set once an answer is held open; `hold` keeps it open until the server stops.
+    `stalled` is set once an answer is held open; `hold` keeps it open until the server stops. Answers are given side by
+    side; `takes_one` counts down for one of them only.
     """
 
     def __init__(self) -> None:
         self.stalled = threading.Event()
         self._closing = threading.Event()
+        self._counting = threading.Lock()
         served = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,6 +54,13 @@ class LoopbackServer(ABC):
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def takes_one(self, switch: str) -> bool:
+        """Tell whether an attribute that says how many answers are to be spoilt has one left, and take it."""
+        with self._counting:
+            left: int = getattr(self, switch)
+            setattr(self, switch, max(0, left - 1))
+            return left > 0
 
     def hold(self) -> None:
         """Keep the answer that is under way open."""

@@ -342,12 +342,12 @@ def test_cancelling_ends_a_stalled_download_and_its_processes(index: PackageInde
     index.stall = True
     with ThreadPoolExecutor() as pool:
         running = pool.submit(shop.install)
-        assert index.stalled.wait(20)
+        assert index.stalled.wait(120)
 
         shop.cancel.set()
 
         with pytest.raises(InstallCancelledError, match="run apply again"):
-            running.result(timeout=20)
+            running.result(timeout=120)
     assert processes_of(shop.root) == []
     shop.assert_nothing_installed()
 
@@ -391,7 +391,8 @@ def test_killed_installer_leaves_nothing_and_its_tools_end_with_it(
 
     model = shop.install()
 
-    assert not any(is_running(pid) for pid in tools), "the lock was free only when they were gone"
+    # The lock is free when the last of them lets go of it, which is a moment before it is gone.
+    eventually(lambda: not any(is_running(pid) for pid in tools))
     assert (model.path / "model.safetensors").read_bytes() == WEIGHTS
 
 
@@ -408,15 +409,15 @@ def test_waiting_for_another_installer_can_be_cancelled(index: PackageIndex, sho
     other = Shop(shop.root, shop.runs)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(other.install)
-        assert index.stalled.wait(20)
+        assert index.stalled.wait(120)
         second = pool.submit(shop.install)
 
         shop.cancel.set()
         with pytest.raises(InstallCancelledError):
-            second.result(timeout=20)
+            second.result(timeout=120)
         other.cancel.set()
         with pytest.raises(InstallCancelledError):
-            first.result(timeout=20)
+            first.result(timeout=120)
 
 
 def test_damage_is_noticed_and_mended(index: PackageIndex, shop: Shop) -> None:
