@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 import orchestrator.node
 
 SHIM = Path(orchestrator.node.__file__).with_name("shim.py")
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
+GRACE_S = 60.0
+"""For what ends when it is told to: on a busy machine also that takes a while."""
 T = TypeVar("T")
 
 
@@ -90,14 +92,15 @@ class Shim:
         return answer
 
     def start_request(self, unit: str, *argv: str, **fields: Any) -> dict[str, Any]:
-        defaults: dict[str, Any] = {"env": {}, "cwd": "/", "labels": {}, "log_max_bytes": 1_000_000, "grace_s": 5}
+        defaults: dict[str, Any] = {"env": {}, "cwd": "/", "labels": {}, "log_max_bytes": 1_000_000}
+        defaults["grace_s"] = GRACE_S
         return self.request(stack=self.stack, unit=unit, argv=list(argv), **{**defaults, **fields})
 
     def start(self, unit: str, *argv: str, **fields: Any) -> dict[str, Any]:
         out, _ = self.popen("start", self.start_request(unit, *argv, **fields)).communicate(timeout=DEADLINE_S)
         return json.loads(out)
 
-    def stop(self, unit: str, grace_s: float = 5) -> dict[str, Any]:
+    def stop(self, unit: str, grace_s: float = GRACE_S) -> dict[str, Any]:
         return self.ask("stop", stack=self.stack, unit=unit, grace_s=grace_s)
 
     def units(self) -> dict[str, dict[str, Any]]:
