@@ -181,14 +181,17 @@ async def test_retry_after_is_what_the_line_will_take(lab: Any) -> None:
 
 
 async def test_a_saturated_endpoint_is_waited_for_when_there_is_nobody_else(lab: Any) -> None:
-    gateway, (fake,) = await lab(refuses(429, retry_after="1"), chat={"limits": {"queue": 2}})
+    async def busy_once(exchange: Exchange) -> None:
+        await (refuses(429, retry_after="1") if len(fake.seen) == 1 else answers("at last"))(exchange)
+
+    gateway, (fake,) = await lab(busy_once, chat={"limits": {"queue": 2}})
     async with gateway.client() as client:
-        waiting = asyncio.create_task(client.post(CHAT_PATH, json=CHAT))
-        await until(lambda: queued(gateway) == 1)
-        fake.behave = answers("at last")
-        answer = await waiting
-    assert answer.json()["choices"][0]["message"]["content"] == "at last"
-    assert answer.headers["x-orchestrate-attempts"] == "2"
+        answer = await client.post(CHAT_PATH, json=CHAT)
+        assert answer.json()["choices"][0]["message"]["content"] == "at last"
+        assert answer.headers["x-orchestrate-attempts"] == "2"
+        receipt = (await client.get(f"/admin/receipts/{answer.headers['x-orchestrate-request-id']}")).json()
+    busy, good = receipt["attempts"]
+    assert good["began_s"] - busy["ended_s"] > 0.9, "it has waited for as long as the endpoint said"
     assert gateway.standing("a").breaker.failures == 0, "busy is no failure"
 
 

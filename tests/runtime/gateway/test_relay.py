@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from runtime.gateway import attempt, streaming
+from runtime.gateway import attempt, connections, streaming
 from runtime.gateway.routing.breaker import Closed, Open
 from tests.fakes.upstream import (
     DONE,
@@ -120,7 +121,10 @@ BROKEN_STREAMS: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("name", [*BROKEN_FOR_BOTH, *BROKEN_STREAMS])
 async def test_before_content_another_endpoint_takes_over_unseen(lab: Any, name: str) -> None:
-    gateway, (bad, good) = await lab({**BROKEN_FOR_BOTH, **BROKEN_STREAMS}[name], answers(), chat=FIRST_SOON)
+    # Only who says nothing has to be given up: the time of the others is that of a busy machine too.
+    is_silent = name == "stalls" or name.endswith("silence")
+    chat = FIRST_SOON if is_silent else {}
+    gateway, (bad, good) = await lab({**BROKEN_FOR_BOTH, **BROKEN_STREAMS}[name], answers(), chat=chat)
     answer = await post(gateway, STREAM)
     assert answer.status_code == 200
     assert words_of(answer.text) == ["w0", "w1", "w2"]
@@ -128,14 +132,15 @@ async def test_before_content_another_endpoint_takes_over_unseen(lab: Any, name:
     assert answer.text.endswith("data: [DONE]\n\n")
     assert answer.headers["x-orchestrate-endpoint"] == "b"
     assert answer.headers["x-orchestrate-attempts"] == "2"
-    assert (len(bad.seen), len(good.seen)) == (1, 1)
+    assert len(good.seen) == 1
+    assert len(bad.seen) == 1 or (is_silent and not bad.seen), "it may be given up before it has read the request"
     assert gateway.counted("a") == (0, 1)
     await until(lambda: gateway.in_flight == 0)
 
 
 @pytest.mark.parametrize("name", [*BROKEN_FOR_BOTH, "truncated"])
 async def test_without_a_stream_too(lab: Any, name: str) -> None:
-    gateway, (bad, _) = await lab({**BROKEN_FOR_BOTH, "truncated": truncated}[name], answers("fine"), chat=FIRST_SOON)
+    gateway, (bad, _) = await lab({**BROKEN_FOR_BOTH, "truncated": truncated}[name], answers("fine"))
     answer = await post(gateway, CHAT)
     assert answer.json()["choices"][0]["message"]["content"] == "fine"
     assert answer.headers["x-orchestrate-attempts"] == "2"
@@ -149,7 +154,7 @@ async def test_a_closed_port_costs_little_and_opens_the_breaker_after_exactly_th
     for count in (1, 2):
         started = time.perf_counter()
         assert (await post(gateway, CHAT)).headers["x-orchestrate-endpoint"] == "b"
-        assert time.perf_counter() - started < 10.0
+        assert time.perf_counter() - started < 30.0
         assert gateway.counted("a") == (0, count)
     await post(gateway, CHAT)
     assert isinstance(gateway.standing("a").breaker, Open)
@@ -160,18 +165,17 @@ async def test_a_closed_port_costs_little_and_opens_the_breaker_after_exactly_th
 
 
 async def test_an_open_breaker_closes_after_a_real_answer(lab: Any) -> None:
-    breaker = {"breaker": {"failure_threshold": 1, "reset_timeout_s": 3.0}}
+    breaker = {"breaker": {"failure_threshold": 1, "reset_timeout_s": 60.0}}
     gateway, (fake,) = await lab(refuses(500), chat=breaker)
     assert (await post(gateway, CHAT)).status_code == 503
     fake.behave = answers()
     refused = await post(gateway, CHAT)
     assert (refused.status_code, len(fake.seen)) == (503, 1)
-    assert 1 <= int(refused.headers["retry-after"]) <= 4
-
-    async def is_served() -> bool:
-        return (await post(gateway, CHAT)).status_code == 200
-
-    await until(is_served)
+    assert 1 <= int(refused.headers["retry-after"]) <= 66
+    standing = gateway.standing("a")
+    assert isinstance(standing.breaker, Open)
+    standing.breaker = replace(standing.breaker, until=asyncio.get_running_loop().time())  # as if its time had passed
+    assert (await post(gateway, CHAT)).status_code == 200
     assert isinstance(gateway.standing("a").breaker, Closed)
 
 
@@ -272,7 +276,10 @@ async def test_errors_show_neither_addresses_nor_paths(lab: Any) -> None:
         assert not [word for word in ("10.0.0.3", "/srv", "127.0.0.1", str(fake.port)) if word in answer.text]
 
 
-async def test_a_kept_connection_that_died_in_silence_is_replaced_unseen(lab: Any) -> None:
+async def test_a_kept_connection_that_died_in_silence_is_replaced_unseen(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "IDLE_S", 60.0)
     gateway, (fake,) = await lab(answers())
     await post(gateway, CHAT)
 
@@ -390,16 +397,19 @@ async def test_a_long_wait_begins_the_stream_with_comments(lab: Any, monkeypatch
     assert words_of(rest) == ["w0", "w1", "w2"]
 
     gate.clear()
-    first.behave = refuses(422, {"error": {"message": "no", "type": "invalid_request_error"}})
 
     async def slow_refusal(exchange: Exchange) -> None:
-        await asyncio.sleep(0.3)
-        await refuses(422)(exchange)
+        await gate.wait()
+        await refuses(422, {"error": {"message": "no", "type": "invalid_request_error"}})(exchange)
 
     first.behave = slow_refusal
-    answer = await post(gateway, STREAM)
-    assert answer.status_code == 200
-    assert '"error"' in answer.text and "[DONE]" not in answer.text
+    async with gateway.client() as client, client.stream("POST", CHAT_PATH, json=STREAM) as answer:
+        assert answer.status_code == 200
+        pieces = answer.aiter_text()
+        assert await anext(pieces) == ": keep-alive\n\n"
+        gate.set()
+        rest = "".join([piece async for piece in pieces])
+    assert '"error"' in rest and "[DONE]" not in rest
 
 
 # --- the client leaves
