@@ -130,6 +130,9 @@ def _unexcused(
     wanted = {(unit.node, port) for unit in should if (port := getattr(unit.spec, "port", None)) is not None}
     if wanted & {(unit.node, unit.port) for unit in world.units() if unit.id not in ids}:
         return []  # who has its port stays for now
+    known = KnownMemory(desired, world)
+    if {unit.node for unit in alive(world) if known.of(unit) is None} & {unit.node for unit in should}:
+        return []  # what takes nobody knows how much is left all that the one before it had
     short = any(free_gib(world, desired, node) < need for node, need in needs(should, desired, world).items())
     return [] if short else [f"{group} is not started, and there is room for it"]
 
