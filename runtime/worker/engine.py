@@ -101,6 +101,9 @@ class Engine:
             self.gate.check_not_shut()
             answer = self._admit(request, len(tokens))
             answer.new_reader, answer.new_thoughts = prepared.new_reader, prepared.new_thoughts
+        except asyncio.CancelledError:
+            self.gate.meter.cancelled += 1
+            raise
         finally:
             self._preparing -= 1
             self.gate.note_places()

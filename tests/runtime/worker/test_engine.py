@@ -22,7 +22,7 @@ from runtime.worker.sampling import Chooser
 from runtime.worker.settings import Settings
 from tests.runtime.worker.tiny import write_model
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 class Flaky:
@@ -52,8 +52,9 @@ def request(max_tokens: int = 5) -> Request:
     return Request(TextPrompt("the quick fox"), sampling, (), max_tokens, is_stream=False, include_usage=False)
 
 
-async def text_of(engine: Engine, wanted: Request) -> str:
-    async with engine.answering(lambda: wanted) as (_, answer):
+async def text_of(engine: Engine, wanted: Request | Callable[[], Request]) -> str:
+    parse = wanted if callable(wanted) else lambda: wanted
+    async with engine.answering(parse) as (_, answer):
         text = ""
         while True:
             (piece,) = await answer.read()
@@ -191,6 +192,24 @@ async def test_a_request_that_is_still_being_read_when_the_worker_ends_is_refuse
         may_go.set()
         with pytest.raises(UnavailableError):
             await asked
+
+
+async def test_a_client_that_leaves_while_its_request_is_read_is_counted(tiny_model_dir: Path) -> None:
+    async with running(tiny_model_dir) as harness:
+        may_go = threading.Event()
+
+        def parse() -> Request:
+            assert may_go.wait(DEADLINE_S)
+            return request()
+
+        asked = asyncio.create_task(text_of(harness.engine, parse))
+        await harness.until(lambda: harness.engine.status().queue.waiting == 1)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        may_go.set()
+        counted = harness.engine.status()
+        assert (counted.requests.cancelled, counted.queue.waiting) == (1, 0)
 
 
 async def test_requests_are_refused_until_a_token_was_produced(tiny_model_dir: Path) -> None:
