@@ -27,8 +27,9 @@ from schemas.messages import WorkerGroup, WorkerRank
 
 logger = logging.getLogger(__name__)
 
-EVIDENCE_S = 0.5
-"""A broken collective says that some rank is gone; the control plane says which one within this time."""
+EVIDENCE_S = 1.5
+"""A broken collective says that some rank is gone; the control plane says which one within this time: after the last
+of `_PROBES_S`, also where the machine is busy."""
 LEAVE_GRACE_S = 2.0
 """Who stops a group by a TERM to every process reaches some rank before rank 0."""
 _PROBES_S = (0.0, 0.02, 0.1, 0.3, 1.0)
