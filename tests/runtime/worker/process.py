@@ -33,6 +33,20 @@ def spent_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def wait_idle(pids: list[int], span_s: float, most_s: float) -> None:
+    """Wait for a span in which processes use less than `most_s` of processor time together.
+
+    What was under way before, and what is done once in a while, may fall into the first one.
+    """
+
+    def is_idle() -> bool:
+        before = sum(map(spent_s, pids))
+        time.sleep(span_s)
+        return sum(map(spent_s, pids)) - before < most_s
+
+    wait_until(is_idle, f"they use less than {most_s:g} s of processor time within {span_s:g} s")
+
+
 class Worker:
     """Starts `python -m runtime.worker`; as a context it ends it."""
 
@@ -66,7 +80,7 @@ class Worker:
     def _port(self) -> str | None:
         if self.process.poll() is not None:
             raise AssertionError(f"the worker ended with {self.process.returncode}: {self.text()}")
-        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", self.text())
+        found = re.search(r"listening on 127\.0\.0\.1:(\d+) for", self.text())
         return found[1] if found else None
 
     def text(self) -> str:
@@ -81,6 +95,19 @@ class Worker:
     def status(self) -> dict[str, Any]:
         """Return `/status`."""
         return self.http.get("/status").json()
+
+    def wait_queue(self, batch: int, waiting: int) -> None:
+        """Wait until so many requests run and wait; one is counted by how it ended before it leaves these figures."""
+
+        def is_reached() -> bool:
+            queue = self.status()["queue"]
+            return (queue["batch"], queue["waiting"]) == (batch, waiting)
+
+        wait_until(is_reached, f"{batch} requests run and {waiting} wait")
+
+    def wait_empty(self) -> None:
+        """Wait until every place is free: who left before is counted then."""
+        self.wait_queue(0, 0)
 
     def chat(self, **body: Any) -> httpx.Response:
         """Post a chat."""

@@ -147,6 +147,7 @@ def test_choices_of_a_seed_can_be_had_again_and_the_first_is_what_one_alone_is(w
 
 
 def test_more_choices_than_the_batch_has_places_are_all_answered(worker: Worker) -> None:
+    worker.wait_empty()
     before = worker.status()["requests"]["completed"]
     answer = worker.complete(**{**DICE, "prompt": "lazy dog " * 30}, n=9).json()
     assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 9
@@ -172,6 +173,7 @@ def test_streamed_choices_are_told_apart(worker: Worker) -> None:
 
 
 def test_the_second_turn_of_a_conversation_computes_only_what_is_new(worker: Worker) -> None:
+    worker.wait_empty()  # what still runs may need the room of what is kept
     before = WorkerStatus.model_validate(worker.status()).prompt_cache
     assert before is not None
     messages = [{"role": "user", "content": "what is the answer to the question? " * 10}]
@@ -191,7 +193,9 @@ def test_the_second_turn_of_a_conversation_computes_only_what_is_new(worker: Wor
 
 def test_openais_client_reads_everything(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "hi"}]
-    asked = {"model": "tiny", "messages": messages, "max_tokens": 6, "logprobs": True, "top_logprobs": 2, "n": 2}
+    # Greedy, so that none ends before its length: the end is a token that can be drawn.
+    told_more = {"logprobs": True, "top_logprobs": 2, "n": 2, "temperature": 0}
+    asked = {"model": "tiny", "messages": messages, "max_tokens": 6, **told_more}
     answer = client.chat.completions.create(**asked, logit_bias={"5": -100})
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert answer.choices[1].logprobs is not None
@@ -204,6 +208,6 @@ def test_openais_client_reads_everything(client: openai.OpenAI) -> None:
         for choice in chunk.choices:
             told += len(choice.logprobs.content or []) if choice.logprobs else 0
     assert told == 12
-    text = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=4, logprobs=3, n=2)
+    text = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=4, logprobs=3, n=2, temperature=0)
     assert text.choices[1].logprobs is not None
     assert len(text.choices[1].logprobs.top_logprobs or []) == 4

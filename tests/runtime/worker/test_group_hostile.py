@@ -7,7 +7,6 @@ import pytest
 
 from tests.runtime.worker import hostile
 from tests.runtime.worker.group import Group
-from tests.runtime.worker.process import wait_until
 from tests.runtime.worker.test_hostile import NEXT, check_next, check_refused, send
 
 pytestmark = pytest.mark.slow
@@ -34,5 +33,5 @@ def test_what_may_be_asked_is_survived_by_every_rank(group: Group) -> None:
         response = send(group.lead, case)
         assert response.status_code == 200 or 400 <= response.status_code < 500, (case.id, response.text)
         check_next(group.lead, expected)
-    wait_until(lambda: group.lead.status()["queue"]["batch"] == 0, "it is empty")
+    group.lead.wait_empty()
     assert {rank: process.pid for rank, process in group.processes.items() if process.poll() is None} == pids

@@ -13,7 +13,7 @@ import pytest
 
 from tests.runtime.worker import bodies, hostile
 from tests.runtime.worker.hostile import CHAT, COMPLETIONS, Case
-from tests.runtime.worker.process import Worker, wait_until
+from tests.runtime.worker.process import Worker
 
 NEXT = {"prompt": "the quick brown", "max_tokens": 4, "temperature": 0}
 MINUTES_S = 300.0
@@ -85,6 +85,7 @@ def test_plain_mistakes_are_refused_by_name(worker: Worker) -> None:
 
 
 def test_refusals_compute_nothing(worker: Worker, next_text: str) -> None:
+    worker.wait_empty()
     before = worker.status()
     for case in hostile.LETHAL_TO_STOCK:
         send(worker, case)
@@ -126,5 +127,5 @@ def test_a_stream_whose_client_left_holds_nothing(
             else:
                 with contextlib.suppress(httpx.TimeoutException):
                     client.post(COMPLETIONS, json=body, timeout=patience_s)
-    wait_until(lambda: worker.status()["queue"]["batch"] == 0 == worker.status()["queue"]["waiting"], "it is empty")
+    worker.wait_empty()
     check_next(worker, next_text)

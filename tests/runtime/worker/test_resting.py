@@ -57,7 +57,7 @@ async def test_a_request_waits_for_the_measurement_under_way_and_for_no_other(ti
     engine = Engine(settings, lambda: None, load, make)
     engine.start()
     async with asyncio.timeout(DEADLINE_S):
-        while not made or not made[0].begun:
+        while not made or not made[0].begun or engine.gate.phase != "ready":
             await asyncio.sleep(0.005)
         (steps,) = made
         warm_up = len(steps.begun_at_steps)

@@ -56,6 +56,7 @@ def test_a_prompt_that_is_too_long_is_counted_and_one_that_is_far_too_long_refus
 
 
 def test_counting_generates_nothing_and_takes_no_place(worker: Worker) -> None:
+    worker.wait_empty()
     before = worker.status()
     count(worker, messages=bodies.USER)
     after = worker.status()
