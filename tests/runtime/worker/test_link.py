@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 
 import pytest
 
 from runtime.worker.link import DialError, dial
+from tests.ports import free_port
 
 
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_ranks_that_call_each_other_go_on():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GOLDEN as ALL_GOLDEN
+from tests.ports import free_ports
 
 GOLDEN = ALL_GOLDEN / "commands"
 
@@ -38,11 +38,7 @@ def test_mlx_reads_the_jaccl_matrix_as_the_rdma_of_its_hosts(tmp_path):
 @pytest.mark.parametrize("name", ["loopback", "pipeline"])
 def test_mlx_forms_a_ring_from_the_host_file(name, tmp_path):
     """The addresses of the golden file are replaced by free ones of this machine; the form stays."""
-    rows = json.loads(link_file(name))
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in rows]
-    rows = [[f"127.0.0.1:{probe.getsockname()[1]}"] for probe in sockets]
-    for probe in sockets:
-        probe.close()
+    rows = [[f"127.0.0.1:{port}"] for port in free_ports(len(json.loads(link_file(name))))]
     path = tmp_path / "links.json"
     path.write_text(json.dumps(rows))
     code = (
