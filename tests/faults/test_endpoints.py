@@ -54,6 +54,7 @@ class Lab:
         document = json.loads(json.dumps(self.gateway.document))
         role = document["roles"]["chat"]
         if first_token_s is not None:
+            await self.ask()  # which leaves a connection: to make one would count as well
             role["endpoints"]["a"]["timeout_s"] = first_token_s
         if idle_s is not None:
             role["timeouts"] = {"idle_s": idle_s}

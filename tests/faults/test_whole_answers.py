@@ -24,7 +24,8 @@ from tests.fakes.upstream import (
 )
 from tests.runtime.gateway.harness import CHAT, LocalGateway, until
 
-SHORT_S = 0.3
+SHORT_S = 1.0
+"""Of which making a connection is a small part, however busy the machine is."""
 LATE_S = 60.0
 """Longer than anything here takes, and far less than the request's own ten minutes."""
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}
