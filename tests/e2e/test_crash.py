@@ -67,7 +67,7 @@ def test_two_interrupts_leave_at_once_and_apply_goes_on_where_it_was(trial):
     next(line for line in process.stdout if '"ActionStarted"' in line and '"AwaitReady"' in line)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 130
     converges(trial)
 
