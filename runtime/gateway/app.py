@@ -12,6 +12,7 @@ from sanic.compat import Header
 from sanic.config import Config
 from sanic.exceptions import BadRequest, RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
+from sanic.headers import _HTTP1_STATUSLINES
 from sanic.helpers import STATUS_CODES
 from sanic.models.protocol_types import TransportProtocol
 
@@ -51,8 +52,9 @@ MOST_DISCARDED = 64 * 1024 * 1024
 
 CLIENT_CLOSED_REQUEST = 499
 
-# Sanic has no words for this one.
+# Sanic 25.12 has no words for this one, and wrote all its status lines when it was imported.
 STATUS_CODES.setdefault(HTTPStatus.MISDIRECTED_REQUEST, b"Misdirected Request")
+_HTTP1_STATUSLINES[HTTPStatus.MISDIRECTED_REQUEST] = b"HTTP/1.1 421 Misdirected Request\r\n"
 
 _numbers = itertools.count()
 
