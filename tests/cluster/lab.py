@@ -42,7 +42,7 @@ TOOLS = ("ip", "nft", "sshd", "ssh", "ssh-keygen", "ssh-keyscan")
 LOCKS = Path("/tmp/orchestrate-cluster-tests")
 PREFIX = "10.213"
 """Of 10.213.N.0/24, where N is the number of the lab."""
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 T = TypeVar("T")
 
 
@@ -266,13 +266,14 @@ class Host:
 
     def _kill(self, find: Callable[[], set[int]]) -> None:
         def gone() -> bool:
-            pids = find()
+            # Who is killed may just have forked: all are gone when nobody is found any more.
+            pids = {pid for pid in find() if is_alive(pid)}
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             if self._sshd is not None:
                 self._sshd.poll()  # reaped, or it would count as there
-            return not {pid for pid in pids if is_alive(pid)}
+            return not pids
 
         poll(gone)
         if self._sshd is not None:
@@ -355,9 +356,10 @@ class Lab:
         for host in self.hosts.values():
             with contextlib.suppress(AssertionError):
                 host.shut_down()
+        # Before the number is given back: then somebody else's hosts may have these names.
+        left = [host.name for host in self.hosts.values() if host.pids()]
         _remove_leftovers(self.number)
         os.close(self._lock)
-        left = [host.name for host in self.hosts.values() if host.pids()]
         assert not left, f"processes were left on {left}"
 
 

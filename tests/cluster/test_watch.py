@@ -56,8 +56,8 @@ class Told:
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
+        self._reading.join(120)  # to the end of what is told, which two cannot read at the same time
         _, errors = self.process.communicate(timeout=120)
-        self._reading.join()
         assert self.process.returncode == 0, errors
 
 
