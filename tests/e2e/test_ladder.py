@@ -56,17 +56,17 @@ def rung(trial: Trial) -> str:
     return answer.headers["x-orchestrate-endpoint"]
 
 
-def end(trial: Trial, slot: str) -> None:
-    pid = trial.pids()[slot]
+def end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     poll(lambda: not is_alive(pid))
 
 
 def test_a_role_walks_down_its_ladder_and_up_again_without_an_apply(ladder):
+    pids = ladder.pids()
     assert rung(ladder) == "group"
-    end(ladder, "group-0.1")
+    end(pids["group-0.1"])
     assert rung(ladder) == "solo"  # no request is lost on the way down
-    end(ladder, "solo-0.0")
+    end(pids["solo-0.0"])
     assert rung(ladder) == "box"
     with Watching(ladder) as watching:
         watching.wait_for(lambda: rung(ladder) == "group")
@@ -76,12 +76,13 @@ def test_a_role_walks_down_its_ladder_and_up_again_without_an_apply(ladder):
 
 def test_a_streaming_client_of_a_lost_group_is_told_and_the_next_one_is_served_below(ladder):
     # The tiny model never ends by itself when the most probable token is taken.
-    wish = {"stream": True, "max_tokens": 4000, "temperature": 0}
+    wish = {"stream": True, "max_tokens": 20_000, "temperature": 0}
     body = {"model": "chat", **wish, "messages": [{"role": "user", "content": "Go on"}]}
+    rank = ladder.pids()["group-0.1"]  # looked up before: meanwhile the stream would go on
     with httpx.stream("POST", f"{ladder.url}/v1/chat/completions", json=body, timeout=60, trust_env=False) as answer:
         lines = answer.iter_lines()
         assert any('"content":' in line.replace(" ", "") and line.startswith("data:") for line in lines)
-        end(ladder, "group-0.1")
+        end(rank)
         rest = "\n".join(lines)
     assert '"error"' in rest
     assert "[DONE]" not in rest
