@@ -1,4 +1,4 @@
-"""I/O: Prometheus metrics of the gateway. Every label value comes from the configuration or from a fixed set."""
+"""Pure: what the gateway counts. Every label value comes from the configuration or from a fixed set."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Labels = tuple[str, ...]
+"""The values of a sample's labels."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -58,7 +57,7 @@ class Gauges:
     prefixes: PrefixGauge | None = None
 
 
-class _Histogram:
+class Histogram:
     """Observations of one label value."""
 
     __slots__ = ("counts", "total_s")
@@ -78,6 +77,26 @@ class _Histogram:
         return list(zip(bounds, (float(count) for count in accumulate(self.counts)), strict=True))
 
 
+class Family(NamedTuple):
+    """One metric at the time of a scrape."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    text: str
+    labels: tuple[str, ...]
+    samples: Mapping[Labels, float]
+    """Numbers by the values of the labels."""
+
+
+class HistogramFamily(NamedTuple):
+    """The same of one that is observed."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...]
+    samples: Mapping[Labels, Histogram]
+
+
 class Metrics:
     """Counters of one gateway process.
 
@@ -88,22 +107,20 @@ class Metrics:
     def __init__(self, gauges: Callable[[], Gauges]) -> None:
         """`gauges` is asked at every scrape."""
         self._gauges = gauges
-        self._requests: Counter[tuple[str, ...]] = Counter()
-        self._attempts: Counter[tuple[str, ...]] = Counter()
-        self._reloads: Counter[tuple[str, ...]] = Counter()
-        self._probes: Counter[tuple[str, ...]] = Counter()
-        self._seconds: dict[str, _Histogram] = {}
-        self._first_content: dict[str, _Histogram] = {}
-        self._hedges: Counter[tuple[str, ...]] = Counter()
-        self._refused: Counter[tuple[str, ...]] = Counter()
-        self._restarts: Counter[tuple[str, ...]] = Counter()
-        self._continued: Counter[tuple[str, ...]] = Counter()
+        self._requests: Counter[Labels] = Counter()
+        self._attempts: Counter[Labels] = Counter()
+        self._reloads: Counter[Labels] = Counter()
+        self._probes: Counter[Labels] = Counter()
+        self._seconds: dict[str, Histogram] = {}
+        self._first_content: dict[str, Histogram] = {}
+        self._hedges: Counter[Labels] = Counter()
+        self._refused: Counter[Labels] = Counter()
+        self._restarts: Counter[Labels] = Counter()
+        self._continued: Counter[Labels] = Counter()
         self._tokens = 0
         self._malformed = 0
         self._watch_restarts = 0
         self._probe_restarts = 0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
 
     def request(self, role: str, endpoint: str, outcome: str, seconds: float) -> None:
         """Count a request that ended; `outcome` is one of a fixed set."""
@@ -158,12 +175,8 @@ class Metrics:
         """Count that asking endpoints for tokens failed on our side and began anew."""
         self._probe_restarts += 1
 
-    def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the families, as prometheus_client asks of a collector."""
+    def families(self) -> Iterator[Family | HistogramFamily]:
+        """Yield everything as it is now."""
         yield _counter("orchestrate_requests", "Requests that ended.", ("role", "endpoint", "outcome"), self._requests)
         yield _counter("orchestrate_attempts", "Attempts that ended.", ("endpoint", "outcome"), self._attempts)
         yield _counter(
@@ -181,64 +194,41 @@ class Metrics:
             ("orchestrate_watch_restarts", "Times that watching files began anew.", self._watch_restarts),
             ("orchestrate_probe_restarts", "Times that probing began anew.", self._probe_restarts),
         ):
-            yield CounterMetricFamily(name, text, value=value)
+            yield _counter(name, text, (), {(): value})
         yield _histogram("orchestrate_request_seconds", "Whole requests.", self._seconds)
         yield _histogram("orchestrate_first_content_seconds", "Streams up to their first content.", self._first_content)
         yield from _gauge_families(self._gauges())
 
 
-def _observe(histograms: dict[str, _Histogram], role: str, seconds: float) -> None:
+def _observe(histograms: dict[str, Histogram], role: str, seconds: float) -> None:
     histogram = histograms.get(role)
     if histogram is None:
-        histogram = histograms[role] = _Histogram()
+        histogram = histograms[role] = Histogram()
     histogram.observe(seconds)
 
 
-def _counter(name: str, text: str, labels: Sequence[str], counts: Mapping[tuple[str, ...], int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for values, count in counts.items():
-        family.add_metric(values, count)
-    return family
+def _counter(name: str, text: str, labels: tuple[str, ...], counts: Mapping[Labels, float]) -> Family:
+    return Family("counter", name, text, labels, counts)
 
 
-def _histogram(name: str, text: str, histograms: Mapping[str, _Histogram]) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(name, text, labels=("role",))
-    for role, histogram in histograms.items():
-        family.add_metric((role,), histogram.cumulative(), histogram.total_s)
-    return family
+def _histogram(name: str, text: str, histograms: Mapping[str, Histogram]) -> HistogramFamily:
+    return HistogramFamily(name, text, ("role",), {(role,): each for role, each in histograms.items()})
 
 
-def _gauge_families(now: Gauges) -> Iterator[Metric]:
-    yield _gauge("orchestrate_config_current", "1 while the newest files are served, else 0.", now.is_current)
-    yield _gauge("orchestrate_config_problems", "Problems in newer files that are not served.", now.problems)
-    yield _gauge("orchestrate_generation", "The generation of the routes in use.", now.generation)
-    labels = ("role", "endpoint", "url")
-    in_flight = GaugeMetricFamily("orchestrate_in_flight", "Requests at an endpoint.", labels=labels)
-    breaker = GaugeMetricFamily(
-        "orchestrate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open, 3 isolated.", labels=labels
+def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Labels, float]) -> Family:
+    return Family("gauge", name, text, labels, values)
+
+
+def _gauge_families(now: Gauges) -> Iterator[Family]:
+    yield _gauge("orchestrate_config_current", "1 while the newest files are served, else 0.", (), {(): now.is_current})
+    yield _gauge("orchestrate_config_problems", "Problems in newer files that are not served.", (), {(): now.problems})
+    yield _gauge("orchestrate_generation", "The generation of the routes in use.", (), {(): now.generation})
+    yield _gauge(
+        "mlx_cluster_queue_depth", "Requests that wait for a place, of every role.", (), {(): sum(now.queued.values())}
     )
-    available = GaugeMetricFamily("orchestrate_endpoint_available", "1 while it may be called.", labels=labels)
-    serving = GaugeMetricFamily("orchestrate_endpoint_serving", "1 while it is on the rung in use.", labels=labels)
-    changed = CounterMetricFamily(
-        "orchestrate_breaker_changes", "Times that a circuit breaker changed.", labels=(*labels, "state")
-    )
-    for endpoint in now.endpoints:
-        names = (endpoint.role, endpoint.endpoint, endpoint.url)
-        in_flight.add_metric(names, endpoint.in_flight)
-        breaker.add_metric(names, endpoint.breaker)
-        available.add_metric(names, endpoint.is_available)
-        serving.add_metric(names, endpoint.is_serving)
-        for state, count in endpoint.changed.items():
-            changed.add_metric((*names, state), count)
-    held = GaugeMetricFamily("orchestrate_held_requests", "Requests that wait for a successor.", labels=("role",))
-    for name, count in now.held.items():
-        held.add_metric((name,), count)
-    depth = GaugeMetricFamily("orchestrate_queue_depth", "Requests that wait for a place.", labels=("role",))
-    for name, count in now.queued.items():
-        depth.add_metric((name,), count)
-    yield _gauge("mlx_cluster_queue_depth", "Requests that wait for a place, of every role.", sum(now.queued.values()))
     if now.prefixes is not None:
-        yield _gauge("orchestrate_prefix_blocks", "Blocks of prompts whose readers are known.", now.prefixes.blocks)
+        blocks: dict[Labels, int] = {(): now.prefixes.blocks}
+        yield _gauge("orchestrate_prefix_blocks", "Blocks of prompts whose readers are known.", (), blocks)
         for name, text, value in (
             (
                 "orchestrate_prefix_drawn",
@@ -248,9 +238,28 @@ def _gauge_families(now: Gauges) -> Iterator[Metric]:
             ("orchestrate_prefix_found", "Such requests whose beginning it still had.", now.prefixes.found),
             ("orchestrate_prefix_gone", "Such requests whose beginning it had not.", now.prefixes.gone),
         ):
-            yield CounterMetricFamily(name, text, value=value)
-    yield from (in_flight, breaker, changed, available, serving, held, depth)
+            yield _counter(name, text, (), {(): value})
+    yield from _endpoint_families(now.endpoints)
+    held: dict[Labels, int] = {(name,): count for name, count in now.held.items()}
+    yield _gauge("orchestrate_held_requests", "Requests that wait for a successor.", ("role",), held)
+    queued: dict[Labels, int] = {(name,): count for name, count in now.queued.items()}
+    yield _gauge("orchestrate_queue_depth", "Requests that wait for a place.", ("role",), queued)
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, value=value)
+def _endpoint_families(endpoints: Sequence[EndpointGauge]) -> Iterator[Family]:
+    labels = ("role", "endpoint", "url")
+    named: list[tuple[Labels, EndpointGauge]] = [((each.role, each.endpoint, each.url), each) for each in endpoints]
+    in_flight = {names: each.in_flight for names, each in named}
+    yield _gauge("orchestrate_in_flight", "Requests at an endpoint.", labels, in_flight)
+    breaker = {names: each.breaker for names, each in named}
+    text = "Circuit breaker: 0 closed, 1 half-open, 2 open, 3 isolated."
+    yield _gauge("orchestrate_breaker_state", text, labels, breaker)
+    changed: dict[Labels, int] = {
+        (*names, state): count for names, each in named for state, count in each.changed.items()
+    }
+    text = "Times that a circuit breaker changed."
+    yield _counter("orchestrate_breaker_changes", text, (*labels, "state"), changed)
+    available = {names: each.is_available for names, each in named}
+    yield _gauge("orchestrate_endpoint_available", "1 while it may be called.", labels, available)
+    serving = {names: each.is_serving for names, each in named}
+    yield _gauge("orchestrate_endpoint_serving", "1 while it is on the rung in use.", labels, serving)
