@@ -53,10 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         fronts = {ALONE: Front(ALONE, endpoint, tree)}
         firsts: dict[str, float] = {}
         for name in (OURS, *(peer.name for peer in wanted)):
-            begun = time.perf_counter()
             front = _started(name, wanted, given.peers, place, endpoint, stack)
             if front is not None:
-                fronts[name], firsts[name] = front, time.perf_counter() - begun
+                fronts[name], firsts[name] = front, time.perf_counter() - front.tree.begun
         idle = {name: fronts[name].tree.rss_mib() for name in firsts}
         runs = _measure(fronts, given.seconds, given.rounds)
         paced = {name: _load(front, "--paced", "--connections", str(PACED_STREAMS)) for name, front in fronts.items()}

@@ -23,6 +23,8 @@ class Tree:
     """A process and all that it has started."""
 
     pid: int
+    begun: float
+    """When it was started, by `time.perf_counter`."""
 
     def rss_mib(self) -> float:
         """Return the memory in use by all processes; pages that they share count for each."""
@@ -71,6 +73,7 @@ def running(
     Raises RuntimeError, with the end of its log, where it never does.
     """
     with log.open("wb") as output:
+        begun = time.perf_counter()
         process = subprocess.Popen(
             [str(part) for part in command], cwd=cwd, env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
@@ -82,7 +85,7 @@ def running(
                 end = log.read_text(errors="replace")[-1000:]
                 raise RuntimeError(f"{command[0]} does not listen on port {port}:\n{end}")
             time.sleep(0.01)
-        yield Tree(process.pid)
+        yield Tree(process.pid, begun)
     finally:
         _end(process)
 
