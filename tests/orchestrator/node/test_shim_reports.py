@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.orchestrator.node.harness import DEADLINE_S, SHIM, Shim, eventually
+from tests.ports import free_ports
 
 FOREVER = ("sleep", "1000")
 HOSTILE_NAMES = ["", ".", "..", ".hidden", "-rf", "a/b", "../a", "/etc", "a\n", "a b", "a\0", "ä", "x" * 201, "$(id)"]
@@ -350,19 +351,20 @@ def test_foreign_files_are_no_reason_to_fail(shim: Shim) -> None:
 
 
 LISTEN = """
-import socket, time
-server = socket.create_server(('127.0.0.1', 0))
-print(server.getsockname()[1], flush=True)
+import socket, sys, time
+server = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+print('up', flush=True)
 time.sleep(1000)
 """
 
 
 def test_list_names_who_holds_a_port(shim: Shim) -> None:
-    pid = shim.start("server", sys.executable, "-c", LISTEN)["pid"]
-    ours = int(shim.logged("server", 1)[0])
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as stranger, socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        theirs, free = stranger.getsockname()[1], unused.getsockname()[1]
+    # Of ports that the kernel picks another program may have the same number at another address.
+    ours, theirs, free = free_ports(3)
+    pid = shim.start("server", sys.executable, "-c", LISTEN, str(ours))["pid"]
+    shim.logged("server", 1)
+    with socket.create_server(("::1", theirs), family=socket.AF_INET6), socket.socket() as unused:
+        unused.bind(("127.0.0.1", free))
 
         ports = shim.ask("list", stack="another", ports=[ours, theirs, free])["ports"]
 
