@@ -15,14 +15,14 @@ import pytest
 from runtime.worker.group.control import new_keys
 from schemas import exits
 from tests.runtime.worker.group import Group
-from tests.runtime.worker.process import wait_until
+from tests.runtime.worker.process import DEADLINE_S, wait_until
 from tests.runtime.worker.tiny import write_model
 
 LONG = [5] * 25_000
 """A prompt that takes many rounds to read."""
 TOLD_KILL_S, TOLD_STOP_S = 2.0, 20.0
 """What a client waits at most, on a machine that is not busy, when a rank was killed, or stopped or cut off."""
-BUSY = 5.0
+BUSY = 15.0
 STILL_S = 4.0
 IDLE, PREFILL, STREAM = "idle", "prefill", "stream"
 
@@ -67,11 +67,12 @@ def ask(group: Group, phase: str) -> Client | None:
     if phase == IDLE:
         return None
     if phase == PREFILL:
-        client = Client(group, {"prompt": LONG, "max_tokens": 2, "temperature": 0})
         rounds = group.lead.status()["group"]["rounds"]
+        client = Client(group, {"prompt": LONG, "max_tokens": 2, "temperature": 0})
         wait_until(lambda: group.lead.status()["group"]["rounds"] > rounds + 2, "it reads the prompt")
         return client
-    client = Client(group, {"prompt": "the quick", "max_tokens": 20_000, "seed": 1, "stream": True})
+    # Greedy: a sampled answer may end by itself at any token.
+    client = Client(group, {"prompt": "the quick", "max_tokens": 20_000, "temperature": 0, "stream": True})
     wait_until(lambda: len(client.lines) > 3, "it streams")
     return client
 
@@ -104,15 +105,19 @@ def lose(model_dir: Path, place: Path, rank: int, number: signal.Signals, phase:
             assert client.told_at is not None
             assert client.told_at - begun < BUSY * (TOLD_STOP_S if is_stop else TOLD_KILL_S)
             print(f"rank {rank} {number.name} {phase}: client told after {client.told_at - begun:.2f} s")
-        codes = {other: process.wait(60) for other, process in others.items()}
-        if phase != IDLE and not is_stop:
-            # mlx 0.32's ring writes to memory that its failed collective has given back: a follower may crash of it.
-            codes = {other: expected if other and code == -signal.SIGSEGV else code for other, code in codes.items()}
+        codes = {other: process.wait(DEADLINE_S) for other, process in others.items()}
+        # mlx 0.32's ring writes to memory that its failed collective has given back: a follower may crash of it, in an
+        # idle group as well, where the links are measured now and then.
+        forgiven = {-signal.SIGSEGV}
+        if is_stop and rank == 0 and expected in codes.values():
+            # Each follower finds it by its own clock; who is later may lose its neighbour before.
+            forgiven.add(exits.RANK_LOST)
+        codes = {other: expected if other and code in forgiven else code for other, code in codes.items()}
         assert codes == dict.fromkeys(others, expected), group.texts()
         print(f"rank {rank} {number.name} {phase}: all ended after {time.monotonic() - begun:.2f} s")
         if is_stop:
             group.signal(rank, signal.SIGCONT)
-            assert group.processes[rank].wait(60) in {exits.RANK_LOST, exits.RANK_SILENT}
+            assert group.processes[rank].wait(60) in {exits.RANK_LOST, exits.RANK_SILENT, -signal.SIGSEGV}
         if client is not None:
             client.wait_told()
 
