@@ -18,8 +18,8 @@ from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
 from tests.runtime.worker.tap import Tap
 from tests.runtime.worker.valve import Valve
 
-GROUP_DEADLINE_S = 120.0
-"""Three processes import, load and warm up on two cores that others use as well."""
+GROUP_DEADLINE_S = 300.0
+"""Three processes import, form a group, load and warm up on two cores that others use as well."""
 
 
 class Rank:

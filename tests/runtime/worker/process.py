@@ -1,12 +1,15 @@
 """I/O: a worker as a real process on a free loopback port."""
 
+import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -122,6 +125,16 @@ class Worker:
         response = self.complete(**body)
         assert response.status_code == 200, response.text
         return response.json()["choices"][0]["text"]
+
+    @contextlib.contextmanager
+    def sending(self, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
+        """Send a request, and leave when the block ends, whether it was answered or not."""
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+        url = self.http.base_url
+        with socket.create_connection((url.host, url.port), timeout=DEADLINE_S) as connection:
+            connection.sendall(head.encode() + content)
+            yield connection
 
     def terminate(self) -> None:
         """Send TERM."""

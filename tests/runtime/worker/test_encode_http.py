@@ -3,7 +3,6 @@
 import concurrent.futures
 import json
 import random
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,8 +163,6 @@ def test_no_body_stops_the_worker(encoder: Worker) -> None:
 
 def test_a_client_that_leaves_gives_its_place_up(encoder: Worker) -> None:
     encoder.wait_empty()
-    body = httpx.Request("POST", "http://w/v1/embeddings", json={"input": ["the fox"] * 2048}).content
-    url = encoder.http.base_url
 
     def has_left_in_time() -> bool:
         """Leave while a request is computed; tell whether it was not over by then, as it may be."""
@@ -175,9 +172,7 @@ def test_a_client_that_leaves_gives_its_place_up(encoder: Worker) -> None:
             found = encoder.status()
             return found["queue"]["batch"] > 0 or found["requests"] != before
 
-        with socket.create_connection((url.host, url.port), timeout=60) as connection:
-            head = f"POST /v1/embeddings HTTP/1.1\r\nhost: w\r\ncontent-length: {len(body)}\r\n\r\n"
-            connection.sendall(head.encode() + body)
+        with encoder.sending("/v1/embeddings", {"input": ["the fox"] * 2048}):
             wait_until(is_computed, "the request is computed")
         encoder.wait_empty()
         return bool(encoder.status()["requests"]["cancelled"] > before["cancelled"])
@@ -207,7 +202,7 @@ def test_more_than_the_places_are_refused_with_a_time_to_come_back(encoder: Work
 
 @pytest.mark.slow
 def test_term_lets_requests_under_way_finish(encoder_dir: Path, tmp_path: Path) -> None:
-    with Worker(encoder_dir, tmp_path / "log", "--kind", "embedding", "--drain-s", "60") as worker:
+    with Worker(encoder_dir, tmp_path / "log", "--kind", "embedding", "--drain-s", "600") as worker:
         worker.wait_ready()
         with (
             httpx.Client(base_url=worker.http.base_url, timeout=DEADLINE_S) as client,

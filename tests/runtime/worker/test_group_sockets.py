@@ -35,7 +35,7 @@ class Life:
 
 @pytest.fixture(scope="module")
 def life(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Life:
-    with Group(tiny_model_dir, tmp_path_factory.mktemp("life"), 2, "--drain-s", "60", control_tap=1) as group:
+    with Group(tiny_model_dir, tmp_path_factory.mktemp("life"), 2, "--drain-s", "600", control_tap=1) as group:
         tap = group.tap
         assert tap is not None
         assert group.wait_ready().lead.text_of(prompt=PROMPT, max_tokens=8, temperature=0)

@@ -120,7 +120,7 @@ def test_a_stream_whose_client_left_holds_nothing(
     """What wedges stock: a seeded stream, then a disconnection; also again and again, and before the first token."""
     body = {"prompt": "the quick", "max_tokens": 20_000, "stream": True, "seed": seed, **fields}
     for patience_s in (None, 0.02, 0.002):
-        with httpx.Client(base_url=worker.http.base_url, timeout=60) as client:
+        with httpx.Client(base_url=worker.http.base_url, timeout=MINUTES_S) as client:
             if patience_s is None:
                 with client.stream("POST", COMPLETIONS, json=body) as response:
                     next(response.iter_lines())

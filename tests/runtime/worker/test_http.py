@@ -17,7 +17,7 @@ from runtime.worker.http.exchange import MAX_BODY_BYTES
 from schemas.messages import WorkerReadiness, WorkerStatus
 from schemas.stack import Gateway
 from tests.runtime.worker import bodies
-from tests.runtime.worker.process import Worker, wait_until
+from tests.runtime.worker.process import DEADLINE_S, Worker, wait_until
 from tests.runtime.worker.test_text import first_stop
 
 PROMPTS = ["the quick brown fox", "a", "what is the capital of France? " * 40, "user: lazy dog\n", "é\N{PILE OF POO}"]
@@ -229,11 +229,7 @@ LONG = {"prompt": "the quick brown fox", "max_tokens": 20_000, "temperature": 0}
 def test_a_client_that_leaves_frees_its_place(worker: Worker, fields: dict[str, Any], stream: bool) -> None:
     worker.wait_empty()
     cancelled = worker.status()["requests"]["cancelled"]
-    content = json.dumps({**LONG, **fields, "stream": stream}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
-    url = worker.http.base_url
-    with socket.create_connection((url.host, url.port), timeout=60) as connection:
-        connection.sendall(head.encode() + content)
+    with worker.sending("/v1/completions", {**LONG, **fields, "stream": stream}) as connection:
         wait_until(lambda: worker.status()["queue"]["batch"] == 1, "it is in the batch")
         if stream:
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -248,12 +244,12 @@ def full_queue(worker: Worker) -> Iterator[None]:
     full = (queue["batch_limit"], queue["waiting_limit"])
     with (
         concurrent.futures.ThreadPoolExecutor(sum(full)) as pool,
-        httpx.Client(base_url=worker.http.base_url, limits=httpx.Limits(max_connections=None), timeout=60) as client,
+        httpx.Client(base_url=worker.http.base_url, timeout=httpx.Timeout(DEADLINE_S)) as client,
     ):
         request = client.build_request("POST", "/v1/completions", json={**LONG, "stream": True})
-        asked = [pool.submit(client.send, request, stream=True) for _ in range(sum(full))]
+        for _ in range(sum(full)):
+            pool.submit(client.send, request, stream=True)
         worker.wait_queue(*full)
-        concurrent.futures.wait(asked, 60, "FIRST_COMPLETED")
         yield
 
 
@@ -284,7 +280,7 @@ RAW = [
 @pytest.mark.parametrize("raw", RAW, ids=range(len(RAW)))
 def test_broken_http_does_not_disturb_the_worker(worker: Worker, raw: bytes) -> None:
     url = worker.http.base_url
-    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+    with socket.create_connection((url.host, url.port), timeout=DEADLINE_S) as connection:
         # Who answers before it has read all of it may have reset the connection by now: nothing can be shut then.
         with contextlib.suppress(OSError):
             connection.sendall(raw)

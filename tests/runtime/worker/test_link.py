@@ -19,7 +19,7 @@ def test_ranks_that_call_each_other_go_on():
     peer = threading.Thread(target=dial, args=(second, 1, first))
     peer.start()
     dial(first, 1, second)
-    peer.join(60)
+    peer.join(120)
     assert not peer.is_alive()
 
 

@@ -50,7 +50,7 @@ def guarded(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_the_token_guards_everything_but_health(guarded: Worker) -> None:
     paths = ["/ready", "/status", "/v1/models", "/v1/chat/completions", "/nope"]
     for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}, {"authorization": "Bearer é"}):
-        with httpx.Client(base_url=guarded.http.base_url) as stranger:
+        with httpx.Client(base_url=guarded.http.base_url, timeout=DEADLINE_S) as stranger:
             raw = {name: value.encode() for name, value in header.items()}
             assert stranger.get("/health", headers=raw).status_code == 200
             for path in paths:
@@ -63,7 +63,7 @@ def test_the_token_guards_everything_but_health(guarded: Worker) -> None:
 
 def test_a_stranger_is_refused_before_its_body_is_read(guarded: Worker) -> None:
     url = guarded.http.base_url
-    with socket.create_connection((url.host, url.port), timeout=60) as connection:
+    with socket.create_connection((url.host, url.port), timeout=DEADLINE_S) as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
 
@@ -75,7 +75,7 @@ def last_data(lines: Iterator[str]) -> tuple[str, str]:
 
 
 def test_term_lets_a_running_request_finish(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with Worker(tiny_model_dir, tmp_path / "log", "--drain-s", "60") as worker:
+    with Worker(tiny_model_dir, tmp_path / "log", "--drain-s", "600") as worker:
         worker.wait_ready()
         body = {"prompt": "the quick brown fox", "max_tokens": 800, "temperature": 0, "stream": True}
         with worker.http.stream("POST", "/v1/completions", json=body) as response:
