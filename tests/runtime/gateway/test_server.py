@@ -82,14 +82,15 @@ async def test_it_serves_within_a_second_and_some_of_its_start(conf: Conf) -> No
     started = time.perf_counter()
     async with gateway_process(conf) as gateway, gateway.client() as client:
         assert (await client.post(CHAT_PATH, json=CHAT)).status_code == 200
-        assert time.perf_counter() - started < 30.0, "about a second on an idle machine; tests share theirs"
+        assert time.perf_counter() - started < 60.0, "about a second on an idle machine; tests share theirs"
 
 
 async def test_draining_ends_with_its_time(conf: Conf, fake: FakeUpstream) -> None:
     fake.behave = answers(words=10_000, pause_s=0.05)
     async with gateway_process(conf, drain_s=0.3) as gateway, gateway.client() as client:
         async with client.stream("POST", CHAT_PATH, json=STREAM) as answer:
-            await anext(answer.aiter_bytes())
+            pieces = answer.aiter_bytes()  # held: the connection ends with it
+            await anext(pieces)
             gateway.terminate()
             assert await asyncio.wait_for(gateway.process.wait(), 60) == 0
         await asyncio.wait_for(fake.seen[0].was_cut.wait(), 60)

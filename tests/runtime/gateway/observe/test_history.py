@@ -111,7 +111,10 @@ def test_a_damaged_file_begins_anew(tmp_path: Path, damage: bytes) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 99])
-def test_gateways_that_open_a_file_at_once_share_it(tmp_path: Path, version: int) -> None:
+def test_gateways_that_open_a_file_at_once_share_it(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_file, "BUSY_S", 60.0)  # whatever the disk is busy with
     path = tmp_path / "history.sqlite3"
     database = sqlite3.connect(path)
     database.execute(f"PRAGMA user_version = {version}")

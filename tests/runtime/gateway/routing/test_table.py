@@ -314,4 +314,4 @@ def test_five_thousand_instances_are_a_matter_of_a_moment() -> None:
     assert (large - base) < 13 * (small - base), "ten times the instances take about ten times the work"
     started = time.perf_counter()
     build_table(stack, routes, environ={}, worker_token=None)
-    assert time.perf_counter() - started < 10.0, "a fraction of a second on an idle machine; tests share theirs"
+    assert time.perf_counter() - started < 60.0, "a fraction of a second on an idle machine; tests share theirs"

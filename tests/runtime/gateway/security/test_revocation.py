@@ -58,7 +58,7 @@ async def test_a_revoked_key_ends_what_was_not_answered_yet_with_401(keyed: Keye
             await asyncio.wait_for(keyed.fake.seen[-1].was_cut.wait(), 30)
         # The connection that was told so goes on.
         assert (await client.get("/v1/models", headers=keyed.bearer("inference"))).status_code == 200
-    assert keyed.gateway.in_flight == 0
+    await until(lambda: keyed.gateway.in_flight == 0)
 
 
 async def test_a_key_that_expires_ends_its_open_stream(keyed: Keyed) -> None:
