@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.trial import Trial, poll
+from tests.e2e.trial import Trial, content_of, poll
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -30,8 +30,10 @@ def processes() -> str:
 
 def kept(state: Path) -> str:
     """Return everything that is kept of the stack: journal, routes, records, logs, copies of files."""
-    files = (path for path in state.rglob("*") if path.is_file() and "cache" not in path.parts)
-    return "\n".join(path.read_text(errors="replace") for path in files if path.name not in SEEN_BY_ITS_OWNER_ONLY)
+    places = (path for path in state.rglob("*") if "cache" not in path.parts)
+    return "\n".join(
+        content_of(path).decode(errors="replace") for path in places if path.name not in SEEN_BY_ITS_OWNER_ONLY
+    )
 
 
 def test_commands_work_with_keys_and_no_secret_is_seen(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,14 @@ class Trial:
         return [pid for record in records if (pid := record.get("pid")) and started(pid) == record["started"]]
 
 
+def content_of(path: Path) -> bytes:
+    """Return what is in a file; nothing of what is none, or was one for a moment, as a database has them beside it."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; a zombie does not."""
     return _stat(pid)[:1] not in ([], ["Z"])

@@ -31,7 +31,7 @@ class Watching:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=DEADLINE_S)
         finally:
             self.process.kill()
             self._reading.join()
