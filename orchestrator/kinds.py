@@ -9,6 +9,7 @@ from orchestrator.expand import Desired
 from orchestrator.ladders import RoleShape
 from orchestrator.observed import ModelFacts
 from schemas.base import HelperName, ModelName, RoleName, ServiceName
+from schemas.sharding import UNBATCHED_MODELS
 from schemas.unit import EngineSpec, ModelSpec, WorkerSpec
 
 NON_COMMERCIAL = re.compile(r"(^|[^a-z])nc([^a-z]|$)|non-?commercial|research", re.IGNORECASE)
@@ -29,6 +30,23 @@ def dimension_conflicts(desired: Desired, facts: Mapping[ModelName, ModelFacts])
                     f"found {role.dimensions}; vectors of two lengths cannot be compared"
                 )
     return found
+
+
+def batch_conflicts(desired: Desired, facts: Mapping[ModelName, ModelFacts]) -> list[str]:
+    """Return a sentence for every worker's model, or draft model, that is known to be of a family it cannot serve."""
+    named = {
+        (spec.service, key): (model.name, key == "model" and spec.group is None)
+        for unit in desired.units.values()
+        if isinstance(spec := unit.spec, WorkerSpec)
+        for key, model in (("model", spec.model), ("draft", spec.draft))
+        if model is not None and model.name in facts and facts[model.name].architecture in UNBATCHED_MODELS
+    }
+    return [
+        f"services.{service}.{key}: expected a model that mlx-lm computes in batches, found {model} of the family "
+        f"{facts[model].architecture}, whose caches serve one request at a time; name a model of another family"
+        + (", or serve it with engine: mlx-lm-server" if is_served_alone else "")
+        for (service, key), (model, is_served_alone) in sorted(named.items())
+    ]
 
 
 def pinned_dimensions(desired: Desired, service: ServiceName) -> Mapping[RoleName, int]:

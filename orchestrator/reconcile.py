@@ -29,7 +29,7 @@ from orchestrator.drafting import draft_conflicts
 from orchestrator.drain import drained_notes, is_slot_drained
 from orchestrator.expand import Desired
 from orchestrator.groups import GATEWAY_GROUP, WATCHER_GROUP, Slot, slots_of
-from orchestrator.kinds import dimension_conflicts, kind_notes
+from orchestrator.kinds import batch_conflicts, dimension_conflicts, kind_notes
 from orchestrator.memory import memory_conflicts, memory_notes, with_estimates
 from orchestrator.observed import Observed, ObservedUnit, Reachable
 from orchestrator.placement import owner_conflicts
@@ -92,6 +92,7 @@ class _Reconciliation:
         draft.conflicts += address_conflicts(specs, self.desired.nodes)
         draft.conflicts += engine_conflicts(self.desired)
         draft.conflicts += sharding_conflicts(self.desired, self.observed.facts)
+        draft.conflicts += batch_conflicts(self.desired, self.observed.facts)
         draft.conflicts += draft_conflicts(self.desired, self.observed)
         draft.conflicts += dimension_conflicts(self.desired, self.observed.facts)
         groups = self.scope.groups

@@ -30,6 +30,8 @@ PIPELINE_MODELS = frozenset(
     }
 )  # fmt: skip
 """Values of `model_type` whose layers can be given to several ranks."""
+UNBATCHED_MODELS = frozenset({"deepseek_v41", "deepseek_v41_text", "llama4"})
+"""Values of `model_type` whose caches mlx-lm cannot merge: a worker, which computes in batches, refuses them."""
 _DIVIDED = (
     "num_attention_heads",
     "num_key_value_heads",

@@ -136,6 +136,15 @@ def test_a_draft_with_another_vocabulary_is_refused_before_anything_is_changed()
     assert not draft_conflicts(desired(coder=CODER), seen)
 
 
+def test_a_draft_of_a_family_that_a_worker_cannot_serve_is_refused_before_anything_is_changed() -> None:
+    seen = replace(empty(), facts={ModelName("m0"): ModelFacts("llama4")})
+    refused = [each for each in reconcile(drafted(), seen).conflicts if each.startswith("services.coder.draft: ")]
+    assert len(refused) == 1
+    assert refused[0].endswith(
+        "found m0 of the family llama4, whose caches serve one request at a time; name a model of another family"
+    )
+
+
 def test_status_says_what_they_were_good_for() -> None:
     assert "prompt cache hit by 3 of 4; 60 of 90 drafted tokens accepted" in shown(WorkerSpeculation(
         draft="small", draft_tokens=3, proposed=90, accepted=60

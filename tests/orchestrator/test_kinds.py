@@ -11,7 +11,7 @@ from orchestrator.ask import curl_line, role_to_ask
 from orchestrator.commands import worker_argv
 from orchestrator.expand import Desired, expand
 from orchestrator.footprint import unit_memory
-from orchestrator.kinds import dimension_conflicts, kind_notes, pinned_dimensions
+from orchestrator.kinds import batch_conflicts, dimension_conflicts, kind_notes, pinned_dimensions
 from orchestrator.observed import ModelFacts
 from orchestrator.proof import DOCUMENTS, proof_body, proof_of
 from schemas.base import ModelName, ServiceName, SlotId
@@ -65,6 +65,19 @@ def test_a_length_that_the_models_own_files_contradict_is_a_conflict() -> None:
     assert found.startswith("roles.embedding.dimensions: expected the 384 of encoder (service embed), found 768")
     assert not dimension_conflicts(desired(), {ModelName("encoder"): MINILM})
     assert not dimension_conflicts(desired(embedding=role), {})
+
+
+@pytest.mark.parametrize("family", ["llama4", "deepseek_v41"])
+def test_a_model_that_serves_one_request_at_a_time_is_a_conflict(family: str) -> None:
+    known = {ModelName("talker"): ModelFacts(family), ModelName("encoder"): MINILM}
+    (found,) = batch_conflicts(desired(), known)
+    assert found == (
+        "services.talk.model: expected a model that mlx-lm computes in batches, found talker of the family "
+        f"{family}, whose caches serve one request at a time; name a model of another family, or serve it with "
+        "engine: mlx-lm-server"
+    )
+    assert not batch_conflicts(desired(), {**known, ModelName("talker"): ModelFacts("llama")})
+    assert not batch_conflicts(desired(), {})
 
 
 def test_the_fallback_is_held_to_the_same_length() -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mlx_lm.models.cache import TokenBuffer, make_prompt_cache
 from mlx_lm.models.pipeline import PipelineMixin
 from mlx_lm.utils import MODEL_REMAPPING, maybe_set_recommended_wired_limit
 
-from schemas.sharding import PIPELINE_MODELS, TENSOR_MODELS
+from schemas.sharding import PIPELINE_MODELS, TENSOR_MODELS, UNBATCHED_MODELS
 from tests.runtime.worker.tiny import LFM2, write_model
 
 
@@ -114,6 +115,20 @@ def test_the_models_with_a_pipeline_are_those_we_name() -> None:
         parents = {inspect.getmodule(parent) for parent in module.Model.__mro__}
         classes = [value for parent in {module, *parents} for value in vars(parent).values() if inspect.isclass(value)]
         assert any(hasattr(each, "pipeline") for each in classes), kind
+
+
+def test_the_models_whose_caches_cannot_be_merged_are_those_we_name() -> None:
+    """A family makes its caches of the classes that its module names; `cache` itself is no family."""
+
+    def unmerged(kind: str) -> set[str]:
+        module = family(kind)
+        makers = [each for each in vars(module).values() if inspect.isclass(each) and hasattr(each, "make_cache")]
+        made = {word for each in makers for word in re.findall(r"\b(\w+Cache)\(", inspect.getsource(each.make_cache))}
+        return {word for word in made if not hasattr(getattr(module, word), "merge")}
+
+    kinds = families_with("def make_cache(") - {"cache"}
+    assert {kind for kind in kinds if unmerged(kind)} | {"deepseek_v41_text"} == UNBATCHED_MODELS
+    assert MODEL_REMAPPING["deepseek_v41_text"] == "deepseek_v41"
 
 
 def test_a_pipeline_takes_the_layers_of_each_rank() -> None:
