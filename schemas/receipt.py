@@ -33,6 +33,8 @@ class AttemptReceipt(Reported):
     """Parameters that the gateway saw to, because the endpoint cannot."""
     dropped: tuple[str, ...] = ()
     """Parameters that were left out, because the files say so for the endpoint."""
+    url: str = ""
+    """Where it is: an endpoint that is a service may have several replicas. Empty from an older gateway."""
 
 
 class Receipt(Reported):

@@ -73,8 +73,9 @@ def told(receipt: Receipt) -> Iterator[str]:
     for number, attempt in enumerate(receipt.attempts, 1):
         first = "" if attempt.first_s is None else f", first content at {attempt.first_s:.3f} s"
         error = f": {attempt.error}" if attempt.error else ""
+        where = f" at {attempt.url}" if attempt.url else ""
         yield (
-            f"attempt {number}    {attempt.endpoint}, {attempt.began_s:.3f} to {attempt.ended_s:.3f} s{first}: "
+            f"attempt {number}    {attempt.endpoint}{where}, {attempt.began_s:.3f} to {attempt.ended_s:.3f} s{first}: "
             f"{attempt.outcome}{error}"
         )
         if attempt.emulated:

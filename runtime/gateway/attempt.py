@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from runtime.gateway.bodies import Body
 from runtime.gateway.routing.outcome import Verdict
 from runtime.gateway.routing.select import Skipped
-from runtime.gateway.routing.table import Route, Target
+from runtime.gateway.routing.table import EndpointIdentity, Route, Target
 from runtime.gateway.usage import wants_usage
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class Made(NamedTuple):
     """The parameters that the gateway saw to."""
     dropped: tuple[str, ...] = ()
     """Those that were left out."""
+    identity: EndpointIdentity | None = None
+    """Which one it was of several that have the name: the replicas of a service."""
 
 
 class Course:

@@ -96,7 +96,7 @@ class Attempts:
     def _wait_out(self, task: asyncio.Task[Result | AttemptError], lease: Lease, ask: Ask, course: Course) -> None:
         """Let an attempt go on within its own limits, without its client: to that it is over."""
         times = (lease.began_at, None, self._now())
-        course.made.append(Made(lease.target.name, *times, OUTRUN.label, None, ask.emulated, ask.dropped))
+        course.made.append(_made(lease, ask, times, OUTRUN.label, None))
         lease.wait_out()
         self._waited_out.add(task)
         task.add_done_callback(self._waited)
@@ -132,8 +132,13 @@ class Attempts:
             lease.release()
             if not lease.is_waited_out:
                 times = (began_at, course.first_at, self._now())
-                course.made.append(Made(lease.target.name, *times, label, error_text, ask.emulated, ask.dropped))
+                course.made.append(_made(lease, ask, times, label, error_text))
             self._metrics.attempt(lease.target.name, label)
+
+
+def _made(lease: Lease, ask: Ask, times: tuple[float, float | None, float], outcome: str, error: str | None) -> Made:
+    target = lease.target
+    return Made(target.name, *times, outcome, error, ask.emulated, ask.dropped, target.identity)
 
 
 def _note(ask: Ask) -> None:

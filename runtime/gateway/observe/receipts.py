@@ -134,6 +134,7 @@ def written(entry: Entry) -> Receipt:
                 error=made.error,
                 emulated=made.emulated,
                 dropped=made.dropped,
+                url=made.identity.url if made.identity else "",
             )
             for made in entry.made
         ),

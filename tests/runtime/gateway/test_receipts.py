@@ -30,6 +30,7 @@ async def test_an_answer_has_a_receipt_that_says_who_was_tried_and_why(tmp_path:
                     ("down", "refused"),
                     ("up", "ok"),
                 ]
+                assert receipt["attempts"][1]["url"] == fake.url
                 assert (receipt["model"], receipt["endpoint"], receipt["outcome"]) == ("chat", "up", "ok")
                 assert 0 <= receipt["attempts"][1]["began_s"] <= receipt["attempts"][1]["ended_s"] <= receipt["took_s"]
                 assert (receipt["attempts"][1]["first_s"] is not None) == receipt["is_stream"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime.gateway.attempt import Made
 from runtime.gateway.observe.receipts import Entry, Receipts, written
 from runtime.gateway.routing.select import Skipped
+from runtime.gateway.routing.table import identity_at
 
 ENTRY = Entry(
     id="req-1",
@@ -20,7 +21,7 @@ ENTRY = Entry(
     outcome="ok",
     made=(
         Made("one", 10.0, None, 10.25, "refused", "connection refused"),
-        Made("two", 10.25, 10.5, 12.5, "ok"),
+        Made("two", 10.25, 10.5, 12.5, "ok", identity=identity_at("http://127.0.0.1:8001", "mlx", "small")),
     ),
     skipped=(Skipped("three", "open", retry_s=20.0), Skipped("one", "tried")),
     generation=7,
@@ -40,6 +41,10 @@ def test_times_are_told_from_the_moment_the_request_came() -> None:
         ("one", 0.0, None, 0.25),
         ("two", 0.25, 0.5, 2.5),
     ]
+
+
+def test_an_attempt_tells_which_replica_was_asked() -> None:
+    assert [each.url for each in written(ENTRY).attempts] == ["", "http://127.0.0.1:8001"]
 
 
 def test_who_was_tried_is_no_endpoint_that_was_passed_over() -> None:
