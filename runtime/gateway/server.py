@@ -16,6 +16,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from sanic.application.state import ApplicationServerInfo
+from sanic.http.constants import HTTP
+
 from runtime.gateway.http1 import PlainProtocol
 from runtime.gateway.live import Live
 
@@ -89,6 +92,8 @@ async def serve(app: Any, sock: socket.socket, live: Live, drain_s: float, when_
 
 async def accept(app: Any, sock: socket.socket) -> Any:
     """Begin to answer on a listening socket; return Sanic's server."""
+    # Of an application that speaks one version Sanic leaves the header `alt-svc` away, which is empty otherwise.
+    app.state.server_info.append(ApplicationServerInfo({"version": HTTP.VERSION_1}))
     server = await app.create_server(sock=sock, backlog=BACKLOG, protocol=PlainProtocol)
     await server.startup()
     await server.start_serving()

@@ -5,6 +5,8 @@ import socket
 from typing import Any
 
 from sanic import Sanic
+from sanic.application.state import ApplicationServerInfo
+from sanic.http.constants import HTTP
 
 LINGER_S = 3.0
 """What a client gets, after generation has ended, to take the rest of its answer."""
@@ -12,6 +14,8 @@ LINGER_S = 3.0
 
 async def open_server(app: Sanic[Any, Any], listener: socket.socket) -> Any:
     """Serve `app` on a listening socket; return Sanic's server."""
+    # Of an application that speaks one version Sanic leaves the header `alt-svc` away, which is empty otherwise.
+    app.state.server_info.append(ApplicationServerInfo({"version": HTTP.VERSION_1}))
     server: Any = await app.create_server(sock=listener, return_asyncio_server=True)
     await server.startup()
     await server.start_serving()

@@ -85,6 +85,17 @@ async def test_it_serves_within_a_second_and_some_of_its_start(conf: Conf) -> No
         assert time.perf_counter() - started < 60.0, "about a second on an idle machine; tests share theirs"
 
 
+async def test_answers_of_every_kind_have_no_empty_header(conf: Conf) -> None:
+    async with gateway_process(conf) as gateway, gateway.client() as client:
+        for answer in (
+            await client.post(CHAT_PATH, json=STREAM),
+            await client.get("/there/is/no/such"),
+            await client.request("TRACE", "/health"),
+            await client.get("/metrics"),
+        ):
+            assert not [name for name, value in answer.headers.items() if not value.strip()], answer.headers
+
+
 async def test_draining_ends_with_its_time(conf: Conf, fake: FakeUpstream) -> None:
     fake.behave = answers(words=10_000, pause_s=0.05)
     async with gateway_process(conf, drain_s=0.3) as gateway, gateway.client() as client:
