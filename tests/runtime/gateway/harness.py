@@ -165,6 +165,7 @@ class LocalGateway:
         for connection in list(self._server.connections):
             connection.abort()
         self.gateway.close()
+        Sanic.unregister_app(self.gateway.app)  # every start looks through those that are
         await asyncio.sleep(0)
 
     @property
