@@ -38,6 +38,7 @@ from orchestrator.references import References
 from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
 from orchestrator.unloading import unload_model
+from schemas.admin import ConfigReport
 from schemas.base import NodeName, UnitId
 from schemas.routes import Instance
 from schemas.unit import GatewaySpec, slot_of
@@ -60,7 +61,9 @@ class RealEffects:
         self._references = References(cluster)
         self._awaiter = Awaiter(cluster, desired, self._references)
         self._models = ModelSync(cluster.store)
-        self._routes = PublishedRoutes(cluster, desired, stamp, files, is_there=is_routable)
+        self._routes = PublishedRoutes(cluster, desired, stamp, files, follow=self._follow, is_there=is_routable)
+        self._is_deaf = False
+        """Whether the gateway takes connections and does not answer: it is not waited for a second time."""
         self._making_way: dict[UnitId, Instance] = {}
         """What was taken out of service for a successor, and still runs."""
 
@@ -156,12 +159,7 @@ class RealEffects:
 
     async def rewire(self, _action: Rewire) -> None:
         """Write this apply's overrides for the gateway, and make a running one read everything now."""
-        await self._routes.change(lambda entries: entries)
-        gateway = self._gateway()
-        if gateway is None:
-            return
-        make = self._cluster.gateway_node.http
-        served = await reload_gateway(make, gateway.bind, gateway.port, self._token())
+        served = await self._routes.change(lambda entries: entries)
         if served is not None and not served.is_current:
             problems = tuple(str(problem) for problem in served.problems)
             raise EffectError("the gateway cannot use the files and keeps its last good routes", log_tail=problems)
@@ -170,15 +168,29 @@ class RealEffects:
         """After the last action: let no request wait for a successor that did not come.
 
         What was to make way for one and was not stopped serves again. `is_followed`: another apply goes on at once, and
-        what waits is for it to serve, or to give up.
+        what waits is for it to serve, or to give up. The gateway reads its files once more: one that was just started
+        had read them before it could be told.
         """
         for entry in self._making_way.values():
             await self._routes.publish(entry)
         if not is_followed:
             await self._routes.forget_replaced()
         await self._routes.mark_drained()
+        await self._follow()
 
     # -- internals -------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> ConfigReport | None:
+        """Make a running gateway read its files; returns what it serves then."""
+        gateway = self._gateway()
+        if gateway is None or self._is_deaf:
+            return None
+        try:
+            make = self._cluster.gateway_node.http
+            return await reload_gateway(make, gateway.bind, gateway.port, self._token())
+        except TimeoutError:
+            self._is_deaf = True
+            return None
 
     async def _give_up(self, unit: UnitId) -> None:
         """Take out what waits in the routes for a unit that did not come about; its failure is what is told."""

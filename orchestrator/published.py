@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.execute import EffectError
 from orchestrator.expand import Desired
 from orchestrator.snapshots import Files
 from orchestrator.transport.base import NodeTransport, TransportError
+from schemas.admin import ConfigReport
 from schemas.base import SlotId, UnitId
 from schemas.routes import Instance, Routes
 from schemas.unit import slot_of
@@ -22,6 +23,12 @@ from schemas.unit import slot_of
 READ_TIMEOUT_S = 20.0
 
 Entries = Mapping[UnitId, Instance]
+Follow = Callable[[], Awaitable[ConfigReport | None]]
+"""Makes the gateway read its files, and returns what it serves then; None where none answers."""
+
+
+async def nobody_follows() -> None:
+    """Follow routes that no gateway reads yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,23 @@ async def read_routes(transport: NodeTransport, path: str) -> Routes | None:
 
 
 class PublishedRoutes:
-    """The routes of one stack. The lock of the stack keeps other writers away, so they are read once."""
+    """The routes of one stack. The lock of the stack keeps other writers away, so they are read once.
+
+    What was written is served: every change ends when the gateway has read it.
+    """
 
     def __init__(
-        self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files, *, is_there: bool = True
+        self,
+        cluster: Cluster,
+        desired: Desired,
+        stamp: Stamp,
+        files: Files,
+        *,
+        follow: Follow = nobody_follows,
+        is_there: bool = True,
     ) -> None:
         """`is_there`: whether the gateway's node answered; there are no routes on one that is lost."""
+        self._follow = follow
         self._cluster = cluster
         self._node = cluster.gateway_node
         self._desired = desired
@@ -101,8 +119,12 @@ class PublishedRoutes:
         if self._drained != self._desired.drained:
             await self.change(lambda entries: entries)
 
-    async def change(self, change: Callable[[Entries], Entries]) -> None:
-        """Write what `change` makes of the entries, and bring the gateway the files; raises `EffectError`."""
+    async def change(self, change: Callable[[Entries], Entries]) -> ConfigReport | None:
+        """Write what `change` makes of the entries, and bring the gateway the files; raises `EffectError`.
+
+        Returns what the gateway serves then; None where none answers. It sees each change by itself: to entries that
+        are written again as they were it gives a new start.
+        """
         async with self._lock:
             entries = dict(change(await self._read()))
             conf = await self._conf_there()
@@ -124,6 +146,7 @@ class PublishedRoutes:
                 self._entries = None  # what the file says is read again
                 raise
             self._entries, self._drained = entries, routes.drained
+            return await self._follow()
 
     async def _conf_there(self) -> str | None:
         """Return the directory that the gateway is to compose instead of its own."""

@@ -20,6 +20,8 @@ PROBE_TIMEOUT_S = 3.0
 """A loopback or LAN answer takes milliseconds, also from a worker in the middle of a long prefill."""
 PROOF_TIMEOUT_S = 30.0
 """What all of a request for embeddings or reranking may take: the gateway's limit."""
+RELOAD_S = 30.0
+"""For a gateway to read its files: tens of milliseconds, seconds for thousands of instances on a busy machine."""
 REASON_CHARS = 300
 GATEWAY_TRIES = 8
 """Connections made to find both of two gateways that share a port: the system picks one of them each time."""
@@ -103,12 +105,18 @@ async def gateway_reports(
 
 
 async def reload_gateway(make: ClientMaker, bind: str, port: int, token: str | None) -> ConfigReport | None:
-    """Make a gateway read its files now; returns what it serves afterwards, None where it does not answer."""
+    """Make a gateway read its files now; returns what it serves afterwards, None where none answers.
+
+    Raises `TimeoutError` where something takes the connection and says nothing.
+    """
     headers = {"authorization": f"Bearer {token}"} if token else {}
     async with make() as http:
         try:
-            answer = await http.post(f"{gateway_url(bind, port)}/admin/config/reload", headers=headers, timeout=30.0)
+            timeout = httpx.Timeout(RELOAD_S, connect=PROBE_TIMEOUT_S)
+            answer = await http.post(f"{gateway_url(bind, port)}/admin/config/reload", headers=headers, timeout=timeout)
             return ConfigReport.from_json(answer.content)
+        except httpx.ReadTimeout as error:
+            raise TimeoutError(f"the gateway on port {port} did not read its files in {RELOAD_S:.0f} s") from error
         except (httpx.HTTPError, ValidationError):
             return None
 

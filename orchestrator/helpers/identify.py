@@ -53,14 +53,21 @@ def recognised(answers: Answers, *, was_all_asked: bool) -> Dialect | None:
     return next((dialect for dialect in spoken if was_all_asked or dialect not in _UNSURE), None)
 
 
+def loading(url: str, answers: Answers) -> HelperSilent | None:
+    """Say that a server loads its model, where one of its answers says so; what it has is not told before."""
+    for answer in answers.values():
+        error = fields(fields(answer.document).get("error"))
+        if answer.status == 503 and "loading" in (message(error.get("message")) or "").lower():
+            return HelperSilent(f"{url} is loading its model", "loading")
+    return None
+
+
 def unrecognised(url: str, answers: Answers) -> HelperSilent:
     """Say what is known of something that answers HTTP and is no inference server that we know."""
     statuses = {path: answer.status for path, answer in answers.items()}
     if locked := [path for path, status in statuses.items() if status in (401, 403)]:
         return HelperSilent(f"{url}{locked[0]} answers {statuses[locked[0]]}: it asks for another key", "key")
-    for answer in answers.values():
-        error = fields(fields(answer.document).get("error"))
-        if answer.status == 503 and "loading" in (message(error.get("message")) or "").lower():
-            return HelperSilent(f"{url} is loading its model", "loading")
+    if (silent := loading(url, answers)) is not None:
+        return silent
     shown = ", ".join(f"{path} {status}" for path, status in sorted(statuses.items())[:3])
     return HelperSilent(f"{url} answers, but not as an inference server does ({shown})", "stranger")

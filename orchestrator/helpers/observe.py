@@ -13,7 +13,7 @@ import httpx
 
 from orchestrator.helpers import silence
 from orchestrator.helpers.answers import Answer
-from orchestrator.helpers.identify import all_questions, first_questions, recognised, unrecognised
+from orchestrator.helpers.identify import all_questions, first_questions, loading, recognised, unrecognised
 from orchestrator.observed import HelperSeen, HelperSilent
 from schemas.base import HelperName
 from schemas.stack import Helper
@@ -87,7 +87,8 @@ async def _identify(
     if dialect is None:
         return unrecognised(url, answers)
     answers |= await _ask_all(http, url, [path for path in dialect.details if path not in answers], headers)
-    return dialect.read(answers)
+    # It may have loaded between two questions: known by the one, its list was refused before.
+    return loading(url, answers) or dialect.read(answers)
 
 
 async def _ask_all(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,15 +13,21 @@ from orchestrator.cluster import reach
 from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import EffectError
-from orchestrator.expand import DesiredUnit, nothing
+from orchestrator.expand import Desired, DesiredUnit, nothing
 from orchestrator.node.reports import UnitLaunch
-from orchestrator.plan import ActionId, Drain, Placed, Start, Stop
+from orchestrator.plan import ActionId, Drain, Placed, Publish, Start, Stop
+from orchestrator.published import PublishedRoutes
+from orchestrator.reconcile import GATEWAY_SLOT
 from orchestrator.records import PORT_LABEL
 from orchestrator.transport.base import Completed, NodeTransport, NodeUnreachableError
-from schemas.base import NodeName
+from schemas.base import NodeName, StackName
 from schemas.node import Node
-from schemas.unit import EngineSpec, ModelSpec, unit_id
+from schemas.routes import Instance
+from schemas.unit import EngineSpec, GatewaySpec, ModelSpec, unit_id
+from tests.fakes.upstream import FakeUpstream, stalls
 from tests.orchestrator.test_published import LOCAL, NODES, OLD, STACK, Fixture, instance
+from tests.runtime.gateway.harness import CHAT, LocalGateway, service_document
+from tests.runtime.gateway.harness import instance as entry
 
 
 class SlowTransport:
@@ -109,3 +116,72 @@ async def test_requests_go_on_waiting_where_another_apply_goes_on_with_it(tmp_pa
     assert await published.states() == {OLD: "replacing"}
     await effects.settle()
     assert await published.states() == {}
+
+
+LAB = StackName("lab")
+
+
+def with_gateway(port: int) -> Desired:
+    """Return the desired state of a stack of which only the gateway is wanted."""
+    spec = GatewaySpec(node=LOCAL, bind="127.0.0.1", port=port)
+    unit = DesiredUnit(spec, unit_id(spec), "swap", None, 10.0, 0.0)
+    return replace(nothing(LAB, "/conf", NODES), units={GATEWAY_SLOT: unit})
+
+
+def effects_at(port: int, directories: Directories) -> RealEffects:
+    return RealEffects(reach(LAB, NODES, directories), with_gateway(port), Stamp(8, None), {})
+
+
+@contextlib.asynccontextmanager
+async def gateway_that_waits(directories: Directories) -> AsyncIterator[LocalGateway]:
+    """Run a gateway that reads its files when it is told to, and never by itself."""
+    gateway = LocalGateway(service_document("a"))
+    gateway.token = directories.admin_token(LAB)
+    await gateway.start(directories.stack(LAB))
+    try:
+        yield gateway
+    finally:
+        await gateway.stop()
+
+
+async def status_of_chat(gateway: LocalGateway) -> int:
+    async with gateway.client() as client:
+        return (await client.post("/v1/chat/completions", json=CHAT)).status_code
+
+
+def publishing(url: str) -> Publish:
+    there = Instance.model_validate(entry("a", url))
+    return Publish(id=ActionId("publish"), node=LOCAL, cause="", instance=there)
+
+
+async def test_what_an_action_writes_is_served_when_it_is_done(tmp_path):
+    directories = Directories(tmp_path / "state", tmp_path / "cache")
+    async with FakeUpstream() as upstream, gateway_that_waits(directories) as gateway:
+        effects, publish = effects_at(gateway.port, directories), publishing(upstream.url)
+        assert await status_of_chat(gateway) == 503
+        await effects.publish(publish)
+        assert await status_of_chat(gateway) == 200
+        unit = publish.instance.unit
+        drain = Drain(id=ActionId("drain"), node=LOCAL, cause="", unit=unit, drain_s=30.0, is_replaced=False)
+        await effects.drain(drain)
+        assert await status_of_chat(gateway) == 503
+
+
+async def test_a_gateway_that_came_up_meanwhile_is_told_at_the_end(tmp_path):
+    directories = Directories(tmp_path / "state", tmp_path / "cache")
+    async with FakeUpstream() as upstream, gateway_that_waits(directories) as gateway:
+        writer = PublishedRoutes(reach(LAB, NODES, directories), nothing(LAB, "/conf", NODES), Stamp(8, None), {})
+        await writer.publish(publishing(upstream.url).instance)  # it had read its files, and did not listen yet
+        assert await status_of_chat(gateway) == 503
+        await effects_at(gateway.port, directories).settle()
+        assert await status_of_chat(gateway) == 200
+
+
+async def test_a_gateway_that_does_not_answer_is_waited_for_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.readiness.RELOAD_S", 0.2)
+    async with FakeUpstream(stalls) as stuck:
+        effects = effects_at(stuck.port, Directories(tmp_path / "state", tmp_path / "cache"))
+        await effects.publish(publishing("http://127.0.0.1:1"))
+        await effects.publish(publishing("http://127.0.0.1:2"))
+        await effects.settle()
+        assert [seen.path for seen in stuck.seen] == ["/admin/config/reload"]

@@ -161,3 +161,14 @@ async def test_a_loading_llama_cpp_is_loading():
 
     async with FakeUpstream(loading) as fake:
         assert (await ask(declared(fake.url))).kind == "loading"
+
+
+async def test_a_llama_cpp_that_has_loaded_between_two_questions_is_not_without_models():
+    async def loads_meanwhile(exchange):
+        if exchange.seen.path == "/props":
+            await exchange.answer(200, {"build_info": "b1", "default_generation_settings": {"n_ctx": 2048}})
+        else:
+            await exchange.answer(503, {"error": {"message": "Loading model", "code": 503}})
+
+    async with FakeUpstream(loads_meanwhile) as fake:
+        assert (await ask(declared(fake.url))).kind == "loading"
