@@ -41,10 +41,14 @@ async def deliver_keys(node: ReachedNode, desired: Desired) -> str:
     """
     place = str((await node.directories()).keys(desired.stack))
     data = await asyncio.to_thread(keys_of, desired)
-    with contextlib.suppress(ConfigurationError, UnicodeDecodeError):  # composing the files tells what is wrong
-        read_keys(data.decode(), desired.keys_file or "")
-        await node.transport.push(data, place, mode=0o600)
-    return place
+    while True:
+        with contextlib.suppress(ConfigurationError, UnicodeDecodeError):  # composing the files tells what is wrong
+            read_keys(data.decode(), desired.keys_file or "")
+            await node.transport.push(data, place, mode=0o600)
+        # Who has changed the file meanwhile may have been faster: what was read before must not be what stays.
+        before, data = data, await asyncio.to_thread(keys_of, desired)
+        if data == before:
+            return place
 
 
 def keys_of(desired: Desired) -> bytes:

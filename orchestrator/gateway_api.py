@@ -12,16 +12,19 @@ import httpx
 from orchestrator.addresses import node_address, url_host
 from orchestrator.cluster import Cluster
 from orchestrator.readiness import ClientMaker, gateway_url
+from orchestrator.transport.http import NodeSilentError
 from schemas.stack import Stack
 
 
 class GatewayError(Exception):
     """The gateway did not answer, or refused; says why, and what to do where that is known."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, *, is_absent: bool = False) -> None:
         super().__init__(message)
         self.status = status
         """HTTP status of the refusal; 0 where there was no answer."""
+        self.is_absent = is_absent
+        """Nothing listens there. One that takes a connection and gives no answer in time may serve on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,9 @@ class GatewayApi:
                 )
         except httpx.HTTPError as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise GatewayError(f"The gateway of {self.stack} does not answer at {self.url} ({reason}).") from error
+            is_absent = isinstance(error, httpx.ConnectError) and not isinstance(error, NodeSilentError)
+            message = f"The gateway of {self.stack} does not answer at {self.url} ({reason})."
+            raise GatewayError(message, is_absent=is_absent) from error
         if not answer.is_success:
             raise GatewayError(_said(answer), answer.status_code)
         return answer.content

@@ -45,8 +45,10 @@ async def bring_into_force(stack: Stack, cluster: Cluster, owner: str) -> InForc
     try:
         report = ConfigReport.from_json(await api.post("/admin/config/reload"))
     except GatewayError as error:
-        if not error.status:
+        if error.is_absent:
             return InForce("later", "No gateway answers; one that starts reads the keys.")
+        if not error.status:
+            return InForce("failed", f"The keys file is written; whether the gateway has read it is unknown: {error}")
         return InForce("failed", f"The keys file is written, but the gateway refuses to read it now: {error}")
     except ValidationError:
         return InForce("failed", f"The keys file is written, but what answers at {api.url} is not understood.")

@@ -7,6 +7,8 @@ import time
 
 import httpx
 
+from orchestrator.transport.http import NodeSilentError
+
 ANSWER_S = 75.0
 """A worker gives its memory back within 60 s, or ends."""
 IDLE_S = 45.0
@@ -24,6 +26,8 @@ async def unload_model(http: httpx.AsyncClient, url: str, token: str | None) -> 
     while True:
         try:
             answer = await http.post(f"{url}/unload", headers=headers, timeout=ANSWER_S)
+        except NodeSilentError as error:
+            return f"its node could not be asked ({error})"
         except httpx.ConnectError:
             return None
         except httpx.HTTPError as error:

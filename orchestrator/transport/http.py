@@ -18,6 +18,19 @@ HEAD_TIMEOUT_S = 60.0
 """For the answer's first line where the client sets no limit."""
 
 
+_KINDS: dict[tuple[bool, bool], type[httpx.TransportError]] = {
+    (False, False): httpx.ConnectError,
+    (False, True): httpx.ConnectTimeout,
+    (True, False): httpx.ReadError,
+    (True, True): httpx.ReadTimeout,
+}
+"""What httpx itself would raise, by whether there was a connection and whether the time was over."""
+
+
+class NodeSilentError(httpx.ConnectError):
+    """The node itself could not be asked: whether anything listens there is unknown."""
+
+
 class NodeHttpTransport(httpx.AsyncBaseTransport):
     """Sends each request of an `httpx.AsyncClient` from the node itself, on a connection of its own.
 
@@ -30,7 +43,11 @@ class NodeHttpTransport(httpx.AsyncBaseTransport):
         self._source = Path(__file__).parents[1].joinpath("node", "http_call.py").read_text()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Make one request; see `httpx.AsyncBaseTransport`. Raises `httpx.ConnectError` and `httpx.ReadTimeout`."""
+        """Make one request; see `httpx.AsyncBaseTransport`.
+
+        Raises `NodeSilentError`, and what httpx raises: `ConnectError` where nothing listens, `ReadTimeout` or
+        `ReadError` where something does and gave no answer.
+        """
         timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
         limit_s = timeouts.get("read") or HEAD_TIMEOUT_S
         asked = await _asked(request, limit_s)
@@ -44,7 +61,7 @@ class NodeHttpTransport(httpx.AsyncBaseTransport):
             except TimeoutError as error:
                 raise httpx.ReadTimeout(f"{self._transport.node} gave no answer", request=request) from error
             except TransportError as error:
-                raise httpx.ConnectError(str(error), request=request) from error
+                raise NodeSilentError(str(error), request=request) from error
             status, headers = self._read_head(head, stream, request)
             return httpx.Response(status, headers=headers, stream=_Body(lines, stack.pop_all()), request=request)
 
@@ -53,9 +70,10 @@ class NodeHttpTransport(httpx.AsyncBaseTransport):
             answer: dict[str, Any] = json.loads(head)
         except ValueError as error:
             said = stream.error_tail() or "it said nothing"
-            raise httpx.ConnectError(f"{self._transport.node}: {said}", request=request) from error
+            raise NodeSilentError(f"{self._transport.node}: {said}", request=request) from error
         if "error" in answer:
-            raise httpx.ConnectError(f"{self._transport.node}: {answer['error']}", request=request)
+            kind = _KINDS[answer["is_connected"], answer["is_timeout"]]
+            raise kind(f"{self._transport.node}: {answer['error']}", request=request)
         # The body comes without its framing: it ends with the stream.
         framing = ("transfer-encoding", "content-length", "connection")
         return answer["status"], [(name, value) for name, value in answer["headers"] if name.lower() not in framing]

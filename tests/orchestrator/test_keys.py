@@ -6,6 +6,7 @@ import asyncio
 import json
 import stat
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from schemas.base import StackName
 from schemas.keys import Keys, key_digest, moment_s, read_keys
 from schemas.problems import ConfigurationError
 from schemas.stack import Stack
-from tests.fakes.upstream import FakeUpstream, refuses
+from tests.fakes.upstream import FakeUpstream, refuses, resets
 from tests.runtime.gateway.harness import stack_document
 
 KEYED = {"auth": {"keys_file": "secrets/keys.yaml"}}
@@ -217,6 +218,33 @@ def test_another_machine_gets_the_keys_of_now_in_one_place(conf: Path) -> None:
     assert (set(read_keys(data.decode(), "keys.yaml").keys), mode) == ({made.id}, 0o600)
 
 
+class Overtaken(Pushed):
+    """A node on the way to which another command changes the keys, and brings them, before ours arrive."""
+
+    def __init__(self, meanwhile: Callable[[], bytes]) -> None:
+        super().__init__()
+        self._meanwhile = [meanwhile]
+
+    async def push(self, data: bytes, path: str, *, mode: int) -> None:
+        while self._meanwhile:
+            await super().push(self._meanwhile.pop()(), path, mode=mode)
+        await super().push(data, path, mode=mode)
+
+
+def test_a_key_that_was_revoked_while_the_keys_were_on_their_way_stays_revoked(conf: Path) -> None:
+    desired = expand(Stack.model_validate_json(json.dumps(stack_document({}, gateway=KEYED) | role())), str(conf))
+    at = KeysAt(conf, "secrets/keys.yaml")
+    kept, lost = at.add(("read",)), at.add(("read",))
+
+    def revoke() -> bytes:
+        at.revoke(lost.id)
+        return at.path.read_bytes()
+
+    node: Any = Overtaken(revoke)
+    place = asyncio.run(deliver_keys(node, desired))
+    assert set(read_keys(node.files[place][0].decode(), "keys.yaml").keys) == {kept.id}
+
+
 def test_a_broken_keys_file_leaves_the_keys_from_before_on_another_machine(conf: Path) -> None:
     desired = expand(Stack.model_validate_json(json.dumps(stack_document({}, gateway=KEYED) | role())), str(conf))
     node: Any = Pushed()
@@ -268,6 +296,17 @@ async def test_a_gateway_that_refuses_to_read_its_keys_is_told_as_one(conf: Path
         found = await bring_into_force(stack, cluster, str(conf))
     assert found.kind == "failed"
     assert "refuses" in found.words
+
+
+async def test_a_gateway_that_takes_the_question_and_gives_no_answer_is_not_taken_for_none(conf: Path) -> None:
+    KeysAt(conf, "secrets/keys.yaml").add(("read",))
+    async with FakeUpstream(behave=resets) as gateway:
+        document = stack_document({}, gateway=KEYED | {"port": gateway.port}) | role()
+        stack = Stack.model_validate_json(json.dumps(document))
+        cluster = reach(stack.stack, stack.nodes, Directories(conf / "state", conf / "cache"))
+        found = await bring_into_force(stack, cluster, str(conf))
+    assert found.kind == "failed"
+    assert "whether the gateway has read it is unknown" in found.words
 
 
 def test_the_commands_go_by_the_overrides_that_were_applied(conf: Path) -> None:

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from orchestrator.transport.base import NodeUnreachableError
-from orchestrator.transport.http import NodeHttpTransport
+from orchestrator.transport.http import NodeHttpTransport, NodeSilentError
 from orchestrator.transport.local import LocalTransport
+from tests.fakes.upstream import FakeUpstream, resets, stalls
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -70,15 +71,25 @@ async def test_a_stream_comes_piece_by_piece(url):
 
 async def test_a_closed_port_is_a_connect_error():
     async with client() as http:
-        with pytest.raises(httpx.ConnectError, match="Connection refused"):
+        with pytest.raises(httpx.ConnectError, match="Connection refused") as refused:
             await http.get("http://127.0.0.1:1/")
+    assert not isinstance(refused.value, NodeSilentError)
 
 
-async def test_a_node_that_cannot_be_asked_is_a_connect_error():
+async def test_what_takes_a_connection_and_gives_no_answer_is_there():
+    async with FakeUpstream(resets) as hangs_up, client() as http:
+        with pytest.raises(httpx.ReadError):
+            await http.get(hangs_up.url)
+    async with FakeUpstream(stalls) as silent, client() as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.get(silent.url, timeout=httpx.Timeout(0.2, connect=30.0))
+
+
+async def test_a_node_that_cannot_be_asked_is_a_connect_error_of_its_own():
     async def unreachable() -> str:
         raise NodeUnreachableError("box", "no route to host")
 
     http = httpx.AsyncClient(transport=NodeHttpTransport(LocalTransport("box"), unreachable))
     async with http:
-        with pytest.raises(httpx.ConnectError, match="box: no route to host"):
+        with pytest.raises(NodeSilentError, match="box: no route to host"):
             await http.get("http://127.0.0.1:1/")
