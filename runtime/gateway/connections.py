@@ -19,6 +19,8 @@ MOST_IN_USE = 1024
 MOST_IDLE = 64
 IDLE_S = 4.0
 """How long a connection waits for its next request: less than the 5 s after which uvicorn closes its side."""
+END_S = 1.0
+"""How long an endpoint may take to end an answer that its client has all of."""
 LONGEST_AGE_S = 60.0
 """After this a connection is not used again, so that a name that moved is resolved anew."""
 
@@ -53,6 +55,7 @@ class Connections:
         self._context: ssl.SSLContext | None = None
         self._idle: dict[Origin, list[_Idle]] = {}
         self._in_use: Counter[Origin] = Counter()
+        self._ending: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
     async def take(self, origin: Origin, connect_s: float, *, is_fresh: bool = False) -> Connection:
@@ -74,9 +77,14 @@ class Connections:
             raise
 
     def give_back(self, origin: Origin, connection: Connection) -> None:
-        """Keep a connection whose answer was read to its end; close any other."""
-        self._leave(origin)
+        """Keep a connection whose answer was read to its end, or comes to it within a second; close any other."""
         now = self._loop.time()
+        if connection.is_ending:
+            # Nobody waits for that, and whoever leaves meanwhile has had an answer.
+            self._ending.add(connection)
+            connection.end_by(now + END_S, functools.partial(self._ended, origin, connection))
+            return
+        self._leave(origin)
         idle = self._idle.setdefault(origin, [])
         if not connection.is_reusable or now - connection.made_at > LONGEST_AGE_S or len(idle) >= MOST_IDLE:
             connection.close()
@@ -86,8 +94,14 @@ class Connections:
         if self._sweep is None:
             self._sweep = self._loop.call_later(IDLE_S, self._close_old)
 
+    def _ended(self, origin: Origin, connection: Connection) -> None:
+        self._ending.discard(connection)
+        self.give_back(origin, connection)
+
     def close(self) -> None:
-        """Close everything that is idle."""
+        """Close everything that no request uses."""
+        for connection in list(self._ending):
+            connection.close()
         if self._sweep is not None:
             self._sweep.cancel()
         for idle in self._idle.values():

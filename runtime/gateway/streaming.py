@@ -164,7 +164,8 @@ class Stream:
                 if failed is not None:
                     raise sse.StreamFailedError(failed.message)
             if events.find(sse.DONE_MARK) >= 0 and tail.is_done():
-                return await self.trailer()
+                # The request ends here, in one step with what its client takes for the end of the answer.
+                return self._connection.tell()
             data = await self._connection.read(self._now() + idle_s)
             if not data:
                 break
@@ -175,7 +176,7 @@ class Stream:
         return await self._end(framer.rest(), tail)
 
     async def trailer(self) -> None:
-        """Read what is left of a complete answer, usually only its end, so that the connection can be used again."""
+        """Read what is left of the answer to a probe, so that the connection can be used again."""
         due = self._now() + TRAILER_S
         try:
             while await self._connection.read(due):

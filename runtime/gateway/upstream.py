@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import cast
 
@@ -52,6 +53,8 @@ class Connection(asyncio.Protocol):
         self._due = 0.0
         self._due_fault: Fault = "stalled"
         self._wake_at: float | None = None
+        self._then: Callable[[], None] | None = None
+        """Called when an answer is over whose end nobody waits for."""
         self._reset()
         self.made_at = loop.time()
         """When it was opened, on the loop's clock."""
@@ -65,6 +68,8 @@ class Connection(asyncio.Protocol):
         self.has_answered = False
         """Whether any byte of an answer has arrived."""
         self.is_complete = False
+        self.is_told = False
+        """Whether its client has all of an answer, of which only the end may be missing."""
         self._head_size = 0
         self._has_head = False
         self._ends_with_connection = False
@@ -144,6 +149,25 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
+    def tell(self) -> None:
+        """Take note that the client has all of the answer; what else comes of it is of no use."""
+        self.is_told = True
+        self._taken()
+
+    @property
+    def is_ending(self) -> bool:
+        """Tell whether only the end of an answer is missing that its client has all of."""
+        return self.is_told and not self.is_complete and self.is_usable
+
+    def end_by(self, due: float, then: Callable[[], None]) -> None:
+        """Read an answer that `is_ending` to its end; `then` is called when it has come, or will not come until `due`,
+        on the loop's clock.
+        """
+        self._then = then
+        self._due, self._due_fault, self._wake_at = due, "stalled", None
+        if self._timer is None or due < self._timer_at:
+            self._set_timer(due)
+
     def rest(self) -> None:
         """Forget the finished exchange before the connection waits for its next one."""
         self._parser = None
@@ -182,12 +206,12 @@ class Connection(asyncio.Protocol):
 
     def _on_time(self) -> None:
         self._timer = None
-        if self._waiter is None or self._waiter.done():
+        if self._then is None and (self._waiter is None or self._waiter.done()):
             return
         now = self._loop.time()
         if now >= self._due:
             self._fail(UpstreamError(self._due_fault, "deadline"))
-        elif self._wake_at is not None and now >= self._wake_at:
+        elif self._wake_at is not None and now >= self._wake_at and self._waiter is not None:
             self._waiter.set_result(False)
         else:
             self._set_timer(self._due if self._wake_at is None else min(self._due, self._wake_at))
@@ -195,6 +219,15 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(True)
+        elif self._then is not None:
+            self._taken()
+            if self.is_complete:
+                self._over()
+
+    def _over(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def _fail(self, error: UpstreamError) -> None:
         if self._error is None:
@@ -202,6 +235,7 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(self._error)
         self._cancel_timer()
+        self._over()
 
     # --- asyncio.Protocol
 

@@ -311,3 +311,53 @@ async def test_tls_to_a_plain_server_is_a_fault_and_no_hang(pool: Connections) -
         with pytest.raises(UpstreamError) as caught:
             await pool.take(origin(fake, "https"), 1.0)
         assert caught.value.fault in {"TLS error", "connect timeout"}
+
+
+@pytest.mark.parametrize(
+    ("rest", "connections_made"),
+    [
+        (b"0\r\n\r\n", 1),
+        (b"2\r\n\n\n\r\n0\r\n\r\n", 1),
+        (b"nonsense\r\n\r\n", 2),
+        (b"", 2),
+    ],
+)
+async def test_an_answer_that_its_client_has_all_of_may_end_when_nobody_waits_for_it(
+    pool: Connections, monkeypatch: pytest.MonkeyPatch, rest: bytes, connections_made: int
+) -> None:
+    told = asyncio.Event()
+    if not rest:
+        monkeypatch.setattr(connections, "END_S", 0.05)
+
+    async def ends_late(exchange: Exchange) -> None:
+        await exchange.raw(CHUNKED + b"5\r\nhello\r\n")
+        await told.wait()
+        await exchange.raw(rest)
+        if not rest:
+            await exchange.silence()
+
+    async with FakeUpstream(ends_late) as fake:
+        first = await pool.take(origin(fake), 30.0)
+        first.send(REQUEST, BODY)
+        await first.wait_head(soon())
+        assert await first.read(soon()) == b"hello"
+        first.tell()
+        pool.give_back(origin(fake), first)
+        assert first.is_ending
+        told.set()
+        await until(lambda: not first.is_ending, what="the answer is over")
+        fake.behave = answers()
+        await ask(pool, origin(fake))
+        assert fake.connections == connections_made
+
+
+async def test_what_still_ends_is_closed_with_the_rest(pool: Connections) -> None:
+    async with FakeUpstream(says(CHUNKED + b"5\r\nhello\r\n")) as fake:
+        connection = await pool.take(origin(fake), 30.0)
+        connection.send(REQUEST, BODY)
+        await connection.wait_head(soon())
+        await connection.read(soon())
+        connection.tell()
+        pool.give_back(origin(fake), connection)
+        pool.close()
+        assert not connection.is_usable

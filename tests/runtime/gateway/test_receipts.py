@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import DONE, FINISH, ROLE, FakeUpstream, streams, word
 from tests.ports import free_port
 from tests.runtime.gateway.harness import CHAT, STREAM, local_gateway, stack_document, until
 
@@ -39,6 +39,21 @@ async def test_an_answer_has_a_receipt_that_says_who_was_tried_and_why(tmp_path:
 
             assert [each["endpoint"] for each in receipt["attempts"]] == ["up"]
             assert [(each["endpoint"], each["reason"]) for each in receipt["passed_over"]] == [("down", "open")]
+
+
+async def test_who_has_read_done_has_a_good_answer_also_when_it_leaves_and_the_endpoint_goes_on(tmp_path: Path) -> None:
+    async with FakeUpstream(streams(ROLE, word(0), FINISH, DONE, then="silence")) as fake:
+        async with local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway, gateway.client() as client:
+            async with client.stream("POST", "/v1/chat/completions", json=STREAM) as answer:
+                # Held: a line iterator that is thrown away closes the connection.
+                lines = answer.aiter_lines()
+                while await anext(lines) != "data: [DONE]":
+                    pass
+            receipt = await receipt_of(client, answer)
+            assert (receipt["endpoint"], receipt["outcome"]) == ("a", "ok")
+            assert [(each["endpoint"], each["outcome"]) for each in receipt["attempts"]] == [("a", "ok")]
+            assert gateway.in_flight == 0
+            assert (await client.get("/requests")).json()["requests"][0]["outcome"] == "ok"
 
 
 async def test_who_nobody_could_answer_learns_why(tmp_path: Path) -> None:
