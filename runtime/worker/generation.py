@@ -148,16 +148,15 @@ class GenerationThread:
         batch = Batch(model, self._settings.max_batch, steps, Portions(prefill_bounds()))
         self._report(Loaded(model))
         self._prove(batch, "warming")
-        running, gauges = 0, Gauges()
+        gauges = Gauges()
         for count in itertools.count():
             if not self._take_commands(batch):
                 break
             outcome = batch.round()
-            has_changed = batch.running != running
-            if has_changed or count % KV_SAMPLE_ROUNDS == 0:
-                running, gauges = batch.running, batch.gauges
-            if outcome.events or has_changed:
-                self._report(Rounds(outcome.events, outcome.tokens, running, gauges))
+            if outcome.has_moved or count % KV_SAMPLE_ROUNDS == 0:
+                gauges = batch.gauges
+            if outcome.events or outcome.has_moved:
+                self._report(Rounds(outcome.events, outcome.tokens, batch.running, gauges))
             if outcome.has_failed:
                 self._prove(batch, "recovering")
         batch.close()

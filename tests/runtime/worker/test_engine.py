@@ -118,6 +118,26 @@ async def test_an_answer_tells_whether_a_stop_string_ended_it(tiny_model_dir: Pa
             assert not pieces[-1].is_complete
 
 
+async def test_what_is_counted_of_a_request_is_told_when_its_client_has_the_answer(tiny_model_dir: Path) -> None:
+    """One token: nobody is in the batch before the round and after it."""
+    async with running(tiny_model_dir, prompt_cache_bytes=1 << 26) as harness:
+        for count in range(3):
+            await text_of(harness.engine, request(max_tokens=1))
+            kept = harness.engine.status().prompt_cache
+            assert kept is not None
+            assert (kept.lookups, kept.hits, kept.entries) == (count + 1, count, 1)
+
+
+async def test_what_a_stop_string_has_ended_holds_no_memory_in_the_report_of_an_idle_worker(
+    tiny_model_dir: Path,
+) -> None:
+    """The computation lets go of it one round later, in which nothing else happens."""
+    async with running(tiny_model_dir, prompt_cache_bytes=1 << 26) as harness:
+        text = await text_of(harness.engine, request())
+        await text_of(harness.engine, replace(request(), stop=(text[1:3],)))
+        await harness.until(lambda: harness.engine.status().memory.kv_bytes == 0)
+
+
 async def test_waiting_requests_survive_a_failed_round(tiny_model_dir: Path) -> None:
     async with running(tiny_model_dir, max_batch=1) as harness:
         expected = await text_of(harness.engine, request())
