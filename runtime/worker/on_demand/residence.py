@@ -54,6 +54,8 @@ class Residence(Generic[E]):
         self._users = 0
         self._is_wanted = False
         """Somebody asked for the model while it was being dropped."""
+        self._drops = 0
+        """How often the model has left the memory."""
         self._expected_s = 0.0
         self._work: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -167,16 +169,18 @@ class Residence(Generic[E]):
     async def unload(self, key: str | None) -> bool | None:
         """Drop the model for a neighbour, or with no key for the orchestrator, which has shown another one.
 
-        None where the key is wrong, False where the model is in use.
+        None where the key is wrong, False where the model is in use. One that was dropped and is asked for at once
+        has left the memory all the same: it comes back only where there is room for it.
         """
         if key is not None and not self._place.is_key(key):
             return None
+        before = self._drops
         if self.state == "unloading" and self._work is not None:
             await asyncio.shield(self._work)
         elif self._is_idle():
             logger.info("the model is dropped for another one")
             await asyncio.shield(self._begin_unload())
-        return self.state == "cold"
+        return self.state == "cold" or self._drops > before
 
     def _begin_unload(self) -> asyncio.Task[None]:
         self._is_wanted = False
@@ -188,6 +192,7 @@ class Residence(Generic[E]):
         if not await self._discard():
             return
         self._work = None
+        self._drops += 1
         self._enter("cold")
         if self._is_wanted:
             self.wake()

@@ -180,7 +180,7 @@ async def test_a_batch_that_nobody_waits_for_any_more_delays_the_drop_and_ends_n
         assert (phase(host), bench.entries()[0].memory_bytes) == ("unloading", GIB)
     bench.engines[0].is_alive = False
     await back
-    await dropping
+    assert await dropping, "who asked for the memory was given it, although the model is loaded again since"
     assert (len(bench.engines), bench.codes, phase(host)) == (2, [], "ready")
 
 
