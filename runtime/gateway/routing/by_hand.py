@@ -16,6 +16,15 @@ def isolate(pool: Pool, identity: EndpointIdentity) -> None:
     standing.become(breaker.isolate(standing.breaker), pool.now(), CAUSE)
 
 
+def isolate_again(pool: Pool, identity: EndpointIdentity) -> bool:
+    """Isolate an endpoint that somebody has isolated before, or elsewhere; tell whether the table knows it."""
+    standing = pool.expect(identity)
+    if standing is None:
+        return False
+    standing.become(breaker.isolate(standing.breaker), pool.now(), CAUSE)
+    return True
+
+
 def break_for(pool: Pool, identity: EndpointIdentity, seconds: float) -> None:
     """Let every request and probe of an endpoint fail from now on, as if its port was closed.
 

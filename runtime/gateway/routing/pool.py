@@ -40,6 +40,8 @@ class Pool:
         self._clock = clock
         self._draw = draw
         self._standings: dict[EndpointIdentity, Standing] = {}
+        self._absent: frozenset[str] = frozenset()
+        """The models of endpoints that the table declares and that cannot be called now."""
         self._turns: Counter[str] = Counter()
         self._budgets: dict[str, Budget] = {}
         """By the name that clients ask for."""
@@ -108,7 +110,10 @@ class Pool:
         return self._standings
 
     def adopt(self, table: RoutingTable) -> None:
-        """Make room for a new table's endpoints. Known ones keep their state, unlisted ones go when they are idle."""
+        """Make room for a new table's endpoints. Known ones keep their state, unlisted ones go when they are idle.
+
+        One that was isolated by hand is remembered while it is only away: it may come back where it was.
+        """
         listed = {target.identity: target for target in table.targets()}
         now = self._clock()
         for identity, target in listed.items():
@@ -117,7 +122,10 @@ class Pool:
                 standing = self._standings[identity] = Standing(heard_at=now)
                 standing.asleep = COLD if target.is_on_demand else ""
             standing.is_listed = True
+        self._absent = frozenset(missing.model for route in table.routes.values() for missing in route.missing)
         for identity in [known for known in self._standings if known not in listed]:
+            if self.is_away(identity) and isinstance(self._standings[identity].breaker, breaker.Isolated):
+                continue
             self._standings[identity].is_listed = False
             if not self._standings[identity].in_flight:
                 del self._standings[identity]
@@ -125,6 +133,17 @@ class Pool:
         for name in [name for name, budget in self._budgets.items() if name not in table.routes and not budget.active]:
             del self._budgets[name]
         self._turns = Counter({name: turn for name, turn in self._turns.items() if name in table.routes})
+
+    def is_away(self, identity: EndpointIdentity) -> bool:
+        """Tell whether an endpoint that is not there now may be one that the table declares all the same."""
+        return identity.model in self._absent
+
+    def expect(self, identity: EndpointIdentity) -> Standing | None:
+        """Return what is remembered of an endpoint, from now on also of one that is away; None where it is neither."""
+        standing = self._standings.get(identity)
+        if standing is None and self.is_away(identity):
+            standing = self._standings[identity] = Standing(heard_at=self._clock())
+        return standing
 
     def renew(self, identities: Collection[EndpointIdentity]) -> None:
         """Forget the troubles of endpoints that were just seen to answer."""

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from runtime.gateway.routing import by_hand as hands
 from runtime.gateway.routing.breaker import Closed, Open
 from schemas.admin import EndpointsReport, EndpointStatistics
 from tests.fakes.upstream import FakeUpstream, answers, refuses, stalls
-from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, local_gateway, stack_document, until
+from tests.runtime.gateway.harness import (
+    CHAT,
+    STREAM,
+    LocalGateway,
+    instance,
+    local_gateway,
+    service_document,
+    stack_document,
+    until,
+)
 
 CHAT_PATH = "/v1/chat/completions"
 ONCE = {"breaker": {"failure_threshold": 1}}
@@ -212,6 +224,63 @@ async def test_what_has_left_the_stack_is_not_isolated_when_it_comes_back(tmp_pa
             await gateway.reload(one)
         async with local_gateway(tmp_path, both) as gateway:
             assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
+
+
+async def test_an_isolated_worker_is_left_alone_when_it_comes_back_from_being_replaced(tmp_path: Path) -> None:
+    async with FakeUpstream(answers()) as first, FakeUpstream(answers()) as second:
+        document = service_document("a", "b")
+        there = instance("b", second.url)
+        async with local_gateway(tmp_path, document) as gateway:
+            await gateway.publish(instance("a", first.url), there)
+            await by_hand(gateway, "isolate", endpoint="a")
+            await gateway.publish(instance("a", first.url, "replacing"), there)
+        async with local_gateway(tmp_path, document) as gateway:
+            # The process before was told, and this one begins while the worker is away.
+            await gateway.publish(there)
+            await gateway.publish(instance("a", first.url), there)
+            assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "b"
+            assert (await endpoints(gateway))["a"].breaker.state == "isolated"
+            await by_hand(gateway, "close", endpoint="a")
+            assert (await ask(gateway)).headers["x-orchestrate-endpoint"] == "a"
+
+
+async def test_two_processes_of_one_gateway_lose_nothing_that_either_was_told(tmp_path: Path) -> None:
+    async with FakeUpstream(answers()) as first, FakeUpstream(answers()) as second:
+        document = stack_document({"a": first.url, "b": second.url})
+        async with local_gateway(tmp_path, document) as old, local_gateway(tmp_path, document) as new:
+            await by_hand(old, "isolate", endpoint="a")
+            await by_hand(new, "isolate", endpoint="b")
+            await old.reload()
+            await new.reload()
+            for gateway in (old, new):
+                states = {name: found.breaker.state for name, found in (await endpoints(gateway)).items()}
+                assert states == {"a": "isolated", "b": "isolated"}
+            await by_hand(new, "close", endpoint="a")
+            await old.reload()
+            assert (await ask(old)).headers["x-orchestrate-endpoint"] == "a"
+        async with local_gateway(tmp_path, document) as gateway:
+            states = {name: found.breaker.state for name, found in (await endpoints(gateway)).items()}
+            assert states == {"a": "closed", "b": "isolated"}
+
+
+async def test_who_leaves_while_it_is_written_undoes_nothing_that_comes_after(tmp_path: Path) -> None:
+    async with FakeUpstream(answers()) as fake, local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway:
+        services = gateway.gateway.services
+        (identity,) = services.pool.standings
+        hands.isolate(services.pool, identity)
+        handle = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # nothing is written before this is closed
+        leaves = asyncio.create_task(services.isolations.save())
+        for _ in range(5):
+            await asyncio.sleep(0)  # a thread has begun, or is about to
+        leaves.cancel()
+        await asyncio.gather(leaves, return_exceptions=True)
+        closing = asyncio.create_task(by_hand(gateway, "close", endpoint="a"))
+        await until(lambda: isinstance(gateway.standing("a").breaker, Closed), what="the breaker is closed")
+        os.close(handle)
+        assert (await closing).status_code == 200
+        assert (await ask(gateway)).status_code == 200
+        assert json.loads(tmp_path.joinpath("isolated.json").read_text()) == {"isolated": []}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"isolated": [{}]}', '{"isolated": [{"port": "x"}]}', "\x00"])
