@@ -87,12 +87,16 @@ def _unknown(choice: EndpointChoice, everyone: Iterable[Target]) -> str:
 def statistics(
     table: RoutingTable, pool: Pool, now: float, only: Collection[EndpointIdentity] | None = None
 ) -> tuple[EndpointStatistics, ...]:
-    """Return what is known of each endpoint of a table, or of some of them; `now` is on the pool's clock."""
+    """Return what is known of each endpoint of a table, or of some of them; `now` is on the pool's clock.
+
+    The table may be one that was replaced meanwhile: of endpoints that have left nothing is known.
+    """
     places: dict[EndpointIdentity, list[Target]] = {}
     for target in table.targets():
         if only is None or target.identity in only:
             places.setdefault(target.identity, []).append(target)
-    return tuple(_one(targets, pool.standings[identity], now) for identity, targets in places.items())
+    there = ((targets, pool.standings.get(identity)) for identity, targets in places.items())
+    return tuple(_one(targets, standing, now) for targets, standing in there if standing is not None)
 
 
 def _one(targets: list[Target], standing: Standing, now: float) -> EndpointStatistics:

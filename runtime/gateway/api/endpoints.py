@@ -29,6 +29,8 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
     def report(request: Request, table: RoutingTable | None, targets: Iterable[Target] | None = None) -> HTTPResponse:
         only = None if targets is None else {target.identity for target in targets}
         found = () if table is None else statistics(table, services.pool, services.now(), only)
+        if only and not found:
+            raise ApiError(404, "The endpoint has just left the stack.", code="endpoint_not_found", param="endpoint")
         document = EndpointsReport(stack=services.live.stack, pid=services.live.pid, endpoints=found)
         return HTTPResponse(document.model_dump_json().encode(), 200, headers(request, services.live), JSON)
 
@@ -76,6 +78,8 @@ def register(app: Sanic[Any, Any], services: Services) -> None:
     async def probe(request: Request) -> HTTPResponse:
         table, targets, _ = await chosen(request, EndpointChoice)
         for target in targets:
+            if target.identity not in services.pool.standings:
+                continue  # it has left while others were asked
             if not await services.prober.ask_now(target):
                 message = f"'{target.name}' at {instance_of(target.identity)} is being tried already; ask again soon."
                 raise ApiError(409, message, code="trial_under_way", retry_after_s=1.0)

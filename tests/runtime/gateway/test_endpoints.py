@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ import httpx
 import pytest
 
 from runtime.gateway.routing import by_hand as hands
-from runtime.gateway.routing.breaker import Closed, Open
+from runtime.gateway.routing.breaker import Closed, Isolated, Open
 from schemas.admin import EndpointsReport, EndpointStatistics
-from tests.fakes.upstream import FakeUpstream, answers, refuses, stalls
+from tests.fakes.upstream import Exchange, FakeUpstream, answers, refuses, stalls
 from tests.runtime.gateway.harness import (
     CHAT,
     STREAM,
@@ -263,13 +265,61 @@ async def test_two_processes_of_one_gateway_lose_nothing_that_either_was_told(tm
             assert states == {"a": "closed", "b": "isolated"}
 
 
-async def test_who_leaves_while_it_is_written_undoes_nothing_that_comes_after(tmp_path: Path) -> None:
+@pytest.fixture
+def unwritten(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Keep what is isolated from being written until this is called."""
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        held.callback(os.close, handle)
+        yield held.close
+
+
+async def test_an_endpoint_that_leaves_the_stack_while_it_is_isolated_is_not_found(
+    tmp_path: Path, unwritten: Callable[[], None]
+) -> None:
+    async with FakeUpstream(answers()) as fake:
+        both, one = stack_document({"a": fake.url, "b": fake.url}), stack_document({"b": fake.url})
+        async with local_gateway(tmp_path, both) as gateway:
+            isolating = asyncio.create_task(by_hand(gateway, "isolate", endpoint="a"))
+            await until(lambda: isinstance(gateway.standing("a").breaker, Isolated), what="it is isolated")
+            reloading = asyncio.create_task(gateway.reload(one))
+            await until(lambda: "a" not in {target.name for target in gateway.gateway.services.live.table.targets()})
+            unwritten()
+            answer = await isolating
+            await reloading
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "endpoint_not_found")
+
+
+async def test_replicas_that_leave_the_stack_while_they_are_probed_are_left_out(tmp_path: Path) -> None:
+    answered = asyncio.Event()
+
+    async def answers_late(exchange: Exchange) -> None:
+        await answered.wait()
+        await answers()(exchange)
+
+    async with FakeUpstream(answers_late) as slow, FakeUpstream(answers()) as other:
+        document = service_document("a")
+        first, second = instance("a", slow.url), instance("a", other.url, replica=1)
+        async with local_gateway(tmp_path, document) as gateway:
+            await gateway.publish(first, second)
+            probing = asyncio.create_task(by_hand(gateway, "probe", endpoint="a"))
+            await until(lambda: slow.seen, what="the first replica is asked")
+            await gateway.publish(first)
+            answered.set()
+            answer = await probing
+            assert answer.status_code == 200
+            assert [one["instance"] for one in answer.json()["endpoints"]] == [slow.url.removeprefix("http://")]
+            assert not other.seen
+
+
+async def test_who_leaves_while_it_is_written_undoes_nothing_that_comes_after(
+    tmp_path: Path, unwritten: Callable[[], None]
+) -> None:
     async with FakeUpstream(answers()) as fake, local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway:
         services = gateway.gateway.services
         (identity,) = services.pool.standings
         hands.isolate(services.pool, identity)
-        handle = os.open(tmp_path, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)  # nothing is written before this is closed
         leaves = asyncio.create_task(services.isolations.save())
         for _ in range(5):
             await asyncio.sleep(0)  # a thread has begun, or is about to
@@ -277,7 +327,7 @@ async def test_who_leaves_while_it_is_written_undoes_nothing_that_comes_after(tm
         await asyncio.gather(leaves, return_exceptions=True)
         closing = asyncio.create_task(by_hand(gateway, "close", endpoint="a"))
         await until(lambda: isinstance(gateway.standing("a").breaker, Closed), what="the breaker is closed")
-        os.close(handle)
+        unwritten()
         assert (await closing).status_code == 200
         assert (await ask(gateway)).status_code == 200
         assert json.loads(tmp_path.joinpath("isolated.json").read_text()) == {"isolated": []}
