@@ -26,8 +26,8 @@ from tests.runtime.gateway.harness import CHAT, STREAM, LocalGateway, local_gate
 
 CHAT_PATH = "/v1/chat/completions"
 PORT = 8000
-CONNECT_S = 1.0
-QUIET_S = 2.0
+CONNECT_S = 3.0
+QUIET_S = 6.0
 """The limits of the first token and between two tokens: `a` sends one every 20 ms."""
 OPEN_S = 60.0
 """How long a breaker stays open: longer than any test here, which closes it by hand."""

@@ -55,7 +55,9 @@ def test_killed_while_the_stack_goes_down(trial):
 
 
 def test_killed_while_a_group_is_started(trio):
-    os.kill(trio.pids()["chat-0.1"], signal.SIGKILL)
+    lost = trio.pids()["chat-0.1"]
+    os.kill(lost, signal.SIGKILL)
+    trio.wait_ended("chat-0.1", lost)
     kill_after(trio, "Start", "ActionStarted")
     converges(trio)
     assert len(trio.units()) == 4

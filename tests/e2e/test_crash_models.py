@@ -130,7 +130,7 @@ def test_killed_while_a_lost_unit_is_taken_out_of_the_routes(running, event):
     running.run("apply", running.stack, "services.chat.replicas=2", "--yes")
     lost = running.pids()["chat-1.0"]
     os.kill(lost, signal.SIGKILL)
-    poll(lambda: not is_alive(lost))
+    running.wait_ended("chat-1.0", lost)
     kill_after(running, "Withdraw", event)
     converges(running)
     routes = (running.state / "stacks" / running.stack / "routes.json").read_text()

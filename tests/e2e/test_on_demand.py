@@ -19,7 +19,7 @@ SERVICES = """
     model: smollm2-135m-instruct
     nodes: [local]
     start: on-demand
-    idle_stop_s: 25
+    idle_stop_s: 40
   second:
     model: smollm2-135m-instruct
     nodes: [local]

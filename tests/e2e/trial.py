@@ -94,6 +94,10 @@ class Trial:
         lines = self.json("status", self.stack)
         return {line["slot"]: line for line in lines if line["type"] == "unit" and line["alive"]}
 
+    def wait_ended(self, slot: str, pid: int) -> None:
+        """Wait until the end of a unit's process is recorded: until then commands take the unit to be alive."""
+        poll(lambda: self.units().get(slot, {}).get("pid") != pid)
+
     def pids(self) -> dict[str, int]:
         return {slot: unit["pid"] for slot, unit in self.units().items()}
 
