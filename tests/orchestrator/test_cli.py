@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.main import main
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "orchestrate"
@@ -23,7 +24,10 @@ PROGRAM = Path(sys.executable).parent / "orchestrate"
 
 @pytest.fixture
 def conf(tmp_path):
+    """Return a copy of the files that come along, whose quickstart has a port that nobody has: it may run meanwhile."""
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    quickstart = tmp_path / "conf/stacks/quickstart.yaml"
+    quickstart.write_text(quickstart.read_text().replace("port: 8000", f"port: {free_port()}"))
     return tmp_path / "conf"
 
 
