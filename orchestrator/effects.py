@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Collection
 
 from orchestrator.awaiting import Awaiter
 from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.execute import EffectError, Report
 from orchestrator.expand import Desired
+from orchestrator.gateways import Gateways
 from orchestrator.helpers.pull import pull
 from orchestrator.launch import Launcher
 from orchestrator.models.errors import StoreError
@@ -32,38 +34,44 @@ from orchestrator.plan import (
     Withdraw,
 )
 from orchestrator.published import PublishedRoutes, Stamp
-from orchestrator.readiness import client, gateway_reports, reload_gateway
-from orchestrator.reconcile import GATEWAY_SLOT
+from orchestrator.readiness import client
 from orchestrator.references import References
 from orchestrator.snapshots import Files
 from orchestrator.transport.base import TransportError
 from orchestrator.unloading import unload_model
-from schemas.admin import ConfigReport
 from schemas.base import NodeName, UnitId
 from schemas.routes import Instance
-from schemas.unit import GatewaySpec, slot_of
+from schemas.unit import slot_of
 
 __all__ = ["RealEffects", "Stamp"]
 
 POLL_S = 0.2
-"""Between two looks at what a gateway has in flight."""
+"""Between two looks at what the gateways have in flight."""
 
 
 class RealEffects:
     """Does the actions of one plan. Owns `routes.json` while it does."""
 
     def __init__(
-        self, cluster: Cluster, desired: Desired, stamp: Stamp, files: Files, *, is_routable: bool = True
+        self,
+        cluster: Cluster,
+        desired: Desired,
+        stamp: Stamp,
+        files: Files,
+        *,
+        is_routable: bool = True,
+        leaving: Collection[UnitId] = (),
     ) -> None:
+        """`leaving` are the gateways that the plan stops."""
         self._cluster = cluster
         self._desired = desired
         self._launcher = Launcher(cluster, desired, stamp, files)
         self._references = References(cluster)
         self._awaiter = Awaiter(cluster, desired, self._references)
         self._models = ModelSync(cluster.store)
-        self._routes = PublishedRoutes(cluster, desired, stamp, files, follow=self._follow, is_there=is_routable)
-        self._is_deaf = False
-        """Whether the gateway takes connections and does not answer: it is not waited for a second time."""
+        self._gateways = Gateways(cluster, desired, leaving)
+        follow = self._gateways.follow
+        self._routes = PublishedRoutes(cluster, desired, stamp, files, follow=follow, is_there=is_routable)
         self._making_way: dict[UnitId, Instance] = {}
         """What was taken out of service for a successor, and still runs."""
 
@@ -122,17 +130,16 @@ class RealEffects:
         await self._routes.remove(action.unit)
 
     async def drain(self, action: Drain) -> None:
-        """Send an instance no new requests and wait until the gateway has nothing in flight there."""
+        """Send an instance no new requests and wait until no gateway has anything in flight there."""
         entry = await self._routes.entry(action.unit)
         if entry is not None and action.is_replaced:  # noted before it is written, which may be cut short
             self._making_way[action.unit] = entry
         await self._routes.retire(action.unit, is_replaced=action.is_replaced)
-        gateway = self._gateway()
-        if entry is None or gateway is None or action.drain_s <= 0:
+        if entry is None or action.drain_s <= 0:
             return
         try:
             async with asyncio.timeout(action.drain_s):
-                while await self._in_flight(gateway, entry.url):
+                while await self._gateways.in_flight(entry.url) != 0:
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             return  # the limit is the promise: what is still in flight ends with an error event
@@ -140,7 +147,8 @@ class RealEffects:
     async def stop(self, action: Stop) -> None:
         """End a unit and take it out of the routes, where no successor is on its way there."""
         try:
-            await self._node(action.node).shim.stop(self._cluster.stack, action.unit, grace_s=action.grace_s)
+            with self._gateways.ending(action.unit):
+                await self._node(action.node).shim.stop(self._cluster.stack, action.unit, grace_s=action.grace_s)
         except (ShimError, TransportError) as error:
             raise EffectError(f"{action.unit} could not be stopped: {error}") from error
         self._making_way.pop(action.unit, None)
@@ -176,39 +184,14 @@ class RealEffects:
         if not is_followed:
             await self._routes.forget_replaced()
         await self._routes.mark_drained()
-        await self._follow()
+        await self._gateways.follow()
 
     # -- internals -------------------------------------------------------------------------------------------------
-
-    async def _follow(self) -> ConfigReport | None:
-        """Make a running gateway read its files; returns what it serves then."""
-        gateway = self._gateway()
-        if gateway is None or self._is_deaf:
-            return None
-        try:
-            make = self._cluster.gateway_node.http
-            return await reload_gateway(make, gateway.bind, gateway.port, self._token())
-        except TimeoutError:
-            self._is_deaf = True
-            return None
 
     async def _give_up(self, unit: UnitId) -> None:
         """Take out what waits in the routes for a unit that did not come about; its failure is what is told."""
         with contextlib.suppress(EffectError):
             await self._routes.forget_replaced(slot_of(unit))
 
-    async def _in_flight(self, gateway: GatewaySpec, url: str) -> int:
-        make = self._cluster.gateway_node.http
-        reports = await gateway_reports(make, gateway.bind, gateway.port, set(), self._token())
-        endpoints = [endpoint for report in reports.values() for endpoint in report.endpoints]
-        return sum(endpoint.in_flight for endpoint in endpoints if endpoint.url.rstrip("/") == url)
-
-    def _gateway(self) -> GatewaySpec | None:
-        unit = self._desired.units.get(GATEWAY_SLOT)
-        return unit.spec if unit is not None and isinstance(unit.spec, GatewaySpec) else None
-
     def _node(self, name: NodeName) -> ReachedNode:
         return self._cluster.nodes[name]
-
-    def _token(self) -> str | None:
-        return self._cluster.directories.known_admin_token(self._cluster.stack)

@@ -11,6 +11,7 @@ import httpx
 from pydantic import ValidationError
 
 from orchestrator.proof import PATHS, Proof, proof_body, proof_of
+from orchestrator.transport.http import NodeSilentError
 from schemas.admin import ConfigReport
 from schemas.messages import WorkerReadiness, WorkerStatus
 from schemas.model import ModelKind
@@ -104,21 +105,64 @@ async def gateway_reports(
     return found
 
 
-async def reload_gateway(make: ClientMaker, bind: str, port: int, token: str | None) -> ConfigReport | None:
-    """Make a gateway read its files now; returns what it serves afterwards, None where none answers.
+async def reload_gateways(
+    make: ClientMaker, bind: str, port: int, token: str | None, processes: int
+) -> tuple[ConfigReport, ...]:
+    """Make the gateways on a port read their files now; returns what each serves afterwards, none where none answers.
 
+    `processes` is how many may listen there; each is met on a connection of its own, as the system picks one each time.
     Raises `TimeoutError` where something takes the connection and says nothing.
     """
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    async with make() as http:
-        try:
-            timeout = httpx.Timeout(RELOAD_S, connect=PROBE_TIMEOUT_S)
-            answer = await http.post(f"{gateway_url(bind, port)}/admin/config/reload", headers=headers, timeout=timeout)
-            return ConfigReport.from_json(answer.content)
-        except httpx.ReadTimeout as error:
-            raise TimeoutError(f"the gateway on port {port} did not read its files in {RELOAD_S:.0f} s") from error
-        except (httpx.HTTPError, ValidationError):
-            return None
+    timeout = httpx.Timeout(RELOAD_S, connect=PROBE_TIMEOUT_S)
+    found: dict[int, ConfigReport] = {}
+    for _ in range(GATEWAY_TRIES if processes > 1 else 1):
+        async with make() as http:
+            try:
+                if found:  # the second question goes the way of the first: who has read its files is not asked again
+                    seen = await http.get(f"{gateway_url(bind, port)}/admin/config", headers=headers, timeout=timeout)
+                    if ConfigReport.from_json(seen.content).pid in found:
+                        continue
+                answer = await http.post(
+                    f"{gateway_url(bind, port)}/admin/config/reload", headers=headers, timeout=timeout
+                )
+                report = ConfigReport.from_json(answer.content)
+            except httpx.ReadTimeout as error:
+                message = f"the gateway on port {port} did not read its files in {RELOAD_S:.0f} s"
+                raise TimeoutError(message) from error
+            except (httpx.HTTPError, ValidationError):
+                break
+        found[report.pid] = report
+        if len(found) >= processes:
+            break
+    return tuple(found.values())
+
+
+async def requests_in_flight(
+    make: ClientMaker, bind: str, port: int, token: str | None, processes: int, url: str
+) -> int | None:
+    """Return how many requests the gateways on a port have under way to an address; 0 where none listens.
+
+    None where one is there and does not say. `processes` is that of `reload_gateways`.
+    """
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    found: dict[int, int] = {}
+    for _ in range(GATEWAY_TRIES if processes > 1 else 1):
+        async with make() as http:
+            try:
+                answer = await http.get(f"{gateway_url(bind, port)}/admin/config", headers=headers)
+                report = ConfigReport.from_json(answer.content)
+            except NodeSilentError:
+                return None
+            except httpx.ConnectError:
+                break
+            except (httpx.HTTPError, ValidationError):
+                return None
+        here = [endpoint for endpoint in report.endpoints if endpoint.url.rstrip("/") == url]
+        found[report.pid] = sum(endpoint.in_flight for endpoint in here)
+        if len(found) >= processes:
+            break
+    return sum(found.values())
 
 
 def gateway_url(bind: str, port: int) -> str:

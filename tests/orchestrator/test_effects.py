@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,17 +14,21 @@ from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import EffectError
 from orchestrator.expand import Desired, DesiredUnit, nothing
+from orchestrator.node.client import ShimClient
 from orchestrator.node.reports import UnitLaunch
+from orchestrator.node.site import local_site
 from orchestrator.plan import ActionId, Drain, Placed, Publish, Start, Stop
 from orchestrator.published import PublishedRoutes
+from orchestrator.readiness import GATEWAY_TRIES
 from orchestrator.reconcile import GATEWAY_SLOT
 from orchestrator.records import PORT_LABEL
+from orchestrator.simulate import report as simulated
 from orchestrator.transport.base import Completed, NodeTransport, NodeUnreachableError
-from schemas.base import NodeName, StackName
+from schemas.base import NodeName, StackName, UnitId
 from schemas.node import Node
 from schemas.routes import Instance
 from schemas.unit import EngineSpec, GatewaySpec, ModelSpec, unit_id
-from tests.fakes.upstream import FakeUpstream, stalls
+from tests.fakes.upstream import Exchange, FakeUpstream, stalls
 from tests.orchestrator.test_published import LOCAL, NODES, OLD, STACK, Fixture, instance
 from tests.runtime.gateway.harness import CHAT, LocalGateway, service_document
 from tests.runtime.gateway.harness import instance as entry
@@ -128,8 +132,8 @@ def with_gateway(port: int) -> Desired:
     return replace(nothing(LAB, "/conf", NODES), units={GATEWAY_SLOT: unit})
 
 
-def effects_at(port: int, directories: Directories) -> RealEffects:
-    return RealEffects(reach(LAB, NODES, directories), with_gateway(port), Stamp(8, None), {})
+def effects_at(port: int, directories: Directories, *leaving: UnitId) -> RealEffects:
+    return RealEffects(reach(LAB, NODES, directories), with_gateway(port), Stamp(8, None), {}, leaving=leaving)
 
 
 @contextlib.asynccontextmanager
@@ -149,6 +153,14 @@ async def status_of_chat(gateway: LocalGateway) -> int:
         return (await client.post("/v1/chat/completions", json=CHAT)).status_code
 
 
+def draining(unit: UnitId, drain_s: float = 3600.0) -> Drain:
+    return Drain(id=ActionId("drain"), node=LOCAL, cause="", unit=unit, drain_s=drain_s, is_replaced=False)
+
+
+def stopping(unit: UnitId) -> Stop:
+    return Stop(id=ActionId("stop"), node=LOCAL, cause="", unit=unit, grace_s=1.0)
+
+
 def publishing(url: str) -> Publish:
     there = Instance.model_validate(entry("a", url))
     return Publish(id=ActionId("publish"), node=LOCAL, cause="", instance=there)
@@ -161,9 +173,7 @@ async def test_what_an_action_writes_is_served_when_it_is_done(tmp_path):
         assert await status_of_chat(gateway) == 503
         await effects.publish(publish)
         assert await status_of_chat(gateway) == 200
-        unit = publish.instance.unit
-        drain = Drain(id=ActionId("drain"), node=LOCAL, cause="", unit=unit, drain_s=30.0, is_replaced=False)
-        await effects.drain(drain)
+        await effects.drain(draining(publish.instance.unit))
         assert await status_of_chat(gateway) == 503
 
 
@@ -185,3 +195,100 @@ async def test_a_gateway_that_does_not_answer_is_waited_for_once(tmp_path, monke
         await effects.publish(publishing("http://127.0.0.1:2"))
         await effects.settle()
         assert [seen.path for seen in stuck.seen] == ["/admin/config/reload"]
+
+
+OLD_GATEWAY = UnitId(f"{GATEWAY_SLOT}@old")
+
+
+class FakeGateways:
+    """What listens at a gateway's port: `answers` is called with each question's path and its connection's number."""
+
+    def __init__(self, answers: Callable[[str, int], int | None]) -> None:
+        """It returns the pid of the gateway that answers, None for one that hangs up without an answer."""
+        self.answers = answers
+
+    async def __call__(self, exchange: Exchange) -> None:
+        pid = self.answers(exchange.seen.path, exchange.seen.connection)
+        if pid is None:
+            exchange.reset()
+        else:
+            said = simulated(with_gateway(1)).model_copy(update={"pid": pid})
+            await exchange.answer(200, said.model_dump_json().encode())
+
+
+async def test_of_two_gateways_that_share_a_port_both_have_read_what_was_written(tmp_path):
+    told: list[int] = []
+
+    def one_after_the_other(path: str, connection: int) -> int:
+        pid = 1 if connection <= 2 else 2
+        if path.endswith("/reload"):
+            told.append(pid)
+        return pid
+
+    async with FakeUpstream(FakeGateways(one_after_the_other)) as port:
+        effects = effects_at(port.port, Directories(tmp_path / "state", tmp_path / "cache"), OLD_GATEWAY)
+        await effects.publish(publishing("http://127.0.0.1:1"))
+        assert told == [1, 2]
+        await effects.stop(stopping(OLD_GATEWAY))
+        await effects.publish(publishing("http://127.0.0.1:2"))
+        assert told == [1, 2, 2]
+
+
+class HeldShim(ShimClient):
+    """A node on which what is told to end does so when it may."""
+
+    def __init__(self, transport: NodeTransport, directories: Directories) -> None:
+        super().__init__(transport, local_site(directories))
+        self.is_told, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def stop(self, stack: str, unit: str, *, grace_s: float) -> bool:
+        self.is_told.set()
+        await self.may_end.wait()
+        return True
+
+
+async def test_a_worker_is_not_stopped_while_the_gateway_before_finishes_what_it_has(tmp_path):
+    directories = Directories(tmp_path / "state", tmp_path / "cache")
+    cluster = reach(LAB, NODES, directories)
+    shim = HeldShim(cluster.gateway_node.transport, directories)
+    cluster = replace(cluster, nodes={LOCAL: replace(cluster.gateway_node, shim=shim)})
+    questions = 0
+
+    def nothing_in_flight(path: str, _connection: int) -> int:
+        nonlocal questions
+        questions += path == "/admin/config" and shim.is_told.is_set()
+        if questions > 2 * GATEWAY_TRIES:  # it was asked again, after it had said that it has nothing
+            shim.may_end.set()
+        return 2
+
+    async with FakeUpstream(FakeGateways(nothing_in_flight)) as port:
+        wanted = with_gateway(port.port)
+        effects = RealEffects(cluster, wanted, Stamp(8, None), {}, leaving=(OLD_GATEWAY,))
+        publish = publishing("http://127.0.0.1:1")
+        await effects.publish(publish)
+        ending = asyncio.create_task(effects.stop(stopping(OLD_GATEWAY)))
+        await asyncio.wait_for(shim.is_told.wait(), 30)
+        await asyncio.wait_for(effects.drain(draining(publish.instance.unit)), 60)
+        assert shim.may_end.is_set(), "the worker was given up while the old gateway may have had requests there"
+        await asyncio.wait_for(ending, 30)
+
+
+async def test_a_gateway_that_gives_no_answer_is_not_taken_for_one_without_requests(tmp_path):
+    questions: list[int] = []
+
+    def says_nothing_at_first(path: str, connection: int) -> int | None:
+        if path == "/admin/config":
+            questions.append(connection)
+        return None if len(questions) == 1 else 1
+
+    async with FakeUpstream(FakeGateways(says_nothing_at_first)) as port:
+        effects, publish = effects_at(port.port, Directories(tmp_path, tmp_path)), publishing("http://127.0.0.1:1")
+        await effects.publish(publish)
+        await asyncio.wait_for(effects.drain(draining(publish.instance.unit)), 60)
+        assert len(questions) == 2
+
+
+async def test_where_no_gateway_listens_nothing_is_waited_for(tmp_path):
+    effects, publish = effects_at(1, Directories(tmp_path, tmp_path)), publishing("http://127.0.0.1:1")
+    await effects.publish(publish)
+    await asyncio.wait_for(effects.drain(draining(publish.instance.unit)), 60)
