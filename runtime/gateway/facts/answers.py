@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runtime.gateway.facts.known import Facts
-from schemas.foreign import fields
+from schemas.foreign import fields, text
 
 
 class Question(NamedTuple):
@@ -33,6 +33,17 @@ Answers = Mapping[Question, Answer]
 """A question that was not asked, or not answered, is not there."""
 
 
+def is_loading(answer: Answer) -> bool:
+    """Tell whether a server says that it loads its model, as llama.cpp does."""
+    error = fields(fields(answer.document).get("error"))
+    return answer.status == 503 and "loading" in (text(error.get("message")) or "").lower()
+
+
+def says_loading(answers: Answers) -> bool:
+    """Tell whether any answer says so."""
+    return any(map(is_loading, answers.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """How one kind of server is asked and read."""
@@ -44,6 +55,8 @@ class Reader:
     """What is said of the model of this name; None where nothing is."""
     stamp: Callable[[Answers, Question], str | None] = lambda _answers, _question: None
     """What tells the present answer to a question from another one; None where only asking tells."""
+    is_changing: Callable[[Answers], bool] = says_loading
+    """Whether the server was loading when it answered, so that its answers may be of different states of it."""
 
 
 def nothing_more(_answers: Answers, _models: frozenset[str]) -> tuple[Question, ...]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from runtime.gateway.connections import Connections, Origin
 from runtime.gateway.facts.answers import Answer, Answers, Question, is_good
-from runtime.gateway.facts.inquiry import MOST_ROUNDS, facts_of, next_questions, stamp_of
+from runtime.gateway.facts.inquiry import MOST_ROUNDS, facts_of, is_changing, next_questions, stamp_of
 from runtime.gateway.facts.known import UNKNOWN, FactBook
 from runtime.gateway.routing.table import EndpointIdentity, RoutingTable
 from runtime.gateway.upstream import Connection, UpstreamError
@@ -35,6 +35,8 @@ SERVER_S = 10.0
 """All questions to one server."""
 SOON_S = 0.25
 """After a sign that something has changed; several signs are one."""
+LOADING_S = 5.0
+"""Between two rounds of questions to a server that loads its model."""
 LEAST_S = 1.0
 """Between two rounds of questions to one server, whatever the signs."""
 MOST_AT_ONCE = 8
@@ -181,7 +183,7 @@ class FactPoller:
         places: asyncio.Semaphore,
     ) -> None:
         """Ask one server. Another table may come at any moment: its `_running` is another set, and this ends then."""
-        began = self._now()
+        began, wait_s = self._now(), INTERVAL_S * (1.0 - JITTER * self._draw())
         try:
             async with places:
                 if running is not self._running:
@@ -190,6 +192,8 @@ class FactPoller:
                 answers = await self._answers(server, frozenset(endpoints.values()))
             if running is not self._running:
                 return
+            if is_changing(server.engine, answers):
+                wait_s = LOADING_S
             for identity, model in endpoints.items():
                 before = self._book.known.get(identity, UNKNOWN)
                 self._book.note(identity, facts_of(server.engine, answers, model, before, self._now()))
@@ -201,7 +205,7 @@ class FactPoller:
         if server in self._again:
             self._again.discard(server)
             self._schedule(server, self._soon(server))
-        self._schedule(server, self._now() + INTERVAL_S * (1.0 - JITTER * self._draw()))
+        self._schedule(server, self._now() + wait_s)
 
     async def _answers(self, server: Server, models: frozenset[str]) -> Answers:
         """Return what a server says of itself; what it does not answer in time is left out."""

@@ -3,7 +3,9 @@
 Shapes: ggml-org/llama.cpp `tools/server/README.md` (`GET /props`, `GET /v1/models`: rows with `meta`, in router mode
 with `status.value` and `aliases`) and `common/jinja/caps.h` (`chat_template_caps`). Neither page wakes a sleeping
 model ("Sleeping on idle"); the router is told not to load by `autoload=false`. It answers any name where it has one
-model. Every chat model takes `response_format` with a schema and `logprobs` there (README, chat completions).
+model. While that is loaded, `/v1/models` says its name with `meta: null`, and all other pages say 503 "Loading model"
+(`tools/server/server-http.cpp`, `middleware_server_state`). Every chat model takes `response_format` with a schema and
+`logprobs` there (README, chat completions).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from runtime.gateway.facts.answers import Answers, Question, Reader, said, size_in_words
+from runtime.gateway.facts.answers import Answers, Question, Reader, is_loading, said, says_loading, size_in_words
 from runtime.gateway.facts.known import Capability, Facts
 from schemas.foreign import count, fields, flag, rows, text, texts
 
@@ -32,14 +34,16 @@ def _read(answers: Answers, model: str) -> Facts | None:
     listed = rows(document.get("data"))
     is_router = _is_router(listed)
     row = _row(listed, model) or (listed[0] if len(listed) == 1 and not is_router else {})
-    props = said(answers, _props_of(model) if is_router else PROPS)
+    question = _props_of(model) if is_router else PROPS
+    props = said(answers, question)
+    is_under_way = is_loading(answers[question]) if is_router and question in answers else _is_changing(answers)
     if not row and (is_router or "default_generation_settings" not in props):
         return None
     told = next((one for one in rows(document.get("models")) if one.get("name") in (model, row.get("id"))), {})
     meta = fields(row.get("meta"))
     parameters = count(meta.get("n_params"))
     state = _state(row)
-    is_asleep = flag(props.get("is_sleeping")) or state == "sleeping"
+    is_asleep = flag(props.get("is_sleeping")) or state == "sleeping" or is_under_way
     can, cannot = _abilities(props, texts(told.get("capabilities")))
     return Facts(
         source="llama.cpp",
@@ -55,6 +59,13 @@ def _read(answers: Answers, model: str) -> Facts | None:
         size_bytes=count(meta.get("size")),
         is_loaded=not is_asleep and state in (None, "loaded"),
     )
+
+
+def _is_changing(answers: Answers) -> bool:
+    """Tell whether it was loading its model at any of the questions: what one of them was told is over."""
+    listed = rows(said(answers, MODELS).get("data"))
+    is_unread = any("meta" in row and row.get("meta") is None for row in listed) and not _is_router(listed)
+    return is_unread or says_loading(answers)
 
 
 def _abilities(
@@ -92,4 +103,4 @@ def _props_of(model: str) -> Question:
     return Question(f"/props?model={quote(model, safe='')}&autoload=false")
 
 
-LLAMA_CPP = Reader((MODELS, PROPS), _more, _read)
+LLAMA_CPP = Reader((MODELS, PROPS), _more, _read, is_changing=_is_changing)

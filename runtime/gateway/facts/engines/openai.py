@@ -6,7 +6,7 @@ a model), our worker and gateway `orchestrate`. Any other list is read for what 
 
 from __future__ import annotations
 
-from runtime.gateway.facts.answers import Answers, Question, Reader, row_of, said
+from runtime.gateway.facts.answers import Answers, Question, Reader, row_of, said, says_loading
 from runtime.gateway.facts.engines.llama_cpp import LLAMA_CPP
 from runtime.gateway.facts.engines.lm_studio import LM_STUDIO
 from runtime.gateway.facts.engines.ollama import OLLAMA
@@ -58,4 +58,9 @@ def _reader(answers: Answers) -> Reader | None:
     return next((reader for owner, reader in _BY_OWNER.items() if owner in owners), None)
 
 
-OPENAI = Reader((MODELS,), _more, _read, _stamp)
+def _is_changing(answers: Answers) -> bool:
+    reader = _reader(answers)
+    return says_loading(answers) if reader is None else reader.is_changing(answers)
+
+
+OPENAI = Reader((MODELS,), _more, _read, _stamp, _is_changing)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.facts import names
+from runtime.gateway.facts import names, poller
 from runtime.gateway.facts.known import Facts
 from runtime.gateway.routing.table import EndpointIdentity
 from tests.fakes import engines
@@ -176,6 +176,23 @@ async def test_a_server_that_ends_is_no_longer_said_to_hold_a_model(tmp_path: Pa
         gone = facts(gateway, "model-a")
         assert (gone.is_loaded, gone.context_length) == (None, 4096)
         assert facts(gateway, "model-a").expires_at is None
+
+
+async def test_a_server_that_loads_is_asked_again_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "INTERVAL_S", 3600.0)
+    monkeypatch.setattr(poller, "LOADING_S", 0.05)
+
+    async def loads(exchange: Exchange) -> None:
+        await exchange.answer(503, {"error": {"message": "Loading model", "code": 503}})
+
+    loaded = engines.llama_cpp("model-a")
+    listed = engines.openai_list("model-a", owner="llamacpp", meta=None)
+    async with FakeEngine({"/v1/models": listed, "/props": loads}) as fake:
+        async with local_gateway(tmp_path, stack_document({"a": fake.url}), asks_servers=True) as gateway:
+            assert (await known(gateway, "model-a")).is_loaded is False
+            fake.documents = loaded
+            await until(lambda: facts(gateway, "model-a").is_loaded, what="the load is seen")
+            assert facts(gateway, "model-a").context_length == 4096
 
 
 async def test_a_table_may_change_at_any_moment_of_a_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

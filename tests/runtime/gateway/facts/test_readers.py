@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.gateway.facts.answers import Answer, Question, size_in_words
-from runtime.gateway.facts.inquiry import MOST_ROUNDS, facts_of, next_questions, stamp_of
+from runtime.gateway.facts.inquiry import MOST_ROUNDS, facts_of, is_changing, next_questions, stamp_of
 from runtime.gateway.facts.known import CAPABILITIES, UNKNOWN, Facts
 from schemas.ollama_names import full_name
 from tests.fakes import engines
@@ -216,6 +217,52 @@ def test_a_server_that_is_silent_keeps_what_it_is_but_not_what_it_holds() -> Non
     assert (gone.is_loaded, gone.expires_at, gone.size_vram, gone.size_loaded) == (None, None, None, None)
     refused = {Question("/api/tags"): Answer(401, {"error": "key"})}
     assert facts_of("ollama", refused, "llama3", before, 9.0) == gone
+
+
+LOADING = Answer(503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
+UNREAD = Answer(200, row("m", owned_by="llamacpp", meta=None))
+"""What llama.cpp's `/v1/models` says before its model is loaded."""
+MODELS, PROPS_PAGE = Question("/v1/models"), Question("/props")
+
+
+@pytest.mark.parametrize("engine", ["llama-server", "openai"])
+@pytest.mark.parametrize(
+    "props", [LOADING, Answer(200, PROPS)], ids=["it loads", "it has loaded between the two questions"]
+)
+def test_a_llama_cpp_that_loads_has_not_loaded_and_keeps_what_it_was_known_to_be(engine: str, props: Answer) -> None:
+    answers = {MODELS: UNREAD, PROPS_PAGE: props}
+    assert is_changing(engine, answers), "it is asked again soon"
+    new = facts_of(engine, answers, "m", UNKNOWN, 7.0)
+    assert (new.source, new.is_loaded, new.parameter_count) == ("llama.cpp", False, None)
+    before = read(engine, LLAMA_CPP, "m")
+    again = facts_of(engine, answers, "m", before, 9.0)
+    assert again == replace(before, is_loaded=False, observed_at=9.0)
+    assert not is_changing(engine, ask(engine, LLAMA_CPP, "m"))
+
+
+@pytest.mark.parametrize("broken", [None, Answer(500, {"error": "busy"})], ids=["no answer", "an error"])
+@pytest.mark.parametrize("path", ["/api/tags", "/api/ps", "/api/show"])
+@pytest.mark.parametrize("engine", ["ollama", "openai"])
+def test_a_page_that_says_nothing_for_once_takes_nothing_back(engine: str, path: str, broken: Answer | None) -> None:
+    before = read(engine, OLLAMA, "llama3")
+    answers = {
+        question: answer if question.path != path else broken
+        for question, answer in ask(engine, OLLAMA, "llama3").items()
+        # What a list names is not asked where there is no list.
+        if question.path != "/api/show" or path != "/api/tags"
+    }
+    found = facts_of(engine, {one: said for one, said in answers.items() if said is not None}, "llama3", before, 9.0)
+    lasting = {"is_loaded": None, "expires_at": None, "size_loaded": None, "size_vram": None, "observed_at": None}
+    assert replace(found, **lasting) == replace(before, **lasting)
+    assert found.is_loaded is (True if path == "/api/show" else None)
+
+
+def test_a_page_that_says_nothing_says_nothing_of_another_model() -> None:
+    before = read("ollama", OLLAMA, "llama3")
+    pulled_anew = json.loads(json.dumps(OLLAMA).replace("d" * 64, "e" * 64))
+    answers = {question: said for question, said in ask("ollama", pulled_anew, "llama3").items() if not question.body}
+    found = facts_of("ollama", answers, "llama3", before, 9.0)
+    assert (found.digest, found.trained_context_length, found.can) == ("e" * 64, None, frozenset())
 
 
 def test_a_model_that_was_dropped_keeps_the_context_that_it_had_until_it_is_another_one() -> None:
