@@ -10,6 +10,9 @@ from pathlib import Path
 
 from schemas.base import StackName
 
+UNUSABLE = "state and models need directories that this user can read and write; ORCHESTRATE_STATE names another"
+"""What to do where one of them cannot be read or written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Directories:
@@ -36,6 +39,10 @@ class Directories:
 
         state, cache = base("XDG_STATE_HOME", ".local/state"), base("XDG_CACHE_HOME", ".cache")
         return cls(state / "orchestrate", cache / "orchestrate")
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path is in one of them."""
+        return path.is_relative_to(self.state) or path.is_relative_to(self.cache)
 
     def stack(self, name: StackName) -> Path:
         """Return the directory of one stack's own files: routes, journal, token."""

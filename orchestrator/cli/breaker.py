@@ -10,7 +10,8 @@ import click
 
 from orchestrator.breakers import changed_line, endpoint_lines, has_answered, history_lines, probed_line
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import as_applied, complete_stack, conf_option, print_json, run
+from orchestrator.cli.group import CommandGroup
+from orchestrator.cli.options import as_applied, complete_stack, conf_option, print_json, run, suggest
 from orchestrator.gateway_api import GatewayApi, GatewayError, gateway_api
 from schemas.admin import EndpointsReport, EndpointStatistics
 
@@ -19,7 +20,7 @@ Command = Callable[..., Any]
 _PATH = "/admin/endpoints"
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def breaker() -> None:
     """Show how endpoints do, take one out by hand, put it back, or try one now.
 
@@ -123,7 +124,8 @@ def _ask(
     try:
         return EndpointsReport.from_json(run(work())).endpoints
     except GatewayError as error:
-        raise CommandError(ExitCode.ERROR, str(error)) from error
+        hint = "" if error.status else f" See: {suggest('status', stack)}"
+        raise CommandError(ExitCode.ERROR, f"{error}{hint}") from error
 
 
 def _api(stack: str, conf: Path | None) -> GatewayApi:

@@ -15,7 +15,6 @@ from orchestrator.ask import QUESTION, NoAnswerError, ask, ask_encoder, curl_lin
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.interrupts import stop_at_interrupt
 from orchestrator.cli.options import (
-    assume_lost_option,
     conf_option,
     controller,
     note,
@@ -24,6 +23,7 @@ from orchestrator.cli.options import (
     print_json,
     run,
     suggest,
+    without_lost_option,
 )
 from orchestrator.cli.progress import printer
 from orchestrator.controller import Controller
@@ -94,7 +94,7 @@ def up(control: Controller, as_json: bool, yes: bool, timeout: float | None) -> 
 @click.command()
 @click.argument("stack")
 @conf_option
-@assume_lost_option
+@without_lost_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @yes_option
 @timeout_option

@@ -9,7 +9,7 @@ import click
 
 from orchestrator.cli.change import confirm_and_execute, print_plan, timeout_option, yes_option
 from orchestrator.cli.exits import CommandError, ExitCode
-from orchestrator.cli.options import assume_lost_option, conf_option, controller, note, policy, print_json, run
+from orchestrator.cli.options import conf_option, controller, note, policy, print_json, run, without_lost_option
 from orchestrator.controller import Controller
 from orchestrator.drain import drain_plan
 from orchestrator.plan import Drain, Plan
@@ -24,7 +24,7 @@ from schemas.unit import slot_of
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @yes_option
 @timeout_option
-@assume_lost_option
+@without_lost_option
 def drain(
     stack: str,
     name: str,

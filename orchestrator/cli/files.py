@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.group import CommandGroup
 from orchestrator.cli.main import program_name
 from orchestrator.cli.options import conf_option
 from orchestrator.starter import SCHEMA_DIRECTORY, schema_files, starter_files
@@ -65,7 +66,7 @@ def schema(name: str | None, out: Path | None) -> None:
         click.echo(json.dumps(schemas[name], indent=2))
 
 
-@click.group("import")
+@click.group("import", cls=CommandGroup)
 def import_() -> None:
     """Write node files from other programs' files."""
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.group import CommandGroup
 from orchestrator.cli.main import DEFAULT_CONF
 from orchestrator.cli.options import as_applied, conf_option, print_json, run
 from orchestrator.controller import Controller
@@ -26,7 +27,7 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 DAY_S = 86_400.0
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def keys() -> None:
     """Make, list and revoke the keys of a gateway.
 

@@ -30,24 +30,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("observe", "Show what runs and whether it is well."),
     "monitor": ("monitor", "Show status again and again."),
     "logs": ("observe", "Print a unit's log."),
-    "node": ("node", "Trust, examine and provision the machines."),
-    "models": ("models", "Fetch, list, send, check and remove models."),
-    "keys": ("keys", "Make, list and revoke the keys of a gateway."),
-    "probe": ("probe", "Tell why helpers do not serve, and what would mend it."),
-    "breaker": ("breaker", "Show how endpoints do; isolate, close or probe one."),
-    "init": ("files", "Write a configuration directory of your own."),
-    "import": ("files", "Write node files from other programs' files."),
-    "schema": ("files", "Print or write the JSON Schemas of the files."),
-    "completion": ("completion", "Print the completion script of a shell."),
+    "watch": ("watch", "Keep a stack as its files say: edits, ended units, returned nodes."),
     "restart": ("restart", "Restart units, or try again what has failed."),
+    "drain": ("drain", "Take instances out of the routes until --undo."),
+    "breaker": ("breaker", "Show how endpoints do; isolate, close or probe one."),
     "receipts": ("receipts", "Show how the last requests were routed, and why."),
     "requests": ("past", "Show the last requests: who answered, how quickly."),
     "errors": ("past", "Show the last errors of endpoints, and how many are alike."),
     "drill": ("drill", "Break an endpoint or a node on purpose, and tell what clients saw."),
-    "drain": ("drain", "Take instances out of the routes until --undo."),
+    "keys": ("keys", "Make, list and revoke the keys of a gateway."),
     "history": ("history", "Show what was applied, by whom and from which revision."),
     "rollback": ("history", "Apply the files of an earlier generation again."),
-    "watch": ("watch", "Keep a stack as its files say: edits, ended units, returned nodes."),
+    "node": ("node", "Trust, examine and provision the machines."),
+    "models": ("models", "Fetch, list, send, check and remove models."),
+    "probe": ("probe", "Tell why helpers do not serve, and what would mend it."),
+    "init": ("files", "Write a configuration directory of your own."),
+    "import": ("files", "Write node files from other programs' files."),
+    "schema": ("files", "Print or write the JSON Schemas of the files."),
+    "completion": ("completion", "Print the completion script of a shell."),
 }
 
 
@@ -76,10 +76,16 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from schemas.problems import nearest
 
-            guess = nearest(args[0], COMMANDS)
-            hint = f" Did you mean '{guess}'?" if guess else f" There are: {', '.join(COMMANDS)}."
+            meant = self._in_groups(ctx, args[0]) or [guess for guess in (nearest(args[0], COMMANDS),) if guess]
+            either = " or ".join(f"'{name}'" for name in meant)
+            hint = f" Did you mean {either}?" if meant else f" There are: {', '.join(COMMANDS)}."
             raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def _in_groups(self, ctx: click.Context, word: str) -> list[str]:
+        """Return the commands of groups that are called so: `node trust` for `trust`."""
+        groups = ((name, self.get_command(ctx, name)) for name in COMMANDS)
+        return [f"{name} {word}" for name, group in groups if isinstance(group, click.Group) and word in group.commands]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -126,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         code = ExitCode.ERROR
     except OSError as error:
-        CommandError(ExitCode.ERROR, f"{error.filename}: {error.strerror}").show("--json" in arguments)
+        from orchestrator.cli.options import failed_file
+
+        failed_file(error).show("--json" in arguments)
         code = ExitCode.ERROR
     except CommandError as failure:
         failure.show("--json" in arguments)

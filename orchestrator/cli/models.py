@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.group import CommandGroup
 from orchestrator.cli.model_words import (
     checking,
     in_use,
@@ -43,7 +44,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 stack_argument = click.argument("stack", shell_complete=complete_stack)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def models() -> None:
     """Fetch, list, send, check and remove models."""
 

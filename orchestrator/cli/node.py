@@ -14,6 +14,7 @@ import click
 
 from orchestrator.cli.discover import discover
 from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.group import CommandGroup
 from orchestrator.cli.options import conf_option, directories, print_json, run, suggest
 from orchestrator.cli.progress import PLAIN_STEP, amount
 from orchestrator.execute import Progress, Report
@@ -34,7 +35,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def node() -> None:
     """Look after the machines: find them, trust their host keys, examine them, install what units need."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -16,7 +17,7 @@ import click
 from orchestrator.cli.exits import CommandError, ExitCode
 from orchestrator.cli.main import CONF_VARIABLE, DEFAULT_CONF, program_name
 from orchestrator.controller import Controller
-from orchestrator.directories import Directories
+from orchestrator.directories import UNUSABLE, Directories
 from orchestrator.node.client import LockedError, ShimError
 from orchestrator.policy import PlanPolicy
 from orchestrator.reconcile import EVERYTHING
@@ -108,15 +109,18 @@ def print_json(line: Mapping[str, Any]) -> None:
 
 
 def assume_lost_option(command: Command) -> Command:
-    """Add `--assume-lost`, which `policy` reads."""
-    option = click.option(
-        "--assume-lost",
-        "assume_lost",
-        multiple=True,
-        metavar="NODE",
-        help="Take a node that cannot be reached for gone: what ran there is started elsewhere. Repeatable.",
-    )
-    return option(command)
+    """Add `--assume-lost`, which `policy` reads, to a command that starts units."""
+    return _assume_lost("what ran there is started elsewhere")(command)
+
+
+def without_lost_option(command: Command) -> Command:
+    """Add the same to a command that starts nothing."""
+    return _assume_lost("it holds nothing up, and what runs there is left as it is")(command)
+
+
+def _assume_lost(then: str) -> Callable[[Command], Command]:
+    text = f"Take a node that cannot be reached for gone: {then}. Repeatable."
+    return click.option("--assume-lost", "assume_lost", multiple=True, metavar="NODE", help=text)
 
 
 def policy(targets: tuple[str, ...], assume_lost: tuple[str, ...]) -> PlanPolicy:
@@ -186,6 +190,20 @@ def invalid(error: ConfigurationError) -> CommandError:
     return CommandError(ExitCode.INVALID, f"{error}\n{ending}", lines)
 
 
+def failed_file(error: OSError) -> CommandError:
+    """Return the failure for a file that cannot be used; of our own directories it says what they need."""
+    if not error.filename:
+        return CommandError(ExitCode.ERROR, str(error.strerror))
+    is_ours = isinstance(error, PermissionError | NotADirectoryError) and _is_ours(Path(str(error.filename)))
+    return CommandError(ExitCode.ERROR, f"{error.filename}: {error.strerror}" + (f"; {UNUSABLE}" if is_ours else ""))
+
+
+def _is_ours(path: Path) -> bool:
+    with contextlib.suppress(CommandError):  # without a home there is nothing of ours
+        return directories().holds(path)
+    return False
+
+
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
@@ -208,7 +226,7 @@ def _failure(error: BaseException) -> BaseException:
             return CommandError(ExitCode.ERROR, f"{error}")
         case BrokenPipeError():
             return error
-        case OSError(filename=path, strerror=reason) if reason:
-            return CommandError(ExitCode.ERROR, f"{path}: {reason}" if path else reason)
+        case OSError(strerror=reason) if reason:
+            return failed_file(error)
         case _:
             return error

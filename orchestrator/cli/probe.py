@@ -11,6 +11,7 @@ import click
 
 from orchestrator.addresses import AddressError
 from orchestrator.cli.exits import CommandError, ExitCode
+from orchestrator.cli.group import CommandGroup
 from orchestrator.cli.options import (
     complete_stack,
     conf_option,
@@ -36,7 +37,7 @@ from schemas.stack import Helper, Stack
 from schemas.unit import GroupSpec, WorkerSpec
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def probe() -> None:
     """Look closely at what does not work, and say what would mend it."""
 

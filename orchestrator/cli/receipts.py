@@ -17,7 +17,7 @@ from schemas.receipt import Receipt, Receipts
 
 @click.command()
 @click.argument("stack", shell_complete=complete_stack)
-@click.argument("request_id", metavar="ID", required=False)
+@click.argument("request_id", metavar="[ID]", required=False)
 @click.option(
     "--lines", "-n", type=click.IntRange(1, 1000), default=20, show_default=True, help="The last so many requests."
 )

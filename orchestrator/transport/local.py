@@ -11,11 +11,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
+from orchestrator.directories import UNUSABLE
 from orchestrator.transport.base import CommandTimeoutError, Completed, NodeDiskFullError, TransportError
 from orchestrator.transport.processes import ProcessStream, kill, spawn
 
 NOT_FOUND = 127  # what a shell, and therefore ssh, answers for a missing program
 COPY_BYTES = 4 * 1024 * 1024
+_OF_THE_DIRECTORY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT}
+"""What another directory would mend; all that is written on this machine goes below state and models."""
 
 
 class LocalTransport:
@@ -109,7 +112,8 @@ class LocalTransport:
         except OSError as error:
             is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             kind = NodeDiskFullError if is_full else TransportError
-            raise kind(self.node, f"cannot write {path}: {error.strerror}") from error
+            mend = f"; {UNUSABLE}" if error.errno in _OF_THE_DIRECTORY else ""
+            raise kind(self.node, f"cannot write {path}: {error.strerror}{mend}") from error
 
 
 def _write_atomically(pieces: Iterator[bytes], path: Path, mode: int) -> None:

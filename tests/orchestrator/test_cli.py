@@ -73,6 +73,11 @@ def test_the_process_ends_with_the_code_of_its_command(conf):
         (["plan"], 64, "Missing argument 'STACK'"),
         (["plan", "quickstart", "--yess"], 64, "No such option"),
         (["pln", "quickstart"], 64, "Did you mean 'plan'?"),
+        (["trust", "m4max"], 64, "Did you mean 'node trust'?"),
+        (["list", "quickstart"], 64, "Did you mean 'breaker list' or 'keys list'?"),
+        (["breaker", "ls", "quikstart"], 3, "did you mean 'quickstart'?"),
+        (["models", "list", "quikstart"], 3, "did you mean 'quickstart'?"),
+        (["breaker", "list", "quickstart"], 1, "See: orchestrate status quickstart"),
         (["--conf", "nowhere", "plan", "quickstart"], 3, "nowhere: no such configuration directory"),
         (["plan", "quickstart", "--conf", "nowhere"], 3, "nowhere: no such configuration directory"),
     ],
@@ -83,6 +88,21 @@ def test_bad_input_has_its_exit_code_and_says_what_would_be_right(conf, argument
     assert says.lower() in done.stderr.lower()
     assert "Traceback" not in done.stderr
     assert not (Path(os.environ["ORCHESTRATE_STATE"]) / "units").exists()
+
+
+@pytest.mark.parametrize("arguments", [("plan", "quickstart"), ("apply", "quickstart", "--yes"), ("models", "ls")])
+def test_a_state_directory_that_cannot_be_used_is_told_with_the_way_out(conf, arguments, orchestrate, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = orchestrate(*arguments, cwd=conf.parent, ORCHESTRATE_STATE=str(tmp_path / "file"))
+    assert done.returncode in (1, 4)
+    assert f"{tmp_path}/file/" in done.stderr
+    assert "ORCHESTRATE_STATE names another" in done.stderr
+
+
+@pytest.mark.parametrize("group", ["breaker", "keys", "models", "node", "probe"])
+def test_the_help_of_a_group_cuts_no_sentence(group, conf, orchestrate):
+    said = orchestrate(group, "--help", cwd=conf.parent).stdout
+    assert "..." not in said.partition("Commands:")[2]
 
 
 def test_problems_are_json_lines_when_asked(conf, orchestrate):
