@@ -73,10 +73,11 @@ class ActionFailed:
 
 @dataclass(frozen=True, slots=True)
 class ActionSkipped:
-    """An action was not tried, because one that it waits for failed."""
+    """An action was not tried."""
 
     action: Action
-    because: ActionId
+    because: Action
+    """What failed: what it waits for, or what that waits for."""
 
 
 Event = ActionStarted | ActionProgress | ActionDone | ActionFailed | ActionSkipped
@@ -160,6 +161,8 @@ class _Execution:
         self._done: list[ActionId] = []
         self._failed: list[ActionId] = []
         self._skipped: list[ActionId] = []
+        self._causes: dict[ActionId, Action] = {}
+        """What failed first, of everything that failed or was skipped for it."""
 
     def outcome(self) -> Outcome:
         is_whole = not self._failed and not self._skipped
@@ -177,7 +180,8 @@ class _Execution:
         for dependency in action.after:
             if not await self._results[dependency]:
                 if not self._stop.is_set():
-                    self._emit(ActionSkipped(action, dependency))
+                    self._causes[action.id] = self._causes[dependency]
+                    self._emit(ActionSkipped(action, self._causes[action.id]))
                 return self._end(action, self._skipped, is_done=False)
         if self._stop.is_set():
             return self._end(action, self._skipped, is_done=False)
@@ -186,6 +190,7 @@ class _Execution:
         try:
             await self._perform(action)
         except EffectError as error:
+            self._causes[action.id] = action
             self._emit(ActionFailed(action, error))
             return self._end(action, self._failed, is_done=False)
         self._emit(ActionDone(action, time.monotonic() - began))

@@ -72,7 +72,7 @@ class JsonPrinter(_Quiet):
             case ActionFailed(error=error):
                 line |= {"error": str(error), "log_tail": list(error.log_tail), "next_step": list(error.next_step)}
             case ActionSkipped(because=because):
-                line |= {"because": because}
+                line |= {"because": because.id}
             case ActionStarted():
                 pass
         print_json(line)
@@ -211,7 +211,7 @@ def amount(progress: Progress) -> str:
 def failure_text(event: ActionFailed | ActionSkipped) -> str:
     """Return what failed, why, the last log lines, and what to do next."""
     if isinstance(event, ActionSkipped):
-        return f"{title(event.action)}: not tried, {event.because} failed"
+        return f"{title(event.action)}: not tried, {title(event.because)} failed"
     lines = [f"{title(event.action)}: failed: {event.error}"]
     lines += [f"  | {line}" for line in event.error.log_tail]
     if event.error.next_step:

@@ -81,8 +81,9 @@ async def test_what_waits_for_a_failed_action_is_skipped_and_the_rest_is_done():
     events, outcome = await run(plan, effects)
     (failed,) = [event for event in events if isinstance(event, ActionFailed)]
     assert failed.error.log_tail == ("last line",)
-    skipped = [type(event.action).__name__ for event in events if isinstance(event, ActionSkipped)]
-    assert skipped == ["Start", "AwaitReady", "Publish"]
+    skipped = [event for event in events if isinstance(event, ActionSkipped)]
+    assert [type(event.action).__name__ for event in skipped] == ["Start", "AwaitReady", "Publish"]
+    assert [event.because for event in skipped] == [failed.action] * 3
     assert effects.order == ["Rewire", "Start", "AwaitReady"]  # the gateway
     assert not outcome.is_complete
     assert len(outcome.done) + len(outcome.failed) + len(outcome.skipped) == len(plan.actions)
