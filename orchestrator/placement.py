@@ -12,6 +12,8 @@ from orchestrator.plan import Placed
 from schemas.base import NodeName
 from schemas.unit import GatewaySpec, GroupSpec, WorkerSpec
 
+_LONGEST_COMMAND = 100  # characters of a stranger's command that a plan shows
+
 
 class PortsExhaustedError(Exception):
     """A node has no free port left in its range; carries the sentence that the plan shows."""
@@ -151,4 +153,7 @@ def asked_ports(desired: Desired, observed: Observed, slots: Iterable[Slot]) -> 
 def _describe(holder: PortHolder) -> str:
     if holder.unit is not None:
         return f"unit {holder.unit[1]} of stack {holder.unit[0]}"
-    return f"pid {holder.pid} ({holder.command})" if holder.pid is not None else "a process of another user"
+    if holder.pid is None:
+        return "a process of another user"
+    words = " ".join(holder.command.split())  # programs may be given as an argument, many lines long
+    return f"pid {holder.pid} ({words if len(words) <= _LONGEST_COMMAND else words[:_LONGEST_COMMAND] + ' ...'})"

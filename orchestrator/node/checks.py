@@ -133,7 +133,8 @@ def _ports(node: Node, facts: Facts) -> Check:
     if not strangers:
         return Check("ports", "ok", f"{count - len(facts.ports)} of {count} free in {node.ports}")
     port, holder = next(iter(strangers.items()))
-    who = f"pid {holder.pid} ({holder.command[:60].rstrip()})" if holder.pid else "a process of another user"
+    command = " ".join(holder.command.split())[:60].rstrip()  # programs may be given as an argument, many lines long
+    who = f"pid {holder.pid} ({command})" if holder.pid else "a process of another user"
     more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
     mend = "units take others; name another range with ports: in its node file, or end that program"
     return Check("ports", "warn", f"port {port} of {node.ports} is taken by {who}{more}", mend)

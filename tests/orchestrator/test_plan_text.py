@@ -471,6 +471,14 @@ def test_an_old_unit_that_may_be_routed_to_stays_while_the_gateway_cannot_be_see
     assert any("may route to what runs" in change.cause for change in plan.changes)
 
 
+def test_the_command_of_who_has_a_port_is_one_short_line():
+    program = PortHolder(4242, "python3 -c\nimport http.server\n" + "x" * 200)
+    (conflict,) = reconcile(desired(), on_alpha(empty(), ports={8000: program})).conflicts
+    assert "taken by pid 4242 (python3 -c import http.server xxx" in conflict
+    assert "x ...); stop it or choose another port: gateway.port=8001" in conflict
+    assert len(conflict) < 250
+
+
 def test_a_gateway_is_replaced_by_one_that_listens_beside_it():
     assert _kinds(reconcile(*CASES["gateway_port"])) == ["Start", "AwaitReady", "Stop"]
 
