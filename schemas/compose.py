@@ -126,6 +126,10 @@ def _read_sources(conf: Path, stack: str) -> tuple[list[Source], list[Problem]]:
     if text is not None and _PACKAGE_LINE not in text.splitlines()[:10] and not main.problems:
         message = f"the line `{_PACKAGE_LINE}` is missing at the top"
         problems.append(Problem(file=main.file, line=1, message=message))
+    for key, at in main.lines.items():  # without `defaults` everything that other files name would be missing
+        if len(key) == 1 and key != ("defaults",) and nearest(key[0], ["defaults"]):
+            misspelt = Problem(file=main.file, line=at, key=key[0], message="unknown key", suggestion="defaults")
+            problems.append(misspelt)
     groups: list[Source] = []
     for entry in main.defaults:
         group, names, _ = entry

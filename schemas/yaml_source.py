@@ -70,6 +70,8 @@ def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
     what = getattr(error, "problem", None) or str(error).splitlines()[0]
     context = getattr(error, "context", None)
     message = f"not valid YAML: {what}" + (f" ({context})" if context else "")
+    if "'\\t'" in what:
+        message += "; indent with spaces, never with tabs"
     return Problem(file=file, line=mark.line + 1 if mark else None, message=message)
 
 

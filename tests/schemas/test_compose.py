@@ -81,6 +81,8 @@ def test_composing_twice_gives_the_same(conf):
         ("stack: quickstart", "stack: 3.10", "stack", 'expected text, found 3.1 (a number); quote it: "3.1"', None),
         ("  chat:\n    model", "  gateway:\n    model", "services.gateway", "taken by the gateway's own unit", None),
         ("bind: 127.0.0.1", "bind: 0.0.0.0", "gateway.bind", "there are no keys", None),
+        ("defaults:", "defalts:", "defalts", "unknown key", "defaults"),
+        ("    engine: mlx", "\tengine: mlx", "", "indent with spaces", None),
     ],
 )
 def test_one_mistake_is_named_with_its_place(conf, before, after, key, says, suggestion):

@@ -60,6 +60,7 @@ Host key verification failed.
             NodeUnreachableError,
             "correct nodes.mono.host",
         ),
+        ("getaddrinfo mono.lan: Name or service not known\n", NodeUnreachableError, "correct nodes.mono.host"),
         ("ssh: connect to host mono.lan port 22: No route to host\r\n", NodeUnreachableError, "Local Network"),
         ("ssh: connect to host mono.lan port 22: Host is down\n", NodeUnreachableError, "switched on"),
         ("ssh: connect to host mono.lan port 22: Connection refused\n", NodeUnreachableError, "Remote Login"),
