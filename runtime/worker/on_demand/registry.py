@@ -150,9 +150,8 @@ class Registry:
     def _budget(self) -> int | None:
         if self._allotment is None:
             return None
-        return budget_bytes(
-            [_read(path) for path in sorted({self._allotment, *self._directory.glob("*.json")})], _physical_bytes()
-        )
+        others = (_read_other(path) for path in sorted(self._directory.glob("*.json")) if path != self._allotment)
+        return budget_bytes([_read(self._allotment), *(each for each in others if each is not None)], _physical_bytes())
 
     def _needed(self, entry: Entry) -> Entry:
         """Return an entry with what the files declare for the model, as they were at the last claim."""
@@ -200,6 +199,16 @@ def _read(path: Path) -> Allotment:
         raise NoRoomError(
             f"What memory on-demand models may have is unknown: {path.name} cannot be read; apply the stack again."
         ) from error
+
+
+def _read_other(path: Path) -> Allotment | None:
+    """Return what another stack leaves to on-demand models; None where it was taken down since its file was found."""
+    try:
+        return _read(path)
+    except NoRoomError:
+        if path.exists():
+            raise
+        return None
 
 
 def _take(lock: int) -> bool:

@@ -116,6 +116,15 @@ async def test_what_another_stack_always_runs_is_not_given_away(tmp_path: Path) 
     mine.close()
 
 
+async def test_a_stack_that_is_taken_down_while_room_is_made_takes_nothing(tmp_path: Path) -> None:
+    """Its file is found, and gone when it is read: a link to nothing is both."""
+    mine = joined(tmp_path)
+    (tmp_path / "room" / "other.json").symlink_to(tmp_path / "nowhere")
+    await mine.claim(entry("mine", 8.0))
+    assert not mine.is_too_much(entry("mine", 8.0))
+    mine.close()
+
+
 async def test_what_the_files_declare_now_goes_before_what_a_worker_reckons(tmp_path: Path) -> None:
     mine, other = joined(tmp_path), joined(tmp_path)
     budget = tmp_path / "budget.json"
