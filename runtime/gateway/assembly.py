@@ -71,9 +71,10 @@ def assemble(sources: Sources, compose: Compose, *, asks_servers: bool = True) -
     pool.on_room = queues.changed
     receipts, history = Receipts(), History(sources.history)
     facts = FactBook()
-    facts.on_note = lambda identity, heard: pool.hear(identity, is_loaded=heard.is_loaded)
+    facts.on_note = lambda identity, heard, asked_at: pool.hear(identity, is_loaded=heard.is_loaded, asked_at=asked_at)
     fact_poller = FactPoller(connections, facts, now, random.random)
     pool.on_waking = fact_poller.hasten
+    pool.on_renewed = fact_poller.ask_anew
 
     def note(ask: Ask, course: Course, endpoint: str, outcome: str, ended_at: float) -> None:
         table = live.table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -90,17 +91,17 @@ class FactBook:
 
     def __init__(self) -> None:
         self._known: dict[EndpointIdentity, Facts] = {}
-        self.on_note: Callable[[EndpointIdentity, Facts], None] = lambda *_: None
-        """Called with what was just heard of an endpoint."""
+        self.on_note: Callable[[EndpointIdentity, Facts, float], None] = lambda *_: None
+        """Called with what was just heard of an endpoint, and when it was asked."""
 
     def of(self, target: Endpoint) -> Facts:
         """Return what is known of an endpoint: `UNKNOWN` until its server said something."""
         return self._known.get(target.identity, UNKNOWN)
 
-    def note(self, identity: EndpointIdentity, facts: Facts) -> None:
-        """Take over what was just heard of an endpoint."""
+    def note(self, identity: EndpointIdentity, facts: Facts, asked_at: float = math.inf) -> None:
+        """Take over what was just heard of an endpoint; `asked_at` is on the event loop's clock, infinity for now."""
         self._known[identity] = facts
-        self.on_note(identity, facts)
+        self.on_note(identity, facts, asked_at)
 
     def keep_only(self, identities: Collection[EndpointIdentity]) -> None:
         """Forget the endpoints that no table names any more."""

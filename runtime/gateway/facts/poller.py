@@ -12,7 +12,7 @@ import heapq
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from runtime.gateway.connections import Connections, Origin
@@ -81,6 +81,8 @@ class FactPoller:
         self._running: set[Server] = set()
         self._again: set[Server] = set()
         """Of the running ones those that are to be asked once more."""
+        self._asking: dict[Server, float] = {}
+        """When the last round of questions began."""
         self._begun: dict[Server, float] = {}
         """When the last round of questions began that has ended."""
         self._kept: dict[Server, dict[Question, tuple[str, Answer]]] = {}
@@ -102,6 +104,7 @@ class FactPoller:
         self._servers, self._due, self._next, self._running = servers, [], {}, set()
         self._again = set()
         self._begun = {server: at for server, at in self._begun.items() if server in servers}
+        self._asking = {server: at for server, at in self._asking.items() if server in servers}
         self._kept = {server: kept for server, kept in self._kept.items() if server in servers}
         self._book.keep_only({identity for endpoints in servers.values() for identity in endpoints})
         now = self._now()
@@ -124,6 +127,15 @@ class FactPoller:
                     self._again.add(server)
                 self._schedule(server, self._soon(server))
 
+    def ask_anew(self, identities: Collection[EndpointIdentity]) -> None:
+        """Ask the servers of some endpoints now: what is known of them may be of those that were there before."""
+        wanted = frozenset(identities)
+        for server, endpoints in self._servers.items():
+            if not wanted.isdisjoint(endpoints):
+                if server in self._running:
+                    self._again.add(server)
+                self._schedule(server, self._now())
+
     async def refresh(self, age_s: float, within_s: float) -> None:
         """Ask every server anew of which nothing was heard for `age_s`; return when all have answered or `within_s`
         have passed, whichever comes first.
@@ -131,6 +143,8 @@ class FactPoller:
         since = self._now() - age_s
         asked = [server for server in self._servers if self._begun.get(server, -math.inf) < since]
         for server in asked:
+            if server in self._running and self._asking.get(server, math.inf) < since:
+                self._again.add(server)
             self._schedule(server, self._now())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
@@ -188,7 +202,7 @@ class FactPoller:
             async with places:
                 if running is not self._running:
                     return
-                began = self._now()
+                began = self._asking[server] = self._now()
                 answers = await self._answers(server, frozenset(endpoints.values()))
             if running is not self._running:
                 return
@@ -196,7 +210,7 @@ class FactPoller:
                 wait_s = LOADING_S
             for identity, model in endpoints.items():
                 before = self._book.known.get(identity, UNKNOWN)
-                self._book.note(identity, facts_of(server.engine, answers, model, before, self._now()))
+                self._book.note(identity, facts_of(server.engine, answers, model, before, self._now()), began)
         finally:
             running.discard(server)
         self._begun[server] = began

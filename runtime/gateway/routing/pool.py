@@ -50,6 +50,8 @@ class Pool:
         """Called when a request has ended: somebody who waits may have its place."""
         self.on_waking: Callable[[EndpointIdentity], None] = lambda _: None
         """Called when an endpoint's model was found in memory, or not there, against what was known."""
+        self.on_renewed: Callable[[Collection[EndpointIdentity]], None] = lambda _: None
+        """Called when endpoints may be others than before, at the same addresses."""
         self.on_failure: Callable[[EndpointIdentity], None] = lambda _: None
         """Called when a breaker has counted a failure, or waits for another trial."""
 
@@ -146,25 +148,35 @@ class Pool:
         return standing
 
     def renew(self, identities: Collection[EndpointIdentity]) -> None:
-        """Forget the troubles of endpoints that were just seen to answer."""
+        """Forget the troubles of endpoints that were just seen to answer. Requests that their predecessors still work
+        at say nothing about them.
+        """
         for identity in identities:
             standing = self._standings.get(identity)
             if standing is None:
                 continue
-            if not isinstance(standing.breaker, breaker.Closed):
-                standing.become(breaker.renewed(standing.breaker), self._clock(), "started anew")
+            standing.become(breaker.renewed(standing.breaker), self._clock(), "started anew")
             standing.busy_until = standing.absent_until = 0.0
             standing.failed_checks = 0
             self.affinity.lost(identity)
         self.on_room()
+        self.on_renewed(identities)
 
-    def hear(self, identity: EndpointIdentity, *, is_loaded: bool | None) -> None:
-        """Note whether an endpoint's server says that its model is in memory; None where it does not say."""
+    def hear(self, identity: EndpointIdentity, *, is_loaded: bool | None, asked_at: float) -> None:
+        """Note whether an endpoint's server says that its model is in memory; None where it does not say.
+
+        It was asked at `asked_at`, on the pool's clock: an answer that came after that has shown otherwise.
+        """
         standing = self._standings.get(identity)
-        if standing is not None:
-            standing.is_unloaded = is_loaded is False
-            if is_loaded and standing.asleep == COLD and not standing.in_flight:
-                standing.asleep = ""
+        if standing is None:
+            return
+        answered_at = standing.stats.answered_at
+        if is_loaded is False and answered_at is not None and answered_at >= asked_at:
+            self.on_waking(identity)
+            return
+        standing.is_unloaded = is_loaded is False
+        if is_loaded and standing.asleep == COLD and not standing.in_flight:
+            standing.asleep = ""
 
     def lease(
         self,

@@ -15,7 +15,15 @@ from tests.fakes import engines
 from tests.fakes.engines import FakeEngine
 from tests.fakes.upstream import Exchange, FakeUpstream
 from tests.ports import free_port
-from tests.runtime.gateway.harness import CHAT, LocalGateway, local_gateway, stack_document, until
+from tests.runtime.gateway.harness import (
+    CHAT,
+    LocalGateway,
+    instance,
+    local_gateway,
+    service_document,
+    stack_document,
+    until,
+)
 
 SHOWN = {"capabilities": ["completion", "tools"], "model_info": {"general.architecture": "llama"}}
 
@@ -193,6 +201,44 @@ async def test_a_server_that_loads_is_asked_again_soon(tmp_path: Path, monkeypat
             fake.documents = loaded
             await until(lambda: facts(gateway, "model-a").is_loaded, what="the load is seen")
             assert facts(gateway, "model-a").context_length == 4096
+
+
+async def test_a_worker_that_was_started_anew_at_its_address_is_asked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "INTERVAL_S", 3600.0)
+
+    def worker(context: int) -> dict[str, Any]:
+        return {"/v1/models": engines.openai_list("model-a", owner="orchestrate", context_length=context)}
+
+    async with FakeEngine(worker(2048)) as fake:
+        async with local_gateway(tmp_path, service_document("a"), asks_servers=True) as gateway:
+            await gateway.publish(instance("a", fake.url))
+            assert (await known(gateway, "model-a")).context_length == 2048
+            fake.documents = worker(4096)
+            await gateway.publish(instance("a", fake.url))
+            await until(lambda: facts(gateway, "model-a").context_length == 4096, what="its context is known")
+
+
+async def test_who_wants_to_know_how_it_is_now_does_not_get_what_was_asked_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "INTERVAL_S", 3600.0)
+    told = asyncio.Event()
+
+    async def tells_late(exchange: Exchange) -> None:
+        await told.wait()
+        await exchange.answer(200, engines.openai_list("model-a", owner="vllm", max_model_len=1))
+
+    async with FakeEngine({"/v1/models": tells_late}) as fake:
+        async with local_gateway(tmp_path, stack_document({"a": fake.url}), asks_servers=True) as gateway:
+            await until(lambda: fake.questions, what="it is asked")
+            asking = asyncio.create_task(now(gateway))
+            await asyncio.sleep(0)
+            fake.documents = engines.vllm("model-a")
+            told.set()
+            await asking
+            assert facts(gateway, "model-a").context_length == 32768
 
 
 async def test_a_table_may_change_at_any_moment_of_a_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -170,6 +170,34 @@ def test_a_renewed_endpoint_is_used_at_once_and_old_results_do_not_count() -> No
     lease(pool, found).finish(SUCCESS)
 
 
+def test_what_a_renewed_endpoint_s_predecessor_does_opens_nothing_although_it_was_closed() -> None:
+    found = table(ONE)
+    pool, _ = pool_with(found)
+    old = [lease(pool, found) for _ in range(6)]
+    for one in old[:2]:
+        one.finish(FAILED)
+    (identity,) = pool.standings
+    pool.renew([identity])
+    for one in old[2:]:
+        one.finish(FAILED)
+    assert pool.standings[identity].breaker == Closed(1)
+    assert not standing_of(pool).stats.changes, "nothing has changed that anybody would want to know of"
+
+
+def test_an_answer_shows_more_than_what_the_server_said_when_it_was_asked_before() -> None:
+    found = table(ONE)
+    pool, clock = pool_with(found)
+    (identity,) = pool.standings
+    woken: list[EndpointIdentity] = []
+    pool.on_waking = woken.append
+    clock.now = 10.0
+    lease(pool, found).finish(SUCCESS)
+    pool.hear(identity, is_loaded=False, asked_at=9.0)
+    assert (standing_of(pool).is_unloaded, woken) == (False, [identity]), "it is asked again"
+    pool.hear(identity, is_loaded=False, asked_at=11.0)
+    assert standing_of(pool).is_unloaded
+
+
 def test_an_answer_is_a_sign_of_life_and_puts_the_next_check_off() -> None:
     found = table(ONE, chat={"health_check": {"interval_s": 30}})
     pool, clock = pool_with(found)
