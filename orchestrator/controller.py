@@ -18,7 +18,7 @@ from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
-from orchestrator.gateways import leaving_gateways
+from orchestrator.gateways import Gateways, leaving_gateways
 from orchestrator.installed import InstalledMemory
 from orchestrator.journal import Journal, actor
 from orchestrator.keys import KeysAt
@@ -227,12 +227,14 @@ class Controller:
         return outcome
 
     async def allot(self, planned: Planned) -> None:
-        """Tell the on-demand workers what they share, and bring the gateway the keys.
+        """Tell the on-demand workers what they share, bring the gateway the keys, and have it read them.
 
         Where nothing else is to be done, that may still have changed.
         """
         await allot(planned.cluster, planned.desired, planned.observed)
         await self.deliver_keys(planned)
+        if planned.observed.gateway is not None:
+            await Gateways(planned.cluster, planned.desired).follow()
 
     async def deliver_keys(self, planned: Planned) -> None:
         """Bring the keys to a gateway on another machine; raises `TransportError` and `OSError`."""

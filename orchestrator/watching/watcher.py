@@ -147,7 +147,7 @@ class Watcher:
                 within_s = planned.plan.next_look_s
                 can_mend = _can_mend(planned.plan)
                 if not can_mend and can_deliver(planned):
-                    await self._deliveries.bring(planned)
+                    await self._deliveries.bring(planned, self._plan_anew)
                 state = await self._mend(planned) if can_mend else _resting(planned.plan)
         except LockedError as error:
             state, within_s = "waiting", BUSY_S
@@ -195,6 +195,12 @@ class Watcher:
         self._say((*problems, *(_waits_for(planned.plan) if planned is not None else ())))
         return planned
 
+    async def _plan_anew(self) -> Planned | None:
+        """Plan from what is there now, whatever was read before."""
+        self._source.forget()
+        self._installed.forget()
+        return await self._plan()
+
     async def _plan_of(self, wanted: Wanted) -> Planned:
         policy = replace(HEALS, assume_lost=self._control.policy.assume_lost)
         return await self._control.plan_of(wanted, policy, installed=self._installed)
@@ -224,9 +230,7 @@ class Watcher:
         if not self._pace.may_act(planned.plan.fingerprint(), now) or _is_lock_wanted(control):
             return "waiting"
         async with control.lock(f"watch {control.stack}: {_cause(planned.plan)}", yields=True):
-            self._source.forget()
-            self._installed.forget()
-            again = await self._plan()  # what was seen may have been mended while the lock was awaited
+            again = await self._plan_anew()  # what was seen may have been mended while the lock was awaited
             if again is None or not _can_mend(again.plan):
                 return "blocked" if again is None else _resting(again.plan)
             self._write("mending")

@@ -18,11 +18,14 @@ from orchestrator.journal import Generation
 from orchestrator.observed import Unreachable
 from orchestrator.planned import Planned, still_looked_at
 from orchestrator.policy import PlanPolicy
-from orchestrator.reconcile import reconcile
+from orchestrator.reconcile import GATEWAY_SLOT, reconcile
 from orchestrator.revisions import GitStamp
 from orchestrator.rollback import RollbackError
+from orchestrator.simulate import report as simulated
 from schemas.base import NodeName
 from schemas.node import Node
+from schemas.unit import GatewaySpec
+from tests.fakes.upstream import FakeUpstream, refuses
 from tests.orchestrator.test_plan_text import CODER, desired, empty, running
 
 ALPHA, BETA = NodeName("alpha"), NodeName("beta")
@@ -81,3 +84,21 @@ def test_down_is_recorded_once_also_where_nothing_lives(tmp_path, monkeypatch, c
         assert main(["--conf", str(conf), "down", "quickstart", "--yes"]) == ExitCode.FINE
         assert "Nothing of stack quickstart is running." in capsys.readouterr().out
     assert [generation.command for generation in control.journal.latest()] == ["down", "apply"]
+
+
+async def test_an_apply_with_nothing_to_do_ends_when_the_gateway_has_read_its_files(tmp_path):
+    """The keys in them may have changed, which no plan shows."""
+    wanted, before = desired(), planned(tmp_path)
+    directories = Directories(tmp_path / "state", tmp_path / "cache")
+    here = {ALPHA: Node(reach="local"), BETA: Node(reach="local")}
+    async with FakeUpstream(refuses(503)) as gateway:
+        spec = GatewaySpec(node=ALPHA, bind="127.0.0.1", port=gateway.port)
+        unit = replace(wanted.units[GATEWAY_SLOT], spec=spec)
+        wanted = replace(wanted, units={**wanted.units, GATEWAY_SLOT: unit})
+        control = Controller(tmp_path, "s", (), directories)
+        cluster, seen = reach(wanted.stack, here, directories), replace(before.observed, gateway=simulated(wanted))
+        at = replace(before, desired=wanted, observed=seen, cluster=cluster)
+        await control.allot(at)
+        assert [seen.path for seen in gateway.seen] == ["/admin/config/reload"]
+        await control.allot(replace(at, observed=replace(at.observed, gateway=None)))
+        assert len(gateway.seen) == 1, "where none answered the look, nothing is asked"
