@@ -57,7 +57,8 @@ async def _watch_inode(directory: Path, pattern: str, *, is_recursive: bool, on_
     if inode is None:
         await asyncio.sleep(ABSENT_S)
         return
-    seen: Signature | None = None
+    # Before the first call: what no notification tells may change while the files are read because of it.
+    seen = await asyncio.to_thread(_signature, directory, pattern, is_recursive=is_recursive)
     changes = awatch(
         directory,
         watch_filter=concerns,
@@ -71,7 +72,7 @@ async def _watch_inode(directory: Path, pattern: str, *, is_recursive: bool, on_
     async with aclosing(changes):
         async for changed in changes:
             signature = await asyncio.to_thread(_signature, directory, pattern, is_recursive=is_recursive)
-            if changed or (seen is not None and signature != seen):
+            if changed or signature != seen:
                 on_change()
             seen = signature
             if _inode(directory) != inode:

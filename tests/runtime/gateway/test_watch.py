@@ -67,6 +67,28 @@ async def test_a_directory_that_comes_later_is_watched_from_then_on(tmp_path: Pa
     await stop(task)
 
 
+async def test_what_no_notification_tells_is_seen_also_when_it_changes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LOOK_MS", 50)
+    elsewhere, directory = tmp_path / "elsewhere", tmp_path / "watched"
+    elsewhere.mkdir()
+    directory.mkdir()
+    (elsewhere / "target").write_text("{}")
+    (directory / "routes.json").symlink_to(elsewhere / "target")
+
+    class Writing(Calls):
+        def changed(self) -> None:
+            super().changed()
+            if self.changes == 1:
+                (elsewhere / "target").write_text('{"new": "text"}')
+
+    calls = Writing()
+    task = start(directory, calls)
+    await until(lambda: calls.changes == 2, what="the target is seen to have changed")
+    await stop(task)
+
+
 async def test_other_files_of_the_directory_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look, calls, looks = watch._signature, Calls(), 0
 
