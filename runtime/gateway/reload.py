@@ -90,6 +90,7 @@ class Reloader:
         self._replaced_since: dict[UnitId, float] = {}
         """When each instance that is being replaced was first seen so, by the event loop's clock."""
         self._lock = asyncio.Lock()
+        self._readings: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -107,7 +108,17 @@ class Reloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Read everything now. Problems are kept in `Live`; nothing is raised."""
+        """Read everything now. Problems are kept in `Live`; nothing is raised.
+
+        What was begun is done, whoever leaves meanwhile: threads that read cannot be called back, and two at once would
+        overtake each other.
+        """
+        reading = asyncio.create_task(self._reload())
+        self._readings.add(reading)
+        reading.add_done_callback(self._readings.discard)
+        await asyncio.shield(reading)
+
+    async def _reload(self) -> None:
         async with self._lock:
             written = await asyncio.to_thread(self._look_at_routes)
             routes, problems = await asyncio.to_thread(self._read_routes)

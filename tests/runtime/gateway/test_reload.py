@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from schemas.stack import Helper, HelperModel, Stack
 from tests.fakes.upstream import FakeUpstream, answers, refuses
 from tests.runtime.gateway.harness import (
     CHAT,
+    DEADLINE_S,
     STREAM,
     Conf,
     GatewayProcess,
@@ -260,6 +262,30 @@ async def test_reload_on_demand_answers_with_its_result(running: Running) -> Non
         conf.stack_path.write_text("oops: [")
         report = (await client.post("/admin/config/reload")).json()
         assert report["is_current"] is False and report["failed_reloads"] >= 1
+
+
+async def test_what_is_being_read_is_read_to_its_end_although_who_asked_for_it_leaves(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = await lab(answers())
+    services, compose, may_end = gateway.gateway.services, gateway.compose, threading.Event()
+    composing: list[int] = []
+
+    def composes_slowly(*arguments: Any) -> Stack:
+        composing.append(len(composing))
+        assert may_end.wait(DEADLINE_S)
+        return compose(*arguments)
+
+    monkeypatch.setattr(services.reloader, "_compose", composes_slowly)
+    asked = asyncio.create_task(gateway.reload({**gateway.document, "aliases": {"new": ["chat"]}}))
+    try:
+        await until(lambda: composing, what="the files are read")
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+    finally:
+        may_end.set()
+    await until(lambda: "new" in services.live.table.routes, what="what was read is served")
+    assert composing == [0]
 
 
 async def test_an_unrelated_edit_keeps_an_open_breaker_and_a_new_url_starts_fresh(running: Running) -> None:
