@@ -85,6 +85,8 @@ class FactPoller:
         """When the last round of questions began."""
         self._begun: dict[Server, float] = {}
         """When the last round of questions began that has ended."""
+        self._signs: dict[Server, float] = {}
+        """When something was last seen to change: what was asked before that may be over."""
         self._kept: dict[Server, dict[Question, tuple[str, Answer]]] = {}
         """Answers that need not be asked for again while their stamp is the same."""
         self._changed = asyncio.Event()
@@ -105,6 +107,7 @@ class FactPoller:
         self._again = set()
         self._begun = {server: at for server, at in self._begun.items() if server in servers}
         self._asking = {server: at for server, at in self._asking.items() if server in servers}
+        self._signs = {server: at for server, at in self._signs.items() if server in servers}
         self._kept = {server: kept for server, kept in self._kept.items() if server in servers}
         self._book.keep_only({identity for endpoints in servers.values() for identity in endpoints})
         now = self._now()
@@ -122,6 +125,7 @@ class FactPoller:
         """Ask the server of an endpoint soon: something has changed there."""
         for server, endpoints in self._servers.items():
             if identity in endpoints:
+                self._signs[server] = self._now()
                 if server in self._running:
                     # What it says on the way may be what was true before.
                     self._again.add(server)
@@ -132,23 +136,25 @@ class FactPoller:
         wanted = frozenset(identities)
         for server, endpoints in self._servers.items():
             if not wanted.isdisjoint(endpoints):
+                self._signs[server] = self._now()
                 if server in self._running:
                     self._again.add(server)
                 self._schedule(server, self._now())
 
     async def refresh(self, age_s: float, within_s: float) -> None:
-        """Ask every server anew of which nothing was heard for `age_s`; return when all have answered or `within_s`
-        have passed, whichever comes first.
+        """Ask every server anew of which nothing was heard for `age_s`, or since something changed there; return when
+        all have answered or `within_s` have passed, whichever comes first.
         """
-        since = self._now() - age_s
-        asked = [server for server in self._servers if self._begun.get(server, -math.inf) < since]
+        oldest = self._now() - age_s
+        since = {server: max(oldest, self._signs.get(server, oldest)) for server in self._servers}
+        asked = [server for server, at in since.items() if self._begun.get(server, -math.inf) < at]
         for server in asked:
-            if server in self._running and self._asking.get(server, math.inf) < since:
+            if server in self._running and self._asking.get(server, math.inf) < since[server]:
                 self._again.add(server)
             self._schedule(server, self._now())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while any(self._begun.get(one, -math.inf) < since for one in asked if one in self._servers):
+                while any(self._begun.get(one, -math.inf) < since[one] for one in asked if one in self._servers):
                     await self._ended.wait()
 
     def _soon(self, server: Server) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runtime.gateway.api import ollama as ollama_api
 from runtime.gateway.facts import names, poller
 from runtime.gateway.facts.known import Facts
 from runtime.gateway.routing.table import EndpointIdentity
@@ -104,6 +105,21 @@ async def test_a_load_that_a_request_shows_is_looked_at_soon(tmp_path: Path) -> 
             fake.documents = ollama("model-a", loaded=("model-a",))
             assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
             await until(lambda: facts(gateway, "model-a").is_loaded, what="the load is seen")
+
+
+async def test_a_load_that_a_request_shows_is_told_to_who_asks_right_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ollama_api, "ASKED_S", 60.0)
+    monkeypatch.setattr(ollama_api, "FRESH_S", 3600.0)
+    monkeypatch.setattr(poller, "SOON_S", 3600.0)
+    async with FakeEngine(ollama("model-a")) as fake:
+        async with local_gateway(tmp_path, document(a=fake), asks_servers=True) as gateway, gateway.client() as client:
+            assert (await known(gateway, "model-a")).is_loaded is False
+            assert (await client.get("/api/ps")).json()["models"] == []
+            fake.documents = ollama("model-a", loaded=("model-a",))
+            assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+            assert [one["name"] for one in (await client.get("/api/ps")).json()["models"]] == ["model-a:latest"]
 
 
 async def test_a_server_is_asked_once_for_all_its_models_and_what_stays_the_same_is_not_asked_again(
