@@ -74,6 +74,14 @@ def unless_out(
     return tuple(each for each in found if each not in out), out
 
 
+def as_they_are(
+    chosen: Sequence[EndpointStatistics], now: Sequence[EndpointStatistics]
+) -> tuple[EndpointStatistics, ...]:
+    """Return the chosen endpoints as a later look has found them; those that have left are none any more."""
+    wanted = {(each.role, each.endpoint, each.instance) for each in chosen}
+    return tuple(each for each in now if (each.role, each.endpoint, each.instance) in wanted)
+
+
 _OUT = frozenset({"wedged", "misconfigured"})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ from orchestrator.drill import (
     BROKEN,
     Phase,
     UnknownTargetError,
+    as_they_are,
     broken_by,
     data,
     is_passed,
@@ -68,15 +71,7 @@ def drill(stack: str, name: str, seconds: float, clients: int, conf: Path | None
 
 async def _drill(control: Controller, stack: Stack, name: str, seconds: float, clients: int, as_json: bool) -> int:
     gateway = gateway_api(stack, control.cluster())
-    endpoints = EndpointsReport.model_validate_json(await gateway.get("/admin/endpoints")).endpoints
-    broken, out = unless_out(broken_by(name, endpoints, await _nodes(control, stack)))
-    for each in out:
-        click.echo(f"{each.endpoint} ({each.instance}) is {out_words(each)}: it is left alone.", err=True)
-    if not broken:
-        verb = "close" if out[0].breaker.state == "isolated" else "probe"
-        mended = suggest("breaker", verb, stack.stack, out[0].endpoint)
-        message = f"Nothing of '{name}' gets requests, so no client could notice. To put it back: {mended}"
-        raise CommandError(ExitCode.ERROR, message)
+    broken = in_service(broken_by(name, await _endpoints(gateway), await _nodes(control, stack)), name, stack.stack)
     kinds = role_kinds(stack)
     roles = {role: kinds[role] for role in roles_hit(broken) if role in kinds}
     if not roles:
@@ -89,6 +84,8 @@ async def _drill(control: Controller, stack: Stack, name: str, seconds: float, c
         if phase.name != BROKEN:
             await ask_for(gateway, roles, phase, seconds, clients)
             continue
+        # What was taken out since is as little the drill's as what was out before.
+        broken = in_service(as_they_are(broken, await _endpoints(gateway)), name, stack.stack)
         try:
             for each in broken:
                 await gateway.post("/admin/endpoints/break", {**_choice(each), "seconds": seconds + SPARE_S})
@@ -104,15 +101,39 @@ async def _drill(control: Controller, stack: Stack, name: str, seconds: float, c
     return ExitCode.FINE if is_passed(phases) else ExitCode.ERROR
 
 
+def in_service(found: Sequence[EndpointStatistics], name: str, stack: str) -> tuple[EndpointStatistics, ...]:
+    """Return those that get requests, and tell which do not; raises `CommandError` where none does."""
+    broken, out = unless_out(found)
+    for each in out:
+        click.echo(f"{each.endpoint} ({each.instance}) is {out_words(each)}: it is left alone.", err=True)
+    if broken:
+        return broken
+    message = f"Nothing of '{name}' gets requests, so no client could notice."
+    if out:
+        verb = "close" if out[0].breaker.state == "isolated" else "probe"
+        message += f" To put it back: {suggest('breaker', verb, stack, out[0].endpoint)}"
+    raise CommandError(ExitCode.ERROR, message)
+
+
 async def mend(gateway: GatewayApi, broken: tuple[EndpointStatistics, ...]) -> GatewayError | None:
-    """Mend every endpoint that can be; return why the first of the others could not."""
+    """Mend every endpoint that can be; return why the first of the others could not.
+
+    One that somebody has isolated by hand meanwhile is left alone: what is broken of it ends by itself.
+    """
     failures = []
+    with contextlib.suppress(GatewayError):
+        now = as_they_are(broken, await _endpoints(gateway))
+        broken = tuple(each for each in now if each.breaker.state != "isolated")
     for each in broken:
         try:
             await gateway.post("/admin/endpoints/close", _choice(each))
         except GatewayError as error:
             failures.append(error)
     return failures[0] if failures else None
+
+
+async def _endpoints(gateway: GatewayApi) -> tuple[EndpointStatistics, ...]:
+    return EndpointsReport.model_validate_json(await gateway.get("/admin/endpoints")).endpoints
 
 
 def _choice(each: EndpointStatistics) -> dict[str, str]:

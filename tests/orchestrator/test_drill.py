@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.cli.drill import mend
+from orchestrator.cli.drill import in_service, mend
+from orchestrator.cli.exits import CommandError
 from orchestrator.drill import (
     AFTER,
     BEFORE,
@@ -16,6 +17,7 @@ from orchestrator.drill import (
     Phase,
     Seen,
     UnknownTargetError,
+    as_they_are,
     broken_by,
     data,
     is_passed,
@@ -25,7 +27,7 @@ from orchestrator.drill import (
     unless_out,
 )
 from orchestrator.gateway_api import GatewayApi
-from schemas.admin import BreakerReport, EndpointStatistics
+from schemas.admin import BreakerReport, EndpointsReport, EndpointStatistics
 
 
 def endpoint(name: str, port: int, *roles: str) -> EndpointStatistics:
@@ -41,6 +43,10 @@ def endpoint(name: str, port: int, *roles: str) -> EndpointStatistics:
         answers=0,
         failures=0,
     )
+
+
+def reported(*endpoints: EndpointStatistics) -> httpx.Response:
+    return httpx.Response(200, text=EndpointsReport(stack="lab", pid=1, endpoints=endpoints).model_dump_json())
 
 
 ONE, TWO, THREE = endpoint("one", 1, "chat", "coding"), endpoint("two", 2, "chat"), endpoint("three", 3, "embedding")
@@ -85,6 +91,8 @@ async def test_one_endpoint_that_cannot_be_mended_keeps_no_other_from_it() -> No
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return reported(ONE, TWO, THREE)
         asked.append(json.loads(request.content)["endpoint"])
         if asked[-1] == "two":
             return httpx.Response(200)
@@ -97,6 +105,33 @@ async def test_one_endpoint_that_cannot_be_mended_keeps_no_other_from_it() -> No
     assert asked == ["one", "two", "three"]
     assert str(failure) == "not one"
     assert await mend(GatewayApi("lab", "http://gateway", make, None), (TWO,)) is None
+
+
+async def test_what_was_isolated_by_hand_during_the_drill_stays_so() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return reported(ONE, TWO.model_copy(update={"breaker": BreakerReport(state="isolated")}))
+        asked.append(json.loads(request.content)["endpoint"])
+        return httpx.Response(200)
+
+    def make() -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+    assert await mend(GatewayApi("lab", "http://gateway", make, None), (ONE, TWO, THREE)) is None
+    assert asked == ["one"], "two is somebody's, and three has left the stack"
+
+
+def test_a_later_look_tells_how_the_chosen_are_then() -> None:
+    later = TWO.model_copy(update={"breaker": BreakerReport(state="isolated")})
+    assert as_they_are((ONE, TWO), (later, THREE)) == (later,)
+
+
+def test_a_drill_ends_where_nothing_that_it_could_break_is_left() -> None:
+    assert in_service((ONE,), "one", "lab") == (ONE,)
+    with pytest.raises(CommandError, match="Nothing of 'one' gets requests"):
+        in_service((), "one", "lab")
 
 
 def test_all_roles_that_lead_there_are_asked() -> None:
