@@ -283,4 +283,4 @@ def test_down_ends_a_watcher_in_the_foreground(trial):
         trial.run("down", "quickstart", "--yes")
         assert watching.process.wait(timeout=60) == 0
         assert trial.units() == {}
-        assert any("was taken down" in text for text in watching.events("ended"))
+        watching.wait_for(lambda: any("was taken down" in text for text in watching.events("ended")))
