@@ -253,10 +253,7 @@ async def _mend(
 async def _remove(
     model: str, control: Controller | None, conf: Path, form: str | None, as_json: bool, yes: bool
 ) -> int:
-    nodes: dict[NodeName, NodeModels | Failure] = {HERE: (await _here())[1]}
-    if control is not None:
-        cluster = control.cluster()
-        nodes |= await look({name: node for name, node in cluster.nodes.items() if not node.is_local}, [])
+    nodes = await _stores(control)
     sources = await asyncio.to_thread(_sources_called, conf, model)
     reached = {name: node for name, node in nodes.items() if isinstance(node, NodeModels)}
     found = [
@@ -268,15 +265,14 @@ async def _remove(
     if not found:
         known = sorted({entry.manifest.source for node in reached.values() for entry in node.listing.models})
         raise CommandError(ExitCode.ERROR, unknown("No model is stored that is called", model, known))
-    for name, node, entry in found:
-        if uses := node.users(entry):
-            raise CommandError(ExitCode.ERROR, in_use(name, entry, uses))
+    _refuse_used(nodes, found)
     if not as_json:
         for name, _, entry in found:
             what = f"{entry.manifest.source} ({'+'.join(entry.forms)}) {short(entry.manifest.revision)}"
             click.echo(f"  - {name}/{what} {size_text(entry.size)}")
     if not yes:
         _confirm(as_json)
+        _refuse_used(await _stores(control), found)  # the question may have stood there for long
     for name, node, entry in found:
         await node.store.remove(entry)
         if as_json:
@@ -290,6 +286,24 @@ async def _remove(
     if not as_json:
         click.echo(f"Removed {size_text(sum(entry.size for _, _, entry in found))}.")
     return _unreachable(nodes, as_json)
+
+
+async def _stores(control: Controller | None) -> Mapping[NodeName, NodeModels | Failure]:
+    """Look at this machine's store, and at those of a stack's other nodes."""
+    here: Mapping[NodeName, NodeModels | Failure] = {HERE: (await _here())[1]}
+    if control is None:
+        return here
+    others = {name: node for name, node in control.cluster().nodes.items() if not node.is_local}
+    return {**here, **await look(others, [])}
+
+
+def _refuse_used(
+    nodes: Mapping[NodeName, NodeModels | Failure], found: Sequence[tuple[NodeName, NodeModels, StoredModel]]
+) -> None:
+    """Raise `CommandError` where a unit has loaded what is to be removed."""
+    for name, _, entry in found:
+        if uses := _users(nodes[name], entry):
+            raise CommandError(ExitCode.ERROR, in_use(name, entry, uses))
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from schemas.unit import ModelSpec, WorkerSpec, unit_id
 from tests.fakes.model_hub import COMMIT, NEXT_COMMIT, ModelHub
 from tests.orchestrator.models.conftest import WEIGHTS, hub_environment
 from tests.orchestrator.node.harness import Shim
+from tests.orchestrator.test_cli import Terminal
 
 PROGRAM = Path(sys.executable).parent / "orchestrate"
 SOURCE = "hub:lab/tiny"
@@ -131,14 +132,39 @@ def test_update_says_what_the_branch_has_become_and_how_to_roll_it_out(trial: Tr
     assert NEXT_COMMIT[:12] in trial.run("ls", "lab")
 
 
+SPEC = WorkerSpec(
+    node="local",
+    service="chat",
+    replica=0,
+    rank=0,
+    model=ModelSpec(name="tiny", source=SOURCE),
+    max_batch=8,
+    max_waiting=64,
+)
+
+
+@pytest.mark.slow
+def test_what_is_taken_into_use_while_the_question_stands_there_is_not_removed(trial: Trial, hub: ModelHub) -> None:
+    trial.run("pull", "lab")
+    shim = Shim(trial.state)
+    asked = Terminal("models", "rm", "tiny", cwd=trial.root)
+    try:
+        asked.read_until(b"Remove them?")
+        shim.start(unit_id(SPEC), "sleep", "1000", labels={"spec": SPEC.model_dump_json()})
+        asked.press(b"y\n")
+        assert asked.exit_code() == 1
+        assert b"is in use on this-machine by lab/chat-0.0." in asked.shown
+        assert trial.files()
+    finally:
+        shim.clean_up()
+
+
 @pytest.mark.slow
 def test_what_a_running_unit_uses_is_not_removed(trial: Trial, hub: ModelHub, tmp_path: Path) -> None:
     trial.run("pull", "lab")
-    model = ModelSpec(name="tiny", source=SOURCE)
-    spec = WorkerSpec(node="local", service="chat", replica=0, rank=0, model=model, max_batch=8, max_waiting=64)
     shim = Shim(trial.state)
     try:
-        shim.start(unit_id(spec), "sleep", "1000", labels={"spec": spec.model_dump_json()})
+        shim.start(unit_id(SPEC), "sleep", "1000", labels={"spec": SPEC.model_dump_json()})
 
         assert f"{SOURCE} is in use on this-machine by lab/chat-0.0." in trial.run("rm", "tiny", "--yes", code=1)
         assert "chat-0.0" in trial.run("ls", "lab")
@@ -150,7 +176,7 @@ def test_what_a_running_unit_uses_is_not_removed(trial: Trial, hub: ModelHub, tm
 
 def test_sync_names_the_node_that_lacks_its_own_files(trial: Trial, hub: ModelHub) -> None:
     out = trial.run("sync", "lab", code=4)
-    assert f"path:{trial.root}/mine: there is no {trial.root}/mine/config.json" in out
+    assert f"path:{trial.root}/mine: there is no directory {trial.root}/mine; correct the model's `source`" in out
     assert "1 of 2 models are in place. Running it again goes on" in out
     (trial.root / "mine").mkdir()
     (trial.root / "mine" / "config.json").write_text("{}")
