@@ -249,12 +249,23 @@ class _Locator:
         key = ".".join(path)
         if any(path[: len(override)] == override for override in self._override_keys):
             return Problem(file=COMMAND_LINE, key=key, message=message, suggestion=suggestion)
+        if self._is_of_overrides(path[:2]):
+            message = f"{message.rstrip('.')}; no file has {'.'.join(path[:2])}"
+            named = [key[1] for source in self._sources for key in source.lines if len(key) == 2 and key[0] == path[0]]
+            return Problem(
+                file=COMMAND_LINE, key=key, message=message, suggestion=suggestion or nearest(path[1], named)
+            )
         for length in range(len(path), 0, -1):
             for source in reversed(self._sources):
                 if path[:length] in source.lines:
                     line = source.lines[path[:length]]
                     return Problem(file=source.file, line=line, key=key, message=message, suggestion=suggestion)
         return Problem(file=self._sources[-1].file, key=key, message=message, suggestion=suggestion)
+
+    def _is_of_overrides(self, entry: tuple[str, ...]) -> bool:
+        """Tell whether something with a name, such as a service, is in no file: an override may have misspelt it."""
+        is_set = any(override[: len(entry)] == entry for override in self._override_keys)
+        return len(entry) == 2 and is_set and not any(entry in source.lines for source in self._sources)
 
 
 def _find_problems(modern: Modern, stack: str, locate: _Locator) -> list[Problem]:

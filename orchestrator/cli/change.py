@@ -206,7 +206,10 @@ async def _ask(control: Controller, as_json: bool) -> int:
             if not as_json:
                 click.echo(f"\nYou        {question}\n{role:<10} {said}", nl=False)
     except NoAnswerError as error:
-        raise CommandError(ExitCode.ERROR, f"\nThe stack is up but did not answer: {error}") from error
+        message = (
+            f"\nThe stack is up but did not answer: {error}\nSee: {suggest('receipts', stack.stack, '--troubled')}"
+        )
+        raise CommandError(ExitCode.ERROR, message) from error
     url = client_url(stack)
     if as_json:
         print_json({"type": "answer", "role": role, "question": question, "answer": said, "gateway": url})

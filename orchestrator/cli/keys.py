@@ -152,13 +152,14 @@ def _keys_of(conf: Path | None, name: str | None) -> tuple[Controller, Stack, Ke
         found = [each for each in stack_names(place) if _has_keys(conf, each)]
         if len(found) != 1:
             which = f"these name one: {', '.join(found)}" if found else "no stack names one"
-            message = f"Say which stack's keys are meant; {which} (`gateway: {{auth: {{keys_file: keys.yaml}}}}`)."
+            message = f"Say whose keys are meant; {which} (`gateway: {{auth: {{keys_file: secrets/keys.yaml}}}}`)."
             raise CommandError(ExitCode.ERROR, message)
         name = found[0]
     control, stack = as_applied(conf, name)
     if not isinstance(stack.gateway.auth, KeysFile):
         message = (
-            f"Stack {name} asks for no keys. Write `auth: {{keys_file: keys.yaml}}` below `gateway:` in its file first."
+            f"Stack {name} asks for no keys. First write `auth: {{keys_file: secrets/keys.yaml}}` below `gateway:` in "
+            f"{control.conf}/stacks/{name}.yaml."
         )
         raise CommandError(ExitCode.ERROR, message)
     return control, stack, KeysAt(control.conf, stack.gateway.auth.keys_file)

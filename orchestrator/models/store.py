@@ -229,7 +229,9 @@ def path_fault(source: PathSource, path: Path, form: ModelForm) -> str:
     if path.suffix == GGUF and form == "mlx" and path.is_file():
         return f"{source}: the worker loads a directory; serve a GGUF file with engine: llama-server"
     if path.suffix == GGUF:
-        return f"{source}: there is no such file"
+        return f"{source}: there is no such file; correct the model's `source`, or put the file there"
+    if not path.is_dir():
+        return f"{source}: there is no directory {path}; correct the model's `source`, or put the model there"
     return f"{source}: there is no {path / 'config.json'}; name a directory with a model"
 
 

@@ -160,6 +160,16 @@ def test_a_bad_override_is_named(conf, override, key, says):
     assert says in problem.message
 
 
+def test_a_name_that_an_override_misspells_is_told_from_one_in_a_file(conf):
+    found = conf.problems("services.caht.port=1234")
+    assert {(problem.file, problem.key) for problem in found} == {
+        ("command line", "services.caht.model"),
+        ("command line", "services.caht.nodes"),
+    }
+    assert all("no file has services.caht" in problem.message for problem in found)
+    assert {problem.suggestion for problem in found} == {"chat"}
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [

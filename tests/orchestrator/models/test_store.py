@@ -448,9 +448,11 @@ def test_model_with_a_torn_manifest_does_not_count(index: PackageIndex, shop: Sh
 
 def test_directory_of_the_user_is_used_in_place(shop: Shop, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    with pytest.raises(StoreError, match=r"there is no .*mine/config\.json"):
+    with pytest.raises(StoreError, match=r"there is no directory .*mine; correct the model's `source`"):
         install(shop, PathSource(str(folder)))
     folder.mkdir()
+    with pytest.raises(StoreError, match=r"there is no .*mine/config\.json"):
+        install(shop, PathSource(str(folder)))
     (folder / "config.json").write_text("{}")
 
     model = shop.store.lookup(PathSource(str(folder)))
