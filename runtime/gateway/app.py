@@ -171,7 +171,7 @@ def _from_sanic(request: Request, exception: SanicException) -> ApiError:
     status = exception.status_code or 500
     match status:
         case 404:
-            return ApiError(404, "There is no such path here.", code="unknown_url")
+            return ApiError(404, "There is no such path here; GET /openapi.json describes all.", code="unknown_url")
         case 405:
             return ApiError(405, f"The method {request.method} is not allowed here.", code="method_not_allowed")
         case 400:

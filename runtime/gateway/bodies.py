@@ -117,6 +117,9 @@ def read_document(raw: bytes) -> dict[str, Any]:
         raise ApiError(400, "The request body is not valid UTF-8.", code="invalid_json") from None
     except RecursionError:
         raise _too_deep() from None
+    except json.JSONDecodeError as error:
+        where = f"{error.msg}: line {error.lineno} column {error.colno}"
+        raise ApiError(400, f"The request body is not valid JSON: {where}.", code="invalid_json") from None
     except ValueError:
         raise ApiError(400, "The request body is not valid JSON.", code="invalid_json") from None
     if not isinstance(document, dict):

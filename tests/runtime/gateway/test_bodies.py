@@ -117,6 +117,12 @@ BAD_COMPLETION: list[dict[str, Any]] = [
 ]
 
 
+def test_a_body_that_is_no_json_is_told_with_the_place_and_without_its_text():
+    with pytest.raises(ApiError) as caught:
+        parse_chat(b'{"model": "chat",\n "messages": [secret]}')
+    assert caught.value.message == "The request body is not valid JSON: Expecting value: line 2 column 15."
+
+
 @pytest.mark.parametrize("raw", BAD_JSON)
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     for parse in (parse_chat, parse_completion):
