@@ -17,6 +17,7 @@ from orchestrator.models.store import InstalledModel, Store, entry_name
 from orchestrator.models.wishes import Wish
 from orchestrator.models.work import ProgressEvent
 from orchestrator.observed import ModelForm
+from orchestrator.transport.base import CommandTimeoutError, NodeUnreachableError, TransportError
 from schemas.base import ModelName
 
 __all__ = ["ModelSync", "Wish", "asked_paths", "in_thread", "loadable_on", "models_here", "remote_models"]
@@ -82,7 +83,15 @@ class ModelSync:
             return
         incoming, missing = wanted
         for _ in range(ATTEMPTS):
-            await _push(node, here, manifest, incoming, missing, report)
+            try:
+                await _push(node, here, manifest, incoming, missing, report)
+            except (NodeUnreachableError, CommandTimeoutError):
+                raise
+            except TransportError:
+                # Who brings the same model and is faster takes away what a file is written into.
+                if await node.prepare(place, entry, manifest) is None:
+                    return
+                raise
             missing = await node.install(
                 place, entry, manifest, lambda done, total: report(Progress("verify", done, total, "bytes"))
             )

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -325,6 +325,39 @@ async def test_two_senders_to_one_node_end_with_one_whole_model(hub: ModelHub, s
 
     assert [names(entry) for entry in far.entries()] == [NAMES]
     assert await far.damage() == {f"hub--lab--tiny/{COMMIT}": ()}
+
+
+class Overtaken(Wire):
+    """A way on which another sender brings the whole model while the first file of ours is being written."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[None]], *, loses_its_place: bool) -> None:
+        super().__init__()
+        self._meanwhile = [meanwhile]
+        self._loses_its_place = loses_its_place
+
+    async def push_file(self, local_path: str, path: str, *, mode: int, report: Callable[[int], None]) -> None:
+        while self._meanwhile:
+            await self._meanwhile.pop()()
+            if self._loses_its_place:
+                raise TransportError(self.node, f"cannot write {path}: No such file or directory")
+        await super().push_file(local_path, path, mode=mode, report=report)
+
+
+@pytest.mark.parametrize("loses_its_place", [True, False])
+async def test_a_sender_that_is_overtaken_finds_the_model_there(
+    hub: ModelHub, shop: Shop, far: Far, loses_its_place: bool
+) -> None:
+    placed: list[int] = []
+
+    async def bring() -> None:
+        await ModelSync(shop.store).bring(far.store, wish(), quiet)
+        placed.append(far.entries()[0].stat().st_ino)
+
+    slow = NodeStore(Overtaken(bring, loses_its_place=loses_its_place), sys.executable, str(far.root))
+    await ModelSync(shop.store).bring(slow, wish(), quiet)
+    assert [names(entry) for entry in far.entries()] == [NAMES]
+    assert [entry.stat().st_ino for entry in far.entries()] == placed, "it was put into place twice"
+    assert not [path for path in (far.root / "incoming").glob("*/*") if path.name != "lock"]
 
 
 async def test_path_is_looked_for_on_the_node_and_never_copied(shop: Shop, far: Far, tmp_path: Path) -> None:
