@@ -186,7 +186,8 @@ def _check_names(stack: Stack, roles: tuple[str, ...]) -> None:
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
     if found is None:
-        raise click.BadParameter(f"expected minutes, hours or days such as 90m, 12h or 30d, found {text!r}")
+        message = f"expected minutes, hours or days such as 90m, 12h or 30d, found {text!r}"
+        raise click.BadParameter(message, param_hint="--expires")
     return int(found[1]) * _UNITS[found[2]]
 
 
