@@ -141,6 +141,8 @@ class Controller:
         try:
             control = self._with_overrides(overrides)
             planned = await control.plan_of(await control.wanted(), patience_s=0.0)
+            keys_file = planned.desired.keys_file
+            has_keys = keys_file is None or bool((await asyncio.to_thread(KeysAt(self.conf, keys_file).read)).keys)
         except ConfigurationError as error:
             if not self.directories.stack(self.stack).is_dir():
                 raise
@@ -149,7 +151,7 @@ class Controller:
             observed = await collect(cluster, nothing(self.stack, str(self.conf), nodes))
             return Seen(await with_worker_status(cluster, observed), None, error.problems, rolled_back)
         observed = await with_worker_status(planned.cluster, planned.observed)
-        return Seen(observed, planned.plan, (), rolled_back)
+        return Seen(observed, planned.plan, (), rolled_back, has_keys=has_keys)
 
     def _with_overrides(self, overrides: tuple[str, ...]) -> Controller:
         return Controller(self.conf, self.stack, overrides, self.directories, self.policy, self.note)

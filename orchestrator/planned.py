@@ -63,6 +63,8 @@ class Seen:
     """What is wrong with the files."""
     rolled_back: Generation | None = None
     """The rollback that is in force: what runs is not made from the files that are there now."""
+    has_keys: bool = True
+    """Whether there is a key, where the gateway asks for keys."""
 
 
 def generation_of(

@@ -30,7 +30,7 @@ from schemas.problems import nearest
 def status(stack: str | None, conf: Path | None, as_json: bool) -> int:
     """Show what runs and whether it is well; without STACK, of every stack that was applied here.
 
-    Exits with 4 where a node cannot be reached.
+    Of a role with several rungs, `*` marks who would be asked now. Exits with 4 where a node cannot be reached.
     """
     names = [stack] if stack is not None else _applied_stacks()
     if not names and not as_json:
@@ -101,6 +101,9 @@ def shown_status(control: Controller, seen: Seen) -> Iterator[str]:
     elif status.pending and units:
         plural = "s" if status.pending != 1 else ""
         yield f"{status.pending} change{plural} pending; see: {suggest('plan', control.stack)}"
+    if not seen.has_keys and units and not owners:
+        command = suggest("keys", "new", control.stack, "--scope", "inference")
+        yield f"There is no key, so no client is let in: {command}"
 
 
 async def _copy_logs(control: Controller, wanted: str | None, lines: int, follow: bool) -> None:

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
+import click
+
+from orchestrator.cli.main import DEFAULT_CONF, cli
 from orchestrator.cli.observe import shown_status
 from orchestrator.controller import Controller
 from orchestrator.directories import Directories
@@ -49,6 +52,17 @@ def test_bad_files_of_the_stack_that_runs_are_named(tmp_path):
     text = status_of_a_stack_that_runs_from(tmp_path / "conf", tmp_path)
     assert "The files cannot be used" in text
     assert "f: no such stack" in text
+
+
+def test_a_gateway_without_any_key_says_how_to_make_one(tmp_path):
+    unit_id, node = UnitId("gateway-0.0@0"), NodeName("local")
+    unit = ObservedUnit(unit_id, node, alive=True, ready=True, owner=str(tmp_path))
+    observed = Observed({node: Reachable({unit_id: unit})})
+    control = Controller(tmp_path, "s", (), Directories(tmp_path, tmp_path / "cache"))
+    said = "no client is let in: orchestrate keys new s --scope inference"
+    with click.Context(cli, obj=DEFAULT_CONF):
+        assert said not in "\n".join(shown_status(control, Seen(observed, None, ())))
+        assert said in "\n".join(shown_status(control, Seen(observed, None, (), has_keys=False)))
 
 
 NOW = 1_000_000.0
