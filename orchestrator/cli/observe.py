@@ -101,7 +101,7 @@ def shown_status(control: Controller, seen: Seen) -> Iterator[str]:
     elif status.pending and units:
         plural = "s" if status.pending != 1 else ""
         yield f"{status.pending} change{plural} pending; see: {suggest('plan', control.stack)}"
-    if not seen.has_keys and units and not owners:
+    if not seen.has_keys and not owners and any(unit.alive for unit in units):
         command = suggest("keys", "new", control.stack, "--scope", "inference")
         yield f"There is no key, so no client is let in: {command}"
 
