@@ -18,7 +18,7 @@ from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import ActionFailed, EffectError, Emit, Event, Outcome, execute
 from orchestrator.expand import Desired, expand, nothing
-from orchestrator.gateways import Gateways, leaving_gateways
+from orchestrator.gateways import Gateways, handover_of
 from orchestrator.installed import InstalledMemory
 from orchestrator.journal import Journal, actor
 from orchestrator.keys import KeysAt
@@ -211,8 +211,10 @@ class Controller:
         await self.deliver_keys(planned)
         outcome: Outcome | None = None
         is_routable = isinstance(planned.observed.nodes.get(cluster.gateway), Reachable)
-        leaving = leaving_gateways(planned.plan)
-        effects = RealEffects(cluster, planned.desired, stamp, planned.files, is_routable=is_routable, leaving=leaving)
+        handover = handover_of(planned.plan)
+        effects = RealEffects(
+            cluster, planned.desired, stamp, planned.files, is_routable=is_routable, handover=handover
+        )
         try:
             await allot(cluster, planned.desired, planned.observed)
             outcome = await execute(planned.plan, effects, note, stop)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Collection
 
 from orchestrator.awaiting import Awaiter
 from orchestrator.cluster import Cluster, ReachedNode
 from orchestrator.execute import EffectError, Report
 from orchestrator.expand import Desired
-from orchestrator.gateways import Gateways
+from orchestrator.gateways import NO_HANDOVER, Gateways, Handover
 from orchestrator.helpers.pull import pull
 from orchestrator.launch import Launcher
 from orchestrator.models.errors import StoreError
@@ -60,16 +59,15 @@ class RealEffects:
         files: Files,
         *,
         is_routable: bool = True,
-        leaving: Collection[UnitId] = (),
+        handover: Handover = NO_HANDOVER,
     ) -> None:
-        """`leaving` are the gateways that the plan stops."""
         self._cluster = cluster
         self._desired = desired
         self._launcher = Launcher(cluster, desired, stamp, files)
         self._references = References(cluster)
         self._awaiter = Awaiter(cluster, desired, self._references)
         self._models = ModelSync(cluster.store)
-        self._gateways = Gateways(cluster, desired, leaving)
+        self._gateways = Gateways(cluster, desired, handover)
         follow = self._gateways.follow
         self._routes = PublishedRoutes(cluster, desired, stamp, files, follow=follow, is_there=is_routable)
         self._making_way: dict[UnitId, Instance] = {}
@@ -109,6 +107,7 @@ class RealEffects:
         """Start a unit, or all ranks of a group or none; what is alive already is left alone."""
         try:
             await self._launcher.start(action)
+            self._gateways.started(action.first.unit.id)
         except EffectError:
             await self._give_up(action.first.unit.id)
             raise

@@ -14,10 +14,11 @@ from orchestrator.directories import Directories
 from orchestrator.effects import RealEffects, Stamp
 from orchestrator.execute import EffectError
 from orchestrator.expand import Desired, DesiredUnit, nothing
+from orchestrator.gateways import Gateways, Handover, handover_of
 from orchestrator.node.client import ShimClient
 from orchestrator.node.reports import UnitLaunch
 from orchestrator.node.site import local_site
-from orchestrator.plan import ActionId, Drain, Placed, Publish, Start, Stop
+from orchestrator.plan import ActionId, Drain, Placed, Plan, Publish, Start, Stop
 from orchestrator.published import PublishedRoutes
 from orchestrator.readiness import GATEWAY_TRIES
 from orchestrator.reconcile import GATEWAY_SLOT
@@ -133,7 +134,9 @@ def with_gateway(port: int) -> Desired:
 
 
 def effects_at(port: int, directories: Directories, *leaving: UnitId) -> RealEffects:
-    return RealEffects(reach(LAB, NODES, directories), with_gateway(port), Stamp(8, None), {}, leaving=leaving)
+    """Return the effects of a plan that finds two gateways at a port, where it stops one."""
+    handover = Handover(frozenset(leaving))
+    return RealEffects(reach(LAB, NODES, directories), with_gateway(port), Stamp(8, None), {}, handover=handover)
 
 
 @contextlib.asynccontextmanager
@@ -263,7 +266,8 @@ async def test_a_worker_is_not_stopped_while_the_gateway_before_finishes_what_it
 
     async with FakeUpstream(FakeGateways(nothing_in_flight)) as port:
         wanted = with_gateway(port.port)
-        effects = RealEffects(cluster, wanted, Stamp(8, None), {}, leaving=(OLD_GATEWAY,))
+        handover = Handover(frozenset({OLD_GATEWAY}))
+        effects = RealEffects(cluster, wanted, Stamp(8, None), {}, handover=handover)
         publish = publishing("http://127.0.0.1:1")
         await effects.publish(publish)
         ending = asyncio.create_task(effects.stop(stopping(OLD_GATEWAY)))
@@ -292,3 +296,31 @@ async def test_where_no_gateway_listens_nothing_is_waited_for(tmp_path):
     effects, publish = effects_at(1, Directories(tmp_path, tmp_path)), publishing("http://127.0.0.1:1")
     await effects.publish(publish)
     await asyncio.wait_for(effects.drain(draining(publish.instance.unit)), 60)
+
+
+async def test_a_gateway_is_asked_once_until_its_successor_was_started(tmp_path):
+    asked: list[str] = []
+
+    def alone(path: str, _connection: int) -> int:
+        asked.append(path)
+        return 1
+
+    async with FakeUpstream(FakeGateways(alone)) as port:
+        cluster, handover = reach(LAB, NODES, Directories(tmp_path, tmp_path)), Handover(frozenset({OLD_GATEWAY}), True)
+        gateways = Gateways(cluster, with_gateway(port.port), handover)
+        await gateways.follow()
+        assert await gateways.in_flight("http://127.0.0.1:1") == 0
+        gateways.started(OLD)
+        assert len(asked) == 2
+        gateways.started(UnitId(f"{GATEWAY_SLOT}@new"))
+        await gateways.follow()
+        assert len(asked) == 2 + GATEWAY_TRIES
+
+
+def test_a_plan_tells_which_gateways_leave_and_whether_one_is_started():
+    wanted = with_gateway(1)
+    unit = wanted.units[GATEWAY_SLOT]
+    start = Start(id=ActionId("start"), node=LOCAL, cause="", units=(Placed(unit, 1),))
+    actions = (stopping(OLD_GATEWAY), stopping(OLD))
+    assert handover_of(Plan(stack=LAB, actions=actions)) == Handover(frozenset({OLD_GATEWAY}), starts=False)
+    assert handover_of(Plan(stack=LAB, actions=(start,))) == Handover(frozenset(), starts=True)
