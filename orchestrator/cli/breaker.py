@@ -25,6 +25,7 @@ def breaker() -> None:
     """Show how endpoints do, take one out by hand, put it back, or try one now.
 
     What is isolated by hand stays so until `breaker close`, whatever is applied, and when the gateway is started again.
+    It belongs to an address: a worker that takes the place of another one at another port gets requests.
     """
 
 
