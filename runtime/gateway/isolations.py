@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from runtime.gateway.routing.table import EndpointIdentity
 log = logging.getLogger(__name__)
 
 FILE = "isolated.json"
+BUSY_S = 2.0
+"""How long another process may take to change the file; it is tried again with the next reload."""
+LOOK_S = 0.01
 LARGEST = 1024 * 1024
 """Bytes of a file that is read; ours have some hundred for each endpoint."""
 
@@ -102,10 +106,18 @@ class Isolations:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other processes from changing the file."""
+        """Keep other processes from changing the file; raises `OSError` where one of them does not come to an end."""
         handle = os.open(self._path.parent, os.O_RDONLY)
+        deadline = time.monotonic() + BUSY_S
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(LOOK_S)
             yield
         finally:
             os.close(handle)

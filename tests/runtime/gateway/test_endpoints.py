@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from runtime.gateway import isolations
 from runtime.gateway.routing import by_hand as hands
 from runtime.gateway.routing.breaker import Closed, Isolated, Open
 from schemas.admin import EndpointsReport, EndpointStatistics
@@ -266,8 +267,9 @@ async def test_two_processes_of_one_gateway_lose_nothing_that_either_was_told(tm
 
 
 @pytest.fixture
-def unwritten(tmp_path: Path) -> Iterator[Callable[[], None]]:
+def unwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Keep what is isolated from being written until this is called."""
+    monkeypatch.setattr(isolations, "BUSY_S", 600.0)
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with contextlib.ExitStack() as held:
@@ -311,6 +313,20 @@ async def test_replicas_that_leave_the_stack_while_they_are_probed_are_left_out(
             assert answer.status_code == 200
             assert [one["instance"] for one in answer.json()["endpoints"]] == [slow.url.removeprefix("http://")]
             assert not other.seen
+
+
+async def test_a_process_that_stands_still_keeps_no_other_from_reading_its_files(
+    tmp_path: Path, unwritten: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolations, "BUSY_S", 0.05)
+    async with FakeUpstream(answers()) as fake, local_gateway(tmp_path, stack_document({"a": fake.url})) as gateway:
+        assert (await by_hand(gateway, "isolate", endpoint="a")).status_code == 200
+        await gateway.reload({**gateway.document, "aliases": {"new": ["chat"]}})
+        assert "new" in gateway.gateway.services.live.table.routes
+        assert not tmp_path.joinpath("isolated.json").exists()
+        unwritten()
+        await gateway.reload()
+        assert json.loads(tmp_path.joinpath("isolated.json").read_text())["isolated"][0]["model"] == "model-a"
 
 
 async def test_who_leaves_while_it_is_written_undoes_nothing_that_comes_after(
