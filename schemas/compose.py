@@ -114,7 +114,9 @@ def _require_stack(conf: Path, stack: str) -> None:
     if stack not in names:
         known = ", ".join(names) or "none"
         message = f"no stack is called {stack!r}; there are: {known}"
-        problem = Problem(file=str(shown_path(conf) / "stacks"), message=message, suggestion=nearest(stack, names))
+        meant = Path(stack).stem  # of who names the file
+        guess = meant if meant in names else nearest(stack, names)
+        problem = Problem(file=str(shown_path(conf) / "stacks"), message=message, suggestion=guess)
         raise ConfigurationError([problem])
 
 

@@ -68,6 +68,9 @@ def apply(control: Controller, as_json: bool, yes: bool, timeout: float | None) 
     STACK may be a plan saved with `plan --out FILE`; one that is no longer what would be done is refused.
     """
     saved = Path(control.stack)
+    if saved.suffix in (".plan", ".json") and not control.has_file() and not saved.exists():
+        message = f"{saved}: no such file; save a plan with: {suggest('plan', 'STACK', '--out', str(saved))}"
+        raise CommandError(ExitCode.USAGE, message)
     if control.has_file() or not saved.is_file():
         return run(_apply(control, as_json, yes), timeout)
     if control.overrides or control.policy != EVERYTHING:
@@ -275,4 +278,5 @@ def _load(path: Path) -> tuple[Controller, str]:
         control = controller(Path(body["conf"]), str(body["stack"]), tuple(body["overrides"]), chosen)
         return control, str(body["fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(ExitCode.USAGE, f"{path} is no plan saved with `plan --out`: {error}") from error
+        hint = f"; a stack is named without its path: {suggest('apply', path.stem)}" if path.suffix == ".yaml" else ""
+        raise CommandError(ExitCode.USAGE, f"{path} is no plan saved with `plan --out`: {error}{hint}") from error

@@ -62,6 +62,9 @@ def test_the_process_ends_with_the_code_of_its_command(conf):
     [
         (["validate", "quikstart"], 3, "did you mean 'quickstart'?"),
         (["plan", "quikstart"], 3, "did you mean 'quickstart'?"),
+        (["plan", "conf/stacks/quickstart.yaml"], 3, "did you mean 'quickstart'?"),
+        (["apply", "conf/stacks/quickstart.yaml", "--yes"], 64, "without its path: orchestrate apply quickstart"),
+        (["apply", "none.plan", "--yes"], 64, "no such file; save a plan with: orchestrate plan STACK --out none.plan"),
         (["apply", "quikstart", "--yes"], 3, "did you mean 'quickstart'?"),
         (["up", "quikstart", "--yes"], 3, "did you mean 'quickstart'?"),
         (["down", "quikstart", "--yes"], 3, "did you mean 'quickstart'?"),
