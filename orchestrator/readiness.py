@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import ssl
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -67,7 +66,7 @@ async def prove(
 
     `wait_s` is what a model gets that has to be brought into memory first.
     """
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    headers = _bearer(token)
     headers |= {HEADER: wait_preference(wait_s)} if wait_s else {}
     try:
         body = proof_body(kind, model)
@@ -113,7 +112,7 @@ async def reload_gateways(
     `processes` is how many may listen there; each is met on a connection of its own, as the system picks one each time.
     Raises `TimeoutError` where something takes the connection and says nothing.
     """
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    headers = _bearer(token)
     timeout = httpx.Timeout(RELOAD_S, connect=PROBE_TIMEOUT_S)
     found: dict[int, ConfigReport] = {}
     for _ in range(GATEWAY_TRIES if processes > 1 else 1):
@@ -145,7 +144,7 @@ async def requests_in_flight(
 
     None where one is there and does not say. `processes` is that of `reload_gateways`.
     """
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    headers = _bearer(token)
     found: dict[int, int] = {}
     for _ in range(GATEWAY_TRIES if processes > 1 else 1):
         async with make() as http:
@@ -172,9 +171,12 @@ def gateway_url(bind: str, port: int) -> str:
 
 
 async def _get(http: httpx.AsyncClient, url: str, token: str | None) -> bytes | None:
-    headers: dict[str, Any] = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = await http.get(url, headers=headers)
+        answer = await http.get(url, headers=_bearer(token))
     except httpx.HTTPError:
         return None
     return answer.content if answer.status_code in (200, 503) else None
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"} if token else {}
